@@ -1,0 +1,73 @@
+# Otter: build/otter, and the tests. `make help` lists the targets.
+#
+# Each room is a static library of all its .c files. Kernel sources under engine/cpu/ named *-avx2.c, *-avx512.c and
+# *-vnni.c are compiled with the flags of their instruction set and nothing else is: the choice is made at run time.
+
+BUILD ?= build
+CC ?= gcc
+PKGS := libmicrohttpd libuv jansson libcyaml yaml-0.1
+CPPFLAGS += -I. -D_GNU_SOURCE
+WARN := -Wall -Wextra -Wshadow -Wpointer-arith -Wstrict-prototypes -Wmissing-prototypes -Wvla
+CFLAGS ?= -O2 -g
+CFLAGS_ALL = -std=c11 $(WARN) -ffp-contract=off -fno-math-errno -pthread $(CFLAGS)
+LDLIBS_ALL = $(shell pkg-config --libs $(PKGS)) -lm -pthread
+VERSION := $(shell cat VERSION 2>/dev/null || echo 0.1.0)
+
+ROOMS := engine kv-cache scheduler server config train
+SRC_engine := $(wildcard engine/*.c engine/cpu/*.c engine/otter/*.c)
+SRC_kv-cache := $(wildcard kv-cache/*.c)
+SRC_scheduler := $(wildcard scheduler/*.c)
+SRC_server := $(wildcard server/*.c)
+SRC_config := $(wildcard config/*.c)
+SRC_train := $(wildcard train/*.c)
+SRC_cli := $(wildcard cli/*.c)
+
+obj = $(patsubst %.c,$(BUILD)/obj/%.o,$(1))
+LIBS := $(foreach r,$(ROOMS),$(BUILD)/lib/$(r).a)
+# Users first, so that one pass of the linker resolves all.
+LIBS_ORDERED := $(foreach r,config server train scheduler kv-cache engine,$(BUILD)/lib/$(r).a)
+
+all: $(BUILD)/otter
+
+$(BUILD)/otter: $(call obj,$(SRC_cli)) $(LIBS)
+	$(CC) $(CFLAGS_ALL) $(LDFLAGS) -o $@ $(call obj,$(SRC_cli)) $(LIBS_ORDERED) $(LDLIBS_ALL)
+
+define room_rule
+$(BUILD)/lib/$(1).a: $(call obj,$(SRC_$(1)))
+	@mkdir -p $$(@D)
+	@rm -f $$@
+	$$(AR) rcs $$@ $$^
+endef
+$(foreach r,$(ROOMS),$(eval $(call room_rule,$(r))))
+
+$(BUILD)/obj/%-avx2.o: ISA := -mavx2 -mfma -mf16c -O3
+$(BUILD)/obj/%-avx512.o: ISA := -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx2 -mfma -mf16c -O3
+$(BUILD)/obj/%-vnni.o: ISA := -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mavx2 -mfma -mf16c -O3
+$(BUILD)/obj/%.o: %.c
+	@mkdir -p $(@D)
+	$(CC) $(CPPFLAGS) -DOTTER_VERSION='"$(VERSION)"' $(CFLAGS_ALL) $(ISA) -MMD -MP -c -o $@ $<
+
+-include $(shell find $(BUILD)/obj -name '*.d' 2>/dev/null)
+
+# A test is one .c file with a main; it links the rooms. Exit 0: passed, 77: skipped.
+# Each prints its cases as it goes; `make unit` builds and runs all of tests/unit and tests/kernels.
+TESTS := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/unit/test-*.c tests/kernels/test-*.c tests/fuzz/test-*.c))
+TEST_HELPERS := $(call obj,$(wildcard tests/support/*.c))
+# Tests of a lower room need only that room: link what exists.
+$(BUILD)/tests/%: $(BUILD)/obj/tests/%.o $(TEST_HELPERS) $(LIBS)
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS_ALL) $(LDFLAGS) -o $@ $< $(TEST_HELPERS) $(LIBS_ORDERED) $(LDLIBS_ALL)
+
+tests: $(TESTS)
+
+clean:
+	rm -rf $(BUILD)
+
+help:
+	@echo "make            build $(BUILD)/otter"
+	@echo "make tests      build the C tests under $(BUILD)/tests"
+	@echo "make clean      remove $(BUILD)"
+	@echo "Everything at once, with packages: ./test"
+
+.PHONY: all tests clean help
+.SECONDARY:

@@ -1,0 +1,245 @@
+/* The engine: a frozen base model, insertions on top of it, and one forward pass over a batch of rows.
+ *
+ * Rows in, hidden states, logits and scores out. A row is one token at one position of one sequence; a batch mixes
+ * prompt chunks, decode rows, candidate rows and draft rows of many sequences. The engine keeps no state
+ * of a sequence: keys and values live in units that the caller owns and passes in as a view (kv-cache/ fills it).
+ *
+ * A step has two halves, so that a policy can look at scores before the costly output matrix runs:
+ *     ot_engine_forward(engine, &batch)            hidden states, and scores of the heads
+ *     ot_engine_project(engine, rows, n, logits)   logits of the rows that need them
+ *
+ * Results of a row depend on that row and the keys it attends to alone, to the last bit (see kernels.h).
+ * Threads: a model and an insertion are immutable once opened (training excepted) and may be shared; an engine
+ * belongs to one thread, which its pool joins.
+ */
+#ifndef OTTER_ENGINE_ENGINE_H
+#define OTTER_ENGINE_ENGINE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "engine/gguf.h"
+#include "engine/kernels.h"
+#include "engine/status.h"
+#include "engine/tokenizer.h"
+
+/* ---- Base model ------------------------------------------------------------------------------------------ */
+
+typedef struct ot_model ot_model;
+
+typedef struct ot_model_info {
+    char architecture[32];  /* general.architecture */
+    char name[128];         /* general.name, or the file's name */
+    char fingerprint[65];   /* ot_gguf_fingerprint */
+    uint32_t n_embd;        /* d */
+    uint32_t n_layers;
+    uint32_t n_heads, n_kv_heads, head_dim;
+    uint32_t n_ff;
+    uint32_t n_vocab;
+    uint32_t n_ctx_train;   /* context length in the file */
+    float norm_eps;
+    size_t weight_bytes;    /* packed weights in memory */
+    size_t file_bytes;
+    uint64_t n_params;
+} ot_model_info;
+
+/* Opens, checks and packs a model. err names file, key or tensor, and offset. */
+ot_status ot_model_open(ot_model **out, const char *path, ot_error *err);
+void ot_model_close(ot_model **model);
+const ot_model_info *ot_model_get_info(const ot_model *model);
+const ot_tokenizer *ot_model_tokenizer(const ot_model *model);
+/* tokenizer.chat_template, or an empty string. */
+ot_str ot_model_chat_template(const ot_model *model);
+
+/* ---- Insertions ------------------------------------------------------------------------------------------ */
+
+typedef struct ot_insertion ot_insertion;
+
+typedef enum ot_head_kind { OT_HEAD_SCALAR, OT_HEAD_GENERATION, OT_HEAD_LOOKAHEAD } ot_head_kind;
+typedef enum ot_head_input { OT_INPUT_EXTENDED /* H' */, OT_INPUT_BASE /* H_o */ } ot_head_input;
+typedef enum ot_activation { OT_ACT_SIGMOID, OT_ACT_IDENTITY, OT_ACT_LINEAR, OT_ACT_SILU_RESIDUAL } ot_activation;
+
+#define OT_MAX_PARENTS 4
+#define OT_MAX_HEADS 16
+
+/* Sizes and kind of an insertion: what its file says, and what a new one is made from. */
+typedef struct ot_insertion_spec {
+    char name[64];
+    uint32_t n_embd;       /* d'; 0 for task-head-only */
+    uint32_t n_ff;         /* f' */
+    uint32_t n_heads, n_kv_heads;
+    ot_head_kind kind;
+    ot_head_input input;
+    ot_activation activation;
+    uint32_t n_outputs;    /* otter.head.count */
+    uint32_t offsets[OT_MAX_HEADS];
+    char labels[OT_MAX_HEADS][64];
+    uint32_t n_parents;
+    char parents[OT_MAX_PARENTS][64]; /* names, lowest first */
+} ot_insertion_spec;
+
+typedef struct ot_insertion_info {
+    ot_insertion_spec spec;
+    char path[512];
+    size_t bytes;           /* packed weights in memory */
+    uint64_t n_params;
+    uint32_t width_in;      /* D = d + parents' d' + d' */
+    uint32_t width_attn;    /* A */
+    uint32_t width_ff;      /* F */
+    size_t kv_bytes_per_token;
+    uint32_t n_training;    /* otter.training.* keys, as text */
+    const char *const *training_keys;
+    const char *const *training_values;
+} ot_insertion_info;
+
+typedef struct ot_insertion_options {
+    bool allow_base_mismatch; /* lifts the fingerprint check */
+} ot_insertion_options;
+
+/* Opens an insertion file for `base`. `loaded` are the insertions its parents are looked up in by name; they must outlive
+ * it. Any disagreement with the base, a missing tensor or a wrong shape is an error that names it. */
+ot_status ot_insertion_open(ot_insertion **out, const ot_model *base, const char *name, const char *path,
+                            const ot_insertion *const *loaded, uint32_t n_loaded,
+                            const ot_insertion_options *options, ot_error *err);
+void ot_insertion_close(ot_insertion **insertion);
+const ot_insertion_info *ot_insertion_get_info(const ot_insertion *insertion);
+uint32_t ot_insertion_n_parents(const ot_insertion *insertion);
+const ot_insertion *ot_insertion_parent(const ot_insertion *insertion, uint32_t i);
+
+/* Training: a new insertion with float32 weights, all zero but the norms (one). Its parameters are a list of named, row-major
+ * float tensors that the trainer owns the values of; after changing them, ot_insertion_commit repacks. */
+typedef struct ot_param {
+    char name[64];     /* as in the file: "otter.blk.3.attn_q.weight" */
+    uint32_t n_in;     /* dims[0], contiguous */
+    uint32_t n_out;    /* dims[1], or 1 for vectors */
+    bool is_vector;    /* written with one dimension */
+    float *data;       /* (n_out, n_in) */
+} ot_param;
+ot_status ot_insertion_create(ot_insertion **out, const ot_model *base, const ot_insertion_spec *spec,
+                              const ot_insertion *const *parents, ot_error *err);
+/* Opens a file as a trainable (float32) insertion, to go on with its training. */
+ot_status ot_insertion_open_trainable(ot_insertion **out, const ot_model *base, const char *name, const char *path,
+                                      const ot_insertion *const *loaded, uint32_t n_loaded,
+                                      const ot_insertion_options *options, ot_error *err);
+uint32_t ot_insertion_n_params(const ot_insertion *insertion);      /* 0 for one that is not trainable */
+ot_param *ot_insertion_param(ot_insertion *insertion, uint32_t i);
+ot_param *ot_insertion_find_param(ot_insertion *insertion, const char *name); /* NULL if missing */
+void ot_insertion_commit(ot_insertion *insertion, ot_pool *pool /* may be NULL */);
+/* Puts all otter.* keys (not otter.training.*) and tensors into a writer, matrices as `type` (Q8_0 falls back to F16 where
+ * the inputs are no multiple of 32), vectors as F32. Buffers it makes are owned by the insertion. */
+ot_status ot_insertion_put(ot_insertion *insertion, ot_gguf_writer *writer, ot_type type, ot_error *err);
+
+/* Base weights as floats, for initialisation: the tensor "blk.3.attn_q.weight" etc., row o -> n_in floats. */
+ot_status ot_model_tensor_row(const ot_model *model, const char *tensor, uint32_t o, float *dst, ot_error *err);
+ot_status ot_model_tensor_shape(const ot_model *model, const char *tensor, uint32_t *n_in, uint32_t *n_out, ot_error *err);
+
+/* ---- KV units and views ---------------------------------------------------------------------------------- */
+
+/* One unit: one KV head, OT_PAGE_TOKENS slots, all layers. The base takes n_kv_heads units for each page of a sequence, an
+ * insertion its own n_kv_heads (which may be 0). All units have the same size. */
+size_t ot_model_kv_unit_bytes(const ot_model *model, ot_kv_type type);
+
+typedef struct ot_kv_insertion {
+    const ot_insertion *insertion;
+    uint8_t *const *units; /* [kv_head * page_stride + page] */
+} ot_kv_insertion;
+
+/* What the engine may touch of one sequence. */
+typedef struct ot_kv_view {
+    uint8_t *const *units;      /* base: [kv_head * page_stride + page] */
+    size_t page_stride;         /* pages reserved for each head in the tables of this view */
+    uint32_t n_insertions;      /* insertions that run for this sequence, closed under parents, parents first */
+    const ot_kv_insertion *insertions;
+} ot_kv_view;
+
+/* Copies K and V of one slot of a unit to another slot (all layers): the winner of candidates to its place. */
+void ot_model_kv_copy_slot(const ot_model *model, ot_kv_type type, uint8_t *dst_unit, uint32_t dst_slot_in_page,
+                           const uint8_t *src_unit, uint32_t src_slot_in_page);
+
+/* ---- Rows and batches ------------------------------------------------------------------------------------ */
+
+typedef enum ot_row_flags {
+    OT_ROW_OUTPUT = 1 /* H_o, scores and (by project) logits will be asked for */
+} ot_row_flags;
+
+/* An ordinary row at position p: slot p, n_prefix p + 1, no tail. A candidate for position p: position p, any free slot s >= p,
+ * n_prefix p, tail {s}. A draft node: n_prefix of the accepted text, tail = the slots of its ancestors, then its own. Rows of one
+ * batch see each other's keys and values, so that a prompt chunk is just consecutive rows. */
+typedef struct ot_row {
+    int32_t token;
+    uint32_t position;   /* for the rotary embedding */
+    uint32_t sequence;   /* index into ot_batch.sequences */
+    uint32_t slot;       /* where its K and V go */
+    uint32_t n_prefix;   /* attends to slots [0, n_prefix) ... */
+    uint32_t n_tail;     /* ... and then to these */
+    const uint32_t *tail;
+    uint32_t flags;      /* ot_row_flags */
+} ot_row;
+
+/* Intermediate values that the trainer needs of one insertion, filled by a forward pass. Buffers belong to the trainer
+ * and are laid out [layer][row][width]; `inv_*` are the factors of n(.) (1 / rms of h) and `ms_*` the mean squares. All
+ * rows of the batch must use the insertion. D, A and F are the widths in ot_insertion_info. */
+typedef struct ot_tape {
+    const ot_insertion *insertion;
+    uint32_t max_rows;      /* the row stride of each layer */
+    float *attn_in;         /* (D)      [n(h); n(h'_parents); n(h'_own)] before Q, K, V */
+    float *q, *k, *v;       /* (heads'*hd), (kv'*hd), (kv'*hd): own, after the rotary embedding */
+    float *attn_cat;        /* (A)      [base heads; parents' heads; own heads] before the output product */
+    float *ffn_in;          /* (D) */
+    float *gate, *up;       /* (f') before the activation */
+    float *ffn_cat;         /* (F)      [base inner; parents' inner; own inner] */
+    float *ext;             /* (d')     h' entering the layer; n_layers + 1 layers: the last is before the output norm */
+    float *inv_attn;        /* (1)      1 / rms(h) at the attention norm */
+    float *inv_ffn;         /* (1) */
+    float *inv_out;         /* (1)      at the output norm; one layer only */
+    float *ms_base;         /* (1)      mean of h^2 leaving each layer: n_layers layers */
+    float *head_in;         /* (d' or d) input of the heads: H' or H_o; one layer only */
+} ot_tape;
+
+typedef struct ot_batch {
+    uint32_t n_rows;
+    const ot_row *rows;
+    uint32_t n_sequences;
+    const ot_kv_view *sequences;
+    ot_tape *tape;             /* NULL but in training */
+} ot_batch;
+
+/* ---- Engine ---------------------------------------------------------------------------------------------- */
+
+typedef struct ot_engine ot_engine;
+
+typedef struct ot_engine_options {
+    uint32_t n_threads;        /* 0: as many as the process may use */
+    uint32_t max_rows;         /* rows in a batch at most */
+    uint32_t max_context;      /* slots that a row may attend to at most */
+    uint32_t max_insertions;   /* distinct insertions in a batch at most */
+    uint32_t max_ext_width;    /* largest d', heads'*hd or f' sum that any batch will meet; 0: 4096 */
+    ot_kv_type kv_type;
+    unsigned cpu_mask;         /* ~0u: all instruction sets */
+} ot_engine_options;
+void ot_engine_options_default(ot_engine_options *options);
+
+/* Allocates the whole workspace of a step; forward and project allocate nothing. */
+ot_status ot_engine_open(ot_engine **out, const ot_model *model, const ot_engine_options *options, ot_error *err);
+void ot_engine_close(ot_engine **engine);
+ot_pool *ot_engine_pool(ot_engine *engine);
+const ot_kernels *ot_engine_kernels(const ot_engine *engine);
+const ot_model *ot_engine_model(const ot_engine *engine);
+size_t ot_engine_workspace_bytes(const ot_engine *engine);
+
+/* Computes all rows of the batch: stores K and V, and keeps H_o (and H') of rows with OT_ROW_OUTPUT until the next forward.
+ * OT_ERR_INVALID names a row out of bounds; nothing is written then. */
+ot_status ot_engine_forward(ot_engine *engine, const ot_batch *batch, ot_error *err);
+/* Output `output` of a scalar insertion for a row of the last batch that had OT_ROW_OUTPUT and whose sequence uses it. */
+float ot_engine_score(const ot_engine *engine, uint32_t row, const ot_insertion *insertion, uint32_t output);
+/* H_o, n_embd floats, valid until the next forward. */
+const float *ot_engine_hidden(const ot_engine *engine, uint32_t row);
+/* logits[i] (n_vocab floats each, caller's) = lm_head(H_o of rows[i]). n at most max_rows. */
+ot_status ot_engine_project(ot_engine *engine, const uint32_t *rows, uint32_t n, float *const *logits, ot_error *err);
+
+/* Seconds spent by stage since the engine opened, for profiles: name and seconds; returns the number of stages. */
+typedef struct ot_stage_time { const char *name; double seconds; } ot_stage_time;
+uint32_t ot_engine_stage_times(const ot_engine *engine, ot_stage_time *out, uint32_t max);
+
+#endif

@@ -1,0 +1,193 @@
+/* The arithmetic of the CPU backend: packed weight matrices, quantised activations, attention over pages, and the
+ * small vector operations, as a table of functions for each instruction set.
+ *
+ * One rule holds it all together: **every result is defined to the last bit**, by a fixed order of operations that
+ * depends on nothing but the row itself: not on how many rows are computed together, how a matrix is cut among
+ * threads, how positions fall on pages, or which instruction set runs. So batches may be composed at will
+ * (promise 2), and each variant is tested against the plain C reference by equality, not by a tolerance. To make
+ * that cheap, nothing is ever summed across the lanes of a vector in a matrix product: vectors hold 16 output
+ * features (or 16 positions of a page), and the sum over inputs runs in order, one fused multiply-add at a time.
+ * Where a sum does cross lanes (norms, softmax), it is by 16 partial sums, element i into partial sum i % 16, and
+ * then halves are added: lane j += lane j+8, then +4, +2, +1.
+ *
+ * Sources are compiled with -ffp-contract=off: a fused multiply-add is where it is written and nowhere else.
+ */
+#ifndef OTTER_ENGINE_KERNELS_H
+#define OTTER_ENGINE_KERNELS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "engine/gguf.h"
+#include "engine/status.h"
+
+#define OT_PANEL 16       /* output features interleaved in a panel of a packed matrix */
+#define OT_QBLOCK 32      /* inputs that share a scale, in weights and activations */
+#define OT_PAGE_TOKENS 32 /* positions in a KV page */
+
+/* ---- Packed matrices ------------------------------------------------------------------------------------- */
+
+typedef enum ot_pack_format {
+    OT_PACK_F32,  /* [panel][n_in][16] float */
+    OT_PACK_F16,  /* [panel][n_in][16] half; exact for F16 */
+    OT_PACK_BF16, /* [panel][n_in][16] bfloat16; exact for BF16 */
+    OT_PACK_U4,   /* [panel][block of 32] { scale[16], min[16], 256 bytes of nibbles }: Q4_0, Q4_1, Q4_K.
+                   * weight = scale * q + min, q in 0..15 */
+    OT_PACK_S8    /* [panel][block of 32] { scale[n_scales][16], min[16] if has_min, 512 bytes }: Q8_0, Q5_0, Q5_1,
+                   * Q5_K, Q6_K. weight = scale * q + min, q in -128..127 */
+} ot_pack_format;
+
+/* A weight matrix of n_out rows (output features) of n_in inputs: y = W x. GGUF's [in, out]. Features are grouped in
+ * panels of 16; the last panel is padded with zero weights. The exact byte layout inside a block is the
+ * kernels' own (engine/cpu/pack.c draws it). */
+typedef struct ot_matrix {
+    ot_pack_format format;
+    uint32_t n_in, n_out;
+    uint32_t n_panels;   /* ceil(n_out / 16) */
+    bool wide_scales;    /* scales and mins are float32 (K quants), else float16 */
+    bool has_min;        /* OT_PACK_S8 only */
+    uint8_t n_scales;    /* OT_PACK_S8: scales in a block of 32: 1, or 2 for Q6_K */
+    size_t panel_bytes;
+    uint8_t *data;       /* 64-byte aligned; n_panels * panel_bytes */
+} ot_matrix;
+
+/* Packs rows of `type` (n_out rows of n_in elements, contiguous, as in a file). Quantised types whose n_in is not a
+ * multiple of 32 are dequantised to F32 first. Every format represents its source exactly. The
+ * data is allocated here; ot_matrix_free releases it. */
+ot_status ot_matrix_pack(ot_matrix *out, ot_type type, const void *rows, uint32_t n_in, uint32_t n_out, ot_error *err);
+/* Rewrites an OT_PACK_F32 matrix in place from row-major floats (training: after each step). */
+void ot_matrix_repack_f32(ot_matrix *m, const float *rows);
+/* Dequantises output feature `o` back to n_in floats: the exact weights that the kernels use. */
+void ot_matrix_row(const ot_matrix *m, uint32_t o, float *dst);
+void ot_matrix_free(ot_matrix *m);
+/* Whether the matrix multiplies quantised activations (U4, S8) or floats (F32, F16, BF16). */
+bool ot_matrix_takes_q8(const ot_matrix *m);
+
+/* ---- Activations ----------------------------------------------------------------------------------------- */
+
+/* n_rows rows of activations. Quantised form: symmetric int8 with one float scale for each block of 32 inputs:
+ * x = scale * q, scale = amax / 127, q = round to nearest even (x * (127 / amax)), all zero if amax is 0. `bsum` is
+ * scale * (float)(sum of q) of each block, `qsum` that integer sum. Strides count elements. */
+typedef struct ot_acts {
+    uint32_t n_rows, n_in;
+    const float *x;      size_t x_stride;   /* (n_rows, n_in), for float matrices */
+    int8_t *q;           size_t q_stride;   /* (n_rows, n_in), 64-byte aligned rows */
+    float *scale;        size_t b_stride;   /* (n_rows, n_in / 32) */
+    float *bsum;                            /* (n_rows, n_in / 32), stride b_stride */
+    int32_t *qsum;                          /* (n_rows, n_in / 32), stride b_stride */
+} ot_acts;
+
+/* ---- Attention ------------------------------------------------------------------------------------------- */
+
+typedef enum ot_kv_type { OT_KV_F16, OT_KV_F32 } ot_kv_type;
+
+/* A KV unit holds one KV head of all layers for OT_PAGE_TOKENS slots:
+ *     [layer]{ K: [head_dim][OT_PAGE_TOKENS], V: [OT_PAGE_TOKENS][head_dim] }    of half or float
+ * K is transposed so that the scores of 16 slots come from one vector, in a fixed order of summation over head_dim.
+ * Slot s of a sequence lies in units[s / OT_PAGE_TOKENS] at s % OT_PAGE_TOKENS. */
+
+/* One group of queries against one KV head of one sequence. Query i attends to slots [0, n_prefix[i]) and then to
+ * slots tail[i][0 .. n_tail[i]), in this order; the softmax and the weighted sum run over that logical order,
+ * so that where a key is stored cannot matter. All queries of a group belong to the same sequence. */
+typedef struct ot_attn_group {
+    uint32_t n_queries, head_dim;
+    float scale;                      /* 1 / sqrt(head_dim) as a rule */
+    const float *const *q;            /* n_queries pointers to head_dim floats */
+    float *const *out;                /* n_queries pointers to head_dim floats */
+    const uint32_t *n_prefix;         /* n_queries */
+    const uint32_t *n_tail;           /* n_queries; all zero in ordinary steps */
+    const uint32_t *const *tail;      /* n_queries */
+    const uint8_t *const *units;      /* page table of this KV head */
+    size_t k_offset, v_offset;        /* bytes into a unit of this layer's K and V */
+    ot_kv_type kv_type;
+    float *scratch;                   /* n_queries * scratch_stride floats */
+    size_t scratch_stride;            /* >= the longest n_prefix + n_tail, rounded up to a multiple of 32 */
+} ot_attn_group;
+
+/* ---- The table ------------------------------------------------------------------------------------------- */
+
+typedef struct ot_kernels {
+    const char *name; /* "c", "avx2", "avx512", "avx512vnni" */
+
+    /* x (n rows with x_stride) -> quantised fields of acts (all n_in / 32 blocks of each row). Rows
+     * [row_begin, row_end). */
+    void (*quantize)(const ot_acts *acts, uint32_t row_begin, uint32_t row_end);
+
+    /* y[r * y_stride + o] = (or += if accumulate) sum over k of W[o][k] x[r][k], for all rows and for the
+     * features of panels [panel_begin, panel_end). Writes only o < n_out. The order, for each (r, o) alone:
+     *   float formats: acc = 0; for k in order: acc = fma(w, x, acc)
+     *   U4:   acc = 0; for each block in order: acc = fma(scale_w * scale_x, (float)isum, acc);
+     *         acc = fma(min_w, bsum_x, acc)
+     *   S8:   the same, one fma for each weight scale of the block (isum over its inputs), then min if has_min
+     * with isum the exact integer dot product; accumulate: y = y + acc. */
+    void (*matmul)(float *y, size_t y_stride, const ot_acts *x, const ot_matrix *w, uint32_t panel_begin,
+                   uint32_t panel_end, bool accumulate);
+
+    /* dst[i] = x[i] * inv * gamma[i] in this order of products; inv = 1 / sqrtf(sum(x^2) / n + eps) by 16 partial sums
+     * (fma). Returns inv, so that the inserted stream can be scaled by it (method: statistics of h alone). */
+    float (*rms_norm)(float *dst, const float *x, const float *gamma, uint32_t n, float eps);
+    /* dst[i] = x[i] * inv * gamma[i] */
+    void (*scale_norm)(float *dst, const float *x, const float *gamma, float inv, uint32_t n);
+    /* dst[i] += x[i] */
+    void (*add)(float *dst, const float *x, uint32_t n);
+    /* dst[i] = silu(gate[i]) * up[i], silu(x) = x / (1 + exp(-x)) with this library's exp */
+    void (*silu_mul)(float *dst, const float *gate, const float *up, uint32_t n);
+    /* sum of a[i] * b[i] by 16 partial sums, fma */
+    float (*dot)(const float *a, const float *b, uint32_t n);
+    /* max over i; -inf for n = 0. NaN is ignored. */
+    float (*max)(const float *x, uint32_t n);
+    /* sum over exp(x[i] - shift) by 16 partial sums */
+    float (*sum_exp)(const float *x, uint32_t n, float shift);
+    /* Rotary embedding in place on n_heads heads of head_dim at x; table (head_dim_rotated / 2) pairs cos, sin of this
+     * position. NeoX style pairs i with i + n_rot/2; otherwise (the llama GGUF layout) 2i with 2i+1.
+     * (a, b) -> (a*cos - b*sin, a*sin + b*cos), each product rounded, no fma. */
+    void (*rope)(float *x, const float *table, uint32_t n_heads, uint32_t head_dim, uint32_t n_rot, bool neox);
+    /* Writes one position's K and V (head_dim floats each) into a unit at `slot_in_page`. F16 rounds to nearest even. */
+    void (*kv_store)(uint8_t *unit, size_t k_offset, size_t v_offset, uint32_t slot_in_page, const float *k,
+                     const float *v, uint32_t head_dim, ot_kv_type type);
+    /* softmax(q K^T scale) V. Scores: s = 0; for i over head_dim in order: s = fma(q[i], K[i], s); s *= scale. m = max.
+     * p = exp(s - m); z by 16 partial sums of p over the logical order. out = 0; for each key in logical
+     * order: out = fma(p, V, out); out[i] = out[i] * (1 / z). */
+    void (*attention)(const ot_attn_group *group);
+
+    /* ---- training (float32 only; used by train/) ---- */
+    /* y[i] += a * x[i] by fma */
+    void (*axpy)(float *y, const float *x, float a, uint32_t n);
+    /* c[m][n] (+)= sum over k of a[k][m] * b[k][n]: an outer-product accumulation, for weight gradients dW = dY^T X.
+     * a (n_k, n_m) with a_stride, b (n_k, n_n) with b_stride; computes rows [m_begin, m_end) of c. In order over k
+     * by fma. */
+    void (*gemm_tn)(float *c, size_t c_stride, const float *a, size_t a_stride, const float *b, size_t b_stride,
+                    uint32_t n_k, uint32_t m_begin, uint32_t m_end, uint32_t n_n, bool accumulate);
+    /* c[m][n] (+)= sum over k of a[m][k] * b[k][n], b row-major: for input gradients dX = dY W. Rows [m_begin, m_end).
+     * In order over k by fma. */
+    void (*gemm_nn)(float *c, size_t c_stride, const float *a, size_t a_stride, const float *b, size_t b_stride,
+                    uint32_t n_k, uint32_t m_begin, uint32_t m_end, uint32_t n_n, bool accumulate);
+} ot_kernels;
+
+/* Instruction sets, as bits of a mask. */
+enum { OT_CPU_AVX2 = 1 /* with FMA and F16C */, OT_CPU_AVX512 = 2 /* F, BW, DQ, VL */, OT_CPU_VNNI = 4 };
+/* What this machine has. */
+unsigned ot_cpu_detect(void);
+/* The best table for the machine among the sets in mask (~0u: all; 0: plain C). Never NULL. */
+const ot_kernels *ot_kernels_select(unsigned mask);
+
+/* The library's own exp: float in, float out, bit-identical everywhere: round-to-nearest range reduction by ln 2 in
+ * two parts, a polynomial by fma, and a scale by 2^n. Relative error below 2e-7; exp(x < -87.3) = 0,
+ * exp(x > 88.7) = inf. */
+float ot_expf(float x);
+float ot_sigmoid(float x); /* 1 / (1 + ot_expf(-x)) */
+
+/* ---- Threads --------------------------------------------------------------------------------------------- */
+
+/* A pool of n_threads - 1 workers and the calling thread. A job is cut in `n_tasks` tasks, handed out by an atomic counter:
+ * which thread runs a task cannot change a result. Workers spin shortly, then sleep; an idle pool uses no CPU. */
+typedef struct ot_pool ot_pool;
+typedef void ot_task(void *arg, uint32_t task, uint32_t thread);
+ot_status ot_pool_open(ot_pool **out, uint32_t n_threads, ot_error *err);
+void ot_pool_close(ot_pool **pool);
+uint32_t ot_pool_threads(const ot_pool *pool);
+/* Runs task(arg, i, thread) for i in [0, n_tasks) and returns when all are done. One caller at a time. */
+void ot_pool_run(ot_pool *pool, ot_task *task, void *arg, uint32_t n_tasks);
+
+#endif
