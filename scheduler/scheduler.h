@@ -1,0 +1,204 @@
+/* The scheduler: takes requests, batches their rows step by step, runs the engine, and hands tokens and signals back.
+ *
+ * Threads. The scheduler owns one engine thread, which alone touches the engine, the KV cache and the sequences. Every other
+ * thread (the server's loop, or a command line) meets it at two bounded places: the submission queue (ot_scheduler_submit,
+ * ot_request_cancel) and the output ring of each choice (ot_request_read). A ring that its reader does not empty makes the
+ * choice wait, holding its pages and no rows: a slow reader costs a bounded buffer, never the batch.
+ *
+ * Admission is in order of arrival. A request that can never fit (prompt too long for the context or the pages) is refused
+ * at submission with a clear error; one that does not fit now waits; past max_queue waiting requests a submission is OT_ERR_FULL.
+ */
+#ifndef OTTER_SCHEDULER_SCHEDULER_H
+#define OTTER_SCHEDULER_SCHEDULER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "engine/engine.h"
+#include "scheduler/stats.h"
+
+/* ---- Heads: the loaded insertions, by name ----------------------------------------------------------------- */
+
+/* A counted table of insertions, safe from any thread. A head in use (by a request, or as a parent) stays open until its last
+ * user lets go, even when its name has been removed. */
+typedef struct ot_heads ot_heads;
+typedef struct ot_head ot_head; /* a counted reference to an open insertion */
+
+ot_status ot_heads_open(ot_heads **out, const ot_model *model, uint32_t max_heads, ot_error *err);
+void ot_heads_close(ot_heads **heads);
+/* Opens the file and adds it; parents are looked up among the loaded heads. OT_ERR_INVALID if the name is taken. */
+ot_status ot_heads_load(ot_heads *heads, const char *name, const char *path, const ot_insertion_options *options,
+                        ot_error *err);
+ot_status ot_heads_unload(ot_heads *heads, const char *name, ot_error *err);
+/* "toxicity" (its first output) or "policy/label" (an output by label). *head is a new reference. */
+ot_status ot_heads_find(ot_heads *heads, const char *name, ot_head **head, uint32_t *output, ot_error *err);
+void ot_head_retain(ot_head *head);
+void ot_head_release(ot_head **head);
+const ot_insertion *ot_head_insertion(const ot_head *head);
+/* Up to max references in order of loading (each to be released); returns how many there are. */
+uint32_t ot_heads_list(ot_heads *heads, ot_head **out, uint32_t max);
+
+/* ---- Requests ---------------------------------------------------------------------------------------------- */
+
+#define OT_MAX_SIGNALS 16        /* distinct (head, output) pairs in one request */
+#define OT_MAX_CANDIDATES 64     /* k of ARGS */
+#define OT_MAX_TOP_LOGPROBS 20
+#define OT_MAX_STOPS 16
+
+typedef struct ot_sampling {
+    float temperature;        /* 0: greedy */
+    float top_p, min_p;       /* 1 and 0: off */
+    uint32_t top_k;           /* 0: off */
+    float presence_penalty, frequency_penalty; /* 0: off; over generated tokens, as OpenAI */
+    float repetition_penalty; /* 1: off; over prompt and generated tokens */
+    uint64_t seed;            /* every draw is a function of (seed, choice index, position of the token) */
+    uint32_t n_bias;
+    const int32_t *bias_tokens; /* copied at submission */
+    const float *bias_values;
+} ot_sampling;
+
+typedef enum ot_guard_action { OT_GUARD_NONE, OT_GUARD_STOP, OT_GUARD_RESAMPLE } ot_guard_action;
+
+/* The `intervention` of a request, its names resolved. Heads are listed once in `signals`; the rest points into that list by index.
+ * Every head that steers is reported too. */
+typedef struct ot_intervention {
+    uint32_t n_signals;
+    struct {
+        ot_head *head;     /* a reference that the request takes over on successful submission */
+        uint32_t output;
+        char name[96];     /* as the client wrote it: the key in `signals` */
+        float weight;      /* in the ARGS sum; 0 for a head that is only reported or guards */
+    } signals[OT_MAX_SIGNALS];
+    bool reward;                 /* ARGS (method: eq. 2, 3) with the weights above */
+    uint32_t candidates;         /* k, 1..OT_MAX_CANDIDATES */
+    ot_guard_action guard;
+    uint32_t guard_signal;       /* index into signals */
+    float guard_above;
+    uint32_t guard_max_resamples;
+} ot_intervention;
+
+typedef enum ot_finish {
+    OT_FINISH_NONE,     /* still running */
+    OT_FINISH_STOP,     /* end of text, or a stop string or token */
+    OT_FINISH_LENGTH,   /* max_tokens or the context */
+    OT_FINISH_FILTER,   /* guard */
+    OT_FINISH_CANCELLED,
+    OT_FINISH_ERROR     /* ot_request_error tells */
+} ot_finish;
+
+/* What to run: one prompt, n choices. All pointers are copied at submission. */
+typedef struct ot_request_params {
+    const int32_t *prompt;
+    uint32_t n_prompt;             /* >= 1 */
+    uint32_t n_choices;            /* >= 1; choices share the prompt's pages */
+    uint32_t best_of_index;        /* first choice index, so that seeds differ between prompts of one call */
+    uint32_t max_tokens;           /* 0: only the prompt is run (scores, echo) */
+    uint32_t min_tokens;
+    bool ignore_eos;
+    uint32_t n_stops;
+    const char *const *stops;      /* stop strings: text from the match on is not sent */
+    uint32_t n_stop_tokens;
+    const int32_t *stop_tokens;
+    uint32_t top_logprobs;         /* alternatives reported for each token, 0..20 */
+    bool logprobs;                 /* report the log-probability of each token (of the model's own distribution at temperature 1,
+                                    * before steering, after nothing) */
+    bool prompt_logprobs;          /* also for the prompt (echo) */
+    bool prompt_scores;            /* scores of every prompt position */
+    ot_sampling sampling;
+    ot_intervention intervention;
+    uint8_t cache_salt[16];        /* requests with different salts never share prefix pages */
+    bool no_prefix_cache;
+    void *owner;                   /* the caller's; handed back by ot_request_owner */
+} ot_request_params;
+
+typedef struct ot_request ot_request;
+typedef struct ot_scheduler ot_scheduler;
+
+typedef struct ot_token_logprob { int32_t token; float logprob; } ot_token_logprob;
+
+/* One generated token as its reader gets it, once its text is settled (no cut character, no possible stop string). */
+typedef struct ot_token_out {
+    int32_t token;
+    float logprob;
+    uint32_t n_top;
+    ot_token_logprob top[OT_MAX_TOP_LOGPROBS];
+    float signals[OT_MAX_SIGNALS];   /* in the order of intervention.signals: the score of the text up to this token */
+    uint32_t text_size;
+    char text[512];                  /* valid UTF-8; empty while a character is incomplete. A longer text is cut in several entries,
+                                      * of which all but the first have token -1 */
+} ot_token_out;
+
+/* Submits n requests together: all are queued, or none. On success the caller owns one reference to each out[i], to be given
+ * back with ot_request_release. err->param names a field where one is at fault. OT_ERR_FULL, OT_ERR_CLOSING as they say. */
+ot_status ot_scheduler_submit(ot_scheduler *s, const ot_request_params *params, uint32_t n, ot_request **out,
+                              ot_error *err);
+/* Asks the engine thread to drop the request: takes effect within one step; pages and rows are freed. */
+void ot_request_cancel(ot_request *r);
+void ot_request_release(ot_request **r); /* cancels it too if it has not finished */
+void *ot_request_owner(const ot_request *r);
+
+/* Takes up to max settled tokens of a choice from its ring. */
+size_t ot_request_read(ot_request *r, uint32_t choice, ot_token_out *out, size_t max);
+/* OT_FINISH_NONE until the choice has ended *and* its ring has been read empty. */
+ot_finish ot_request_finish(const ot_request *r, uint32_t choice);
+/* True once every choice has finished and was read. */
+bool ot_request_done(const ot_request *r);
+const ot_error *ot_request_error(const ot_request *r);
+
+/* The prompt's results, valid once the first token or the finish is visible: n_prompt entries each. */
+typedef struct ot_prompt_out {
+    const float *logprobs;            /* (n_prompt); [0] is NaN: nothing precedes it. NULL if not asked for */
+    const ot_token_logprob *top;      /* (n_prompt, top_logprobs) */
+    const float *scores;              /* (n_signals, n_prompt); NULL if not asked for */
+    const float *last_scores;         /* (n_signals): at the last position; NULL without signals */
+    uint32_t cached_tokens;           /* served from the prefix cache */
+} ot_prompt_out;
+ot_prompt_out ot_request_prompt(const ot_request *r);
+
+typedef struct ot_request_usage {
+    uint32_t prompt_tokens, cached_tokens;
+    uint32_t completion_tokens;      /* over all choices */
+    uint32_t accepted_prediction_tokens, rejected_prediction_tokens;
+    uint64_t candidates_scored;
+    uint32_t changed_tokens;         /* tokens that differ from what the base alone would have picked */
+} ot_request_usage;
+ot_request_usage ot_request_get_usage(const ot_request *r);
+
+/* ---- Scheduler --------------------------------------------------------------------------------------------- */
+
+typedef struct ot_scheduler_options {
+    uint32_t n_threads;           /* of the engine; 0: as many as the process may use */
+    uint32_t ctx_size;            /* tokens of a sequence at most; 0: the model's */
+    size_t kv_memory_bytes;       /* all KV units together */
+    uint32_t max_batch_tokens;    /* rows in a step */
+    uint32_t max_sequences;       /* running choices at once */
+    uint32_t max_queue;           /* waiting requests */
+    uint32_t output_ring;         /* settled tokens that a choice may be ahead of its reader */
+    ot_kv_type kv_type;
+    unsigned cpu_mask;
+    bool prefix_cache;
+    void (*on_output)(void *ctx); /* called on the engine thread when ot_scheduler_poll has something; must not block */
+    void *on_output_ctx;
+} ot_scheduler_options;
+void ot_scheduler_options_default(ot_scheduler_options *options);
+
+/* Allocates everything, starts the engine thread. heads may be NULL. */
+ot_status ot_scheduler_open(ot_scheduler **out, const ot_model *model, ot_heads *heads,
+                            const ot_scheduler_options *options, ot_error *err);
+/* Stops at once: running requests end as cancelled. */
+void ot_scheduler_close(ot_scheduler **s);
+/* Refuses new work from now on (OT_ERR_CLOSING); running and waiting requests go on. */
+void ot_scheduler_drain(ot_scheduler *s);
+/* True when nothing waits or runs. */
+bool ot_scheduler_idle(const ot_scheduler *s);
+/* The next request with unread output or a new finish, or NULL. Any one thread; each request is returned once for any number of news,
+ * so read it empty. The reference is borrowed. */
+ot_request *ot_scheduler_poll(ot_scheduler *s);
+/* Blocks until ot_scheduler_poll would return something or timeout_ms passed (for command lines). */
+void ot_scheduler_wait(ot_scheduler *s, uint32_t timeout_ms);
+/* Consistent copy of counters and histograms. Any thread. */
+void ot_scheduler_get_stats(ot_scheduler *s, ot_stats *out);
+const ot_scheduler_options *ot_scheduler_get_options(const ot_scheduler *s); /* with zeros resolved */
+
+#endif

@@ -1,0 +1,54 @@
+/* What the scheduler counts, for /metrics: plain numbers, copied out under a lock. Names and buckets of the histograms that vLLM has
+ * are vLLM's (api.md, Metrics); the server only formats them. */
+#ifndef OTTER_SCHEDULER_STATS_H
+#define OTTER_SCHEDULER_STATS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define OT_HISTOGRAM_MAX_BUCKETS 32
+
+typedef struct ot_histogram {
+    const double *bounds;      /* upper bounds, ascending; static storage; +Inf is implied */
+    uint32_t n_bounds;
+    uint64_t counts[OT_HISTOGRAM_MAX_BUCKETS + 1]; /* not cumulative; the last is +Inf */
+    double sum;
+    uint64_t count;
+} ot_histogram;
+void ot_histogram_init(ot_histogram *h, const double *bounds, uint32_t n_bounds);
+void ot_histogram_observe(ot_histogram *h, double value);
+
+enum { OT_PHASE_QUEUE, OT_PHASE_PREFILL, OT_PHASE_DECODE, OT_PHASE_CANDIDATES, OT_N_PHASES };   /* cancelled{phase} */
+enum { OT_STEP_SCHEDULE, OT_STEP_FORWARD, OT_STEP_POLICY, OT_STEP_PROJECT, OT_STEP_OUTPUT, OT_N_STEP_PHASES };
+enum { OT_MODE_REWARD, OT_MODE_EXPERTS, OT_MODE_GUARD, OT_MODE_SIGNALS, OT_MODE_SPECULATIVE, OT_N_MODES };
+enum { OT_REASON_STOP, OT_REASON_LENGTH, OT_REASON_FILTER, OT_REASON_ABORT, OT_REASON_ERROR, OT_N_REASONS };
+enum { OT_REJECT_QUEUE_FULL, OT_REJECT_TOO_LONG, OT_REJECT_DRAINING, OT_REJECT_INVALID, OT_N_REJECTS };
+extern const char *const ot_phase_names[OT_N_PHASES];           /* "queue", "prefill", "decode", "candidates" */
+extern const char *const ot_step_phase_names[OT_N_STEP_PHASES]; /* "schedule", "forward", ... */
+extern const char *const ot_mode_names[OT_N_MODES];             /* "reward", ... */
+extern const char *const ot_reason_names[OT_N_REASONS];         /* "stop", "length", "content_filter", "abort", "error" */
+extern const char *const ot_reject_names[OT_N_REJECTS];
+
+#define OT_STATS_MAX_HEADS 32
+
+typedef struct ot_stats {
+    uint32_t requests_running, requests_waiting;
+    uint64_t kv_units_total, kv_units_used; /* used: held by sequences, not merely cached */
+    size_t kv_unit_bytes;
+    uint32_t page_tokens;
+    uint64_t prompt_tokens, generation_tokens, preemptions;
+    uint64_t prefix_cache_queries, prefix_cache_hits; /* tokens */
+    uint64_t finished[OT_N_REASONS];
+    uint64_t cancelled[OT_N_PHASES];
+    uint64_t rejected[OT_N_REJECTS];
+    uint64_t draft_tokens, accepted_tokens;
+    uint64_t candidates_scored;
+    uint64_t intervention_requests[OT_N_MODES], intervention_changed[OT_N_MODES];
+    ot_histogram time_to_first_token_s, inter_token_latency_s, e2e_latency_s, queue_time_s;
+    ot_histogram request_prompt_tokens, request_generation_tokens, iteration_tokens;
+    ot_histogram step_s[OT_N_STEP_PHASES];
+    uint32_t n_heads;
+    struct { char name[64]; ot_histogram score; uint64_t running_requests; } heads[OT_STATS_MAX_HEADS];
+} ot_stats;
+
+#endif
