@@ -1,0 +1,53 @@
+/* Inside the engine: what an open base model holds. Users see engine.h. */
+#ifndef OTTER_ENGINE_MODEL_H
+#define OTTER_ENGINE_MODEL_H
+
+#include "engine/engine.h"
+
+typedef struct ot_layer {
+    float *attn_norm, *ffn_norm;      /* (n_embd) */
+    ot_matrix q, k, v, o;             /* W_Q, W_K, W_V, W_O */
+    ot_matrix gate, up, down;         /* W_g, W_u, W_d */
+} ot_layer;
+
+/* Rotary embedding: one inverse frequency for each rotated pair, after every scaling of the file. */
+typedef struct ot_rope {
+    uint32_t n_rot;        /* rotated dimensions of a head, even */
+    bool neox;             /* pairs (i, i + n_rot/2) instead of (2i, 2i + 1) */
+    double *inv_freq;      /* (n_rot / 2) */
+    double magnitude;      /* cos and sin are multiplied by it (YaRN), else 1 */
+} ot_rope;
+
+struct ot_model {
+    ot_model_info info;
+    ot_gguf *gguf;                 /* stays open: embedding rows are read from the mapping */
+    ot_tokenizer *tokenizer;
+    ot_str chat_template;
+    const ot_tensor *token_embd;   /* (n_vocab rows of n_embd) */
+    ot_layer *layers;
+    float *output_norm;            /* (n_embd) */
+    ot_matrix output;              /* lm_head: output.weight, or token_embd where tied */
+    ot_rope rope;
+};
+
+/* Fills rope from the file's keys and, for Llama 3, its rope_freqs.weight. */
+ot_status ot_rope_open(ot_rope *rope, const ot_gguf *gguf, const char *arch, uint32_t head_dim, ot_error *err);
+void ot_rope_close(ot_rope *rope);
+/* table: n_rot / 2 pairs of cos and sin at a position. */
+void ot_rope_table(const ot_rope *rope, uint32_t position, float *table);
+
+/* Finds a tensor and checks its shape: n_out 0 means a vector of n_in. Missing or of another shape: an error that names it. */
+ot_status ot_tensor_require(const ot_gguf *gguf, const char *name, uint32_t n_in, uint32_t n_out,
+                            const ot_tensor **out, ot_error *err);
+/* A vector tensor as newly allocated floats. */
+ot_status ot_tensor_load_vector(const ot_gguf *gguf, const char *name, uint32_t n, float **out, ot_error *err);
+/* A matrix tensor, packed. */
+ot_status ot_tensor_load_matrix(const ot_gguf *gguf, const char *name, uint32_t n_in, uint32_t n_out, ot_matrix *out,
+                                ot_error *err);
+/* n_embd floats of a token's embedding. */
+void ot_model_embed(const ot_model *model, int32_t token, float *dst);
+
+/* Allocates n * size bytes, zeroed, 64-byte aligned; NULL on overflow or lack of memory. Freed by free(). */
+void *ot_alloc(size_t n, size_t size);
+
+#endif
