@@ -5,7 +5,7 @@
 
 BUILD ?= build
 CC ?= gcc
-PKGS := libmicrohttpd libuv jansson libcyaml yaml-0.1
+PKGS := libmicrohttpd libuv jansson libcyaml yaml-0.1 zlib
 CPPFLAGS += -I. -D_GNU_SOURCE
 WARN := -Wall -Wextra -Wshadow -Wpointer-arith -Wstrict-prototypes -Wmissing-prototypes -Wvla
 CFLAGS ?= -O2 -g

@@ -51,6 +51,9 @@ const ot_model_info *ot_model_get_info(const ot_model *model);
 const ot_tokenizer *ot_model_tokenizer(const ot_model *model);
 /* tokenizer.chat_template, or an empty string. */
 ot_str ot_model_chat_template(const ot_model *model);
+/* The rotary embedding of one position, as ot_kernels.rope takes it: n_rot / 2 pairs cos, sin in `table`, which has room
+ * for head_dim floats. The trainer turns gradients back with it. */
+void ot_model_rope_table(const ot_model *model, uint32_t position, float *table, uint32_t *n_rot, bool *neox);
 
 /* ---- Insertions ------------------------------------------------------------------------------------------ */
 
