@@ -1,0 +1,66 @@
+/* What the gguf-*.c files share: the parsed directory of a file. Nobody else includes this.
+ *
+ * Lookup is a binary search in pointers sorted by name. That costs O(n log n) whatever the names are, so that a file made to
+ * collide in a hash cannot stall the server; equal neighbours are the duplicates that opening refuses; and the order
+ * is the one that the fingerprint needs. */
+#ifndef OTTER_ENGINE_GGUF_INTERNAL_H
+#define OTTER_ENGINE_GGUF_INTERNAL_H
+
+#include <string.h>
+
+#include "engine/gguf.h"
+
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "GGUF data is used in place and is little-endian");
+
+#define OT_GGUF_ALIGNMENT 32 /* where general.alignment is missing */
+
+typedef struct ot_gguf_key {
+    ot_str name;          /* first: see ot_gguf_find_name */
+    ot_gguf_type type;
+    ot_gguf_type element; /* arrays: type of the elements */
+    uint64_t count;       /* arrays: number of elements */
+    size_t at;            /* offset of the value; of an array, of its first element */
+    uint64_t *string_at;  /* arrays of strings: offset of each length field; owned */
+} ot_gguf_key;
+
+struct ot_gguf {
+    const uint8_t *bytes;
+    size_t size;
+    bool mapped;              /* bytes is our mapping, else borrowed */
+    char *path;
+    char label[128];          /* the path as messages show it: its end, if it is long */
+    uint32_t version;
+    uint64_t alignment;
+    size_t data_at;           /* offset of the tensor data */
+    uint64_t n_keys, n_tensors;
+    ot_gguf_key *keys;        /* file order */
+    ot_tensor *tensors;       /* file order */
+    const ot_str **key_index; /* the names in keys / tensors, sorted */
+    const ot_str **tensor_index;
+};
+
+/* The member `name` of the item of this name, which is also the item's address; NULL if there is none. */
+const ot_str *ot_gguf_find_name(const ot_str *const *index, uint64_t n, const char *name, size_t size);
+/* Bytewise order, a prefix first. */
+int ot_gguf_compare_names(ot_str a, ot_str b);
+/* A name from a file, made fit for a message: cut, and control or non-ASCII bytes replaced. Returns dst. */
+char *ot_gguf_printable(char dst[80], ot_str name);
+/* Bytes of one value; 0 for strings and arrays. */
+size_t ot_gguf_type_bytes(ot_gguf_type type);
+const char *ot_gguf_type_name(ot_gguf_type type);
+
+static inline uint32_t ot_load_u32(const uint8_t *p)
+{
+    uint32_t v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+
+static inline uint64_t ot_load_u64(const uint8_t *p)
+{
+    uint64_t v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+
+#endif
