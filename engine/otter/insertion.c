@@ -1,0 +1,211 @@
+/* Insertions: sizes, the list of tensors that they imply, and loading them from a file.
+ *
+ * One walk over the tensors (ot_insertion_walk) serves loading, creating and writing, so that names and shapes stand in one
+ * place: the table of api.md, "The insertion file". */
+#include "engine/otter/insertion.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- The tensors ------------------------------------------------------------------------------------------- */
+
+typedef struct walker {
+    ot_slot_visit *visit;
+    void *arg;
+    ot_error *err;
+    ot_status status;
+} walker;
+
+static void visit_slot(walker *w, ot_slot slot, const char *format, ...) __attribute__((format(printf, 3, 4)));
+static void visit_slot(walker *w, ot_slot slot, const char *format, ...)
+{
+    if (w->status != OT_OK)
+        return;
+    va_list args;
+    va_start(args, format);
+    vsnprintf(slot.name, sizeof slot.name, format, args);
+    va_end(args);
+    w->status = w->visit(w->arg, &slot, w->err);
+}
+
+#define MATRIX(m, in, out) ((ot_slot){.kind = OT_SLOT_MATRIX, .n_in = (in), .n_out = (out), .matrix = &(m)})
+#define VECTOR(v, n) ((ot_slot){.kind = OT_SLOT_VECTOR, .n_in = (n), .n_out = 1, .vector = &(v)})
+#define NORM(v, n) ((ot_slot){.kind = OT_SLOT_VECTOR, .n_in = (n), .n_out = 1, .vector = &(v), .is_norm = true})
+
+static void walk_layer(walker *w, ot_insertion *x, uint32_t n)
+{
+    const ot_insertion_info *i = &x->info;
+    const ot_insertion_spec *s = &i->spec;
+    ot_ext_layer *l = &x->layers[n];
+    const uint32_t hd = x->base->info.head_dim;
+    visit_slot(w, NORM(l->attn_norm, s->n_embd), "otter.blk.%u.attn_norm.weight", n);
+    if (s->n_heads > 0) {
+        visit_slot(w, MATRIX(l->q, i->width_in, s->n_heads * hd), "otter.blk.%u.attn_q.weight", n);
+        visit_slot(w, MATRIX(l->k, i->width_in, s->n_kv_heads * hd), "otter.blk.%u.attn_k.weight", n);
+        visit_slot(w, MATRIX(l->v, i->width_in, s->n_kv_heads * hd), "otter.blk.%u.attn_v.weight", n);
+    }
+    visit_slot(w, MATRIX(l->o, i->width_attn, s->n_embd), "otter.blk.%u.attn_output.weight", n);
+    visit_slot(w, NORM(l->ffn_norm, s->n_embd), "otter.blk.%u.ffn_norm.weight", n);
+    if (s->n_ff > 0) {
+        visit_slot(w, MATRIX(l->gate, i->width_in, s->n_ff), "otter.blk.%u.ffn_gate.weight", n);
+        visit_slot(w, MATRIX(l->up, i->width_in, s->n_ff), "otter.blk.%u.ffn_up.weight", n);
+    }
+    visit_slot(w, MATRIX(l->down, i->width_ff, s->n_embd), "otter.blk.%u.ffn_down.weight", n);
+}
+
+ot_status ot_insertion_walk(ot_insertion *x, ot_slot_visit *visit, void *arg, ot_error *err)
+{
+    const ot_insertion_spec *s = &x->info.spec;
+    const ot_model_info *base = &x->base->info;
+    walker w = {visit, arg, err, OT_OK};
+    if (s->n_embd > 0) {
+        visit_slot(&w, (ot_slot){.kind = OT_SLOT_EMBEDDING, .n_in = s->n_embd, .n_out = base->n_vocab},
+                   "otter.token_embd.weight");
+        for (uint32_t n = 0; n < base->n_layers; n++)
+            walk_layer(&w, x, n);
+        visit_slot(&w, NORM(x->output_norm, s->n_embd), "otter.output_norm.weight");
+    }
+    const uint32_t head_in = s->input == OT_INPUT_BASE ? base->n_embd : s->n_embd;
+    for (uint32_t k = 0; k < s->n_outputs; k++) {
+        visit_slot(&w, VECTOR(x->heads[k].weight, head_in), "otter.head.%u.weight", k);
+        visit_slot(&w, VECTOR(x->heads[k].bias, 1), "otter.head.%u.bias", k);
+    }
+    return w.status;
+}
+
+/* ---- Sizes ------------------------------------------------------------------------------------------------- */
+
+ot_status ot_insertion_prepare(ot_insertion *x, ot_error *err)
+{
+    ot_insertion_info *i = &x->info;
+    const ot_insertion_spec *s = &i->spec;
+    const ot_model_info *base = &x->base->info;
+    if (s->kind != OT_HEAD_SCALAR)
+        return ot_fail_param(err, OT_ERR_UNSUPPORTED, "otter.head.kind", "insertion '%s': only scalar heads are supported",
+                             s->name);
+    if (s->activation != OT_ACT_SIGMOID && s->activation != OT_ACT_IDENTITY)
+        return ot_fail_param(err, OT_ERR_INVALID, "otter.head.activation",
+                             "insertion '%s': a scalar head's activation is 'sigmoid' or 'identity'", s->name);
+    if (s->n_outputs == 0 || s->n_outputs > OT_MAX_HEADS)
+        return ot_fail_param(err, OT_ERR_INVALID, "otter.head.count", "insertion '%s': %u outputs, expected 1 to %d", s->name,
+                             s->n_outputs, OT_MAX_HEADS);
+    if (s->n_embd > 65536 || s->n_ff > (1u << 20) || s->n_heads > 1024)
+        return ot_fail_param(err, OT_ERR_INVALID, "otter.embedding_length", "insertion '%s': sizes %u, %u, %u are too large",
+                             s->name, s->n_embd, s->n_ff, s->n_heads);
+    if (s->n_embd == 0 && (s->n_ff != 0 || s->n_heads != 0 || s->input == OT_INPUT_EXTENDED))
+        return ot_fail_param(err, OT_ERR_INVALID, "otter.embedding_length",
+                             "insertion '%s': without an extended stream (embedding length 0) there are no new heads, no new "
+                             "FFN, and the head's input is 'base'", s->name);
+    if (s->n_heads > 0 && (s->n_kv_heads == 0 || s->n_heads % s->n_kv_heads != 0))
+        return ot_fail_param(err, OT_ERR_INVALID, "otter.attention.head_count_kv",
+                             "insertion '%s': %u heads do not divide into %u key/value heads", s->name, s->n_heads,
+                             s->n_kv_heads);
+    if (s->n_heads == 0 && s->n_kv_heads != 0)
+        return ot_fail_param(err, OT_ERR_INVALID, "otter.attention.head_count_kv",
+                             "insertion '%s': key/value heads without query heads", s->name);
+    i->width_in = base->n_embd + s->n_embd;
+    i->width_attn = (base->n_heads + s->n_heads) * base->head_dim;
+    i->width_ff = base->n_ff + s->n_ff;
+    for (uint32_t p = 0; p < x->n_parents; p++) {
+        const ot_insertion_spec *ps = &x->parents[p]->info.spec;
+        i->width_in += ps->n_embd;
+        i->width_attn += ps->n_heads * base->head_dim;
+        i->width_ff += ps->n_ff;
+    }
+    i->kv_bytes_per_token = (size_t)s->n_kv_heads * base->head_dim * base->n_layers * 2 * 2;
+    if (s->n_embd > 0) {
+        x->layers = ot_alloc(base->n_layers, sizeof *x->layers);
+        if (x->layers == NULL)
+            return ot_fail(err, OT_ERR_NOMEM, "out of memory for insertion '%s'", s->name);
+    }
+    return OT_OK;
+}
+
+static ot_status sum_slot(void *arg, const ot_slot *slot, ot_error *err)
+{
+    (void)err;
+    ot_insertion *x = arg;
+    x->info.n_params += (uint64_t)slot->n_in * slot->n_out;
+    if (slot->kind == OT_SLOT_MATRIX) {
+        x->info.bytes += (size_t)slot->matrix->n_panels * slot->matrix->panel_bytes;
+        if (ot_matrix_takes_q8(slot->matrix)) {
+            x->q8_in |= slot->n_in == x->info.width_in;
+            x->q8_attn |= slot->n_in == x->info.width_attn;
+            x->q8_ff |= slot->n_in == x->info.width_ff;
+        }
+    } else if (slot->kind == OT_SLOT_EMBEDDING) {
+        x->info.bytes += (size_t)slot->n_out * (slot->n_in / ot_type_block(x->embd_type)) *
+                         ot_type_block_bytes(x->embd_type);
+    } else {
+        x->info.bytes += sizeof(float) * slot->n_in;
+    }
+    return OT_OK;
+}
+
+void ot_insertion_finish(ot_insertion *x)
+{
+    x->info.n_params = 0;
+    x->info.bytes = 0;
+    ot_insertion_walk(x, sum_slot, x, NULL);
+}
+
+void ot_insertion_embed(const ot_insertion *x, int32_t token, float *dst)
+{
+    const uint32_t n = x->info.spec.n_embd;
+    const size_t row_bytes = n / ot_type_block(x->embd_type) * (size_t)ot_type_block_bytes(x->embd_type);
+    ot_dequantize(x->embd_type, x->embd_rows + (size_t)token * row_bytes, dst, n);
+}
+
+/* ---- Closing and asking ------------------------------------------------------------------------------------ */
+
+static ot_status free_slot(void *arg, const ot_slot *slot, ot_error *err)
+{
+    (void)err;
+    const ot_insertion *x = arg;
+    if (slot->kind == OT_SLOT_MATRIX)
+        ot_matrix_free(slot->matrix);
+    else if (slot->kind == OT_SLOT_VECTOR && x->params == NULL)
+        free(*slot->vector);
+    return OT_OK;
+}
+
+void ot_insertion_close(ot_insertion **insertion)
+{
+    ot_insertion *x = *insertion;
+    if (x == NULL)
+        return;
+    /* Before ot_insertion_prepare has accepted the sizes, nothing that the walk visits exists. */
+    if (x->info.width_in != 0 && (x->layers != NULL || x->info.spec.n_embd == 0))
+        ot_insertion_walk(x, free_slot, x, NULL);
+    for (uint32_t k = 0; k < x->n_params; k++) {
+        free(x->params[k].data);
+        if (x->buffers != NULL)
+            free(x->buffers[k]);
+    }
+    free(x->params);
+    free(x->buffers);
+    for (uint32_t k = 0; x->training != NULL && k < 2 * x->info.n_training; k++)
+        free(x->training[k]);
+    free(x->training);
+    free(x->layers);
+    ot_gguf_close(&x->gguf);
+    free(x);
+    *insertion = NULL;
+}
+
+const ot_insertion_info *ot_insertion_get_info(const ot_insertion *insertion)
+{
+    return &insertion->info;
+}
+
+uint32_t ot_insertion_n_parents(const ot_insertion *insertion)
+{
+    return insertion->n_parents;
+}
+
+const ot_insertion *ot_insertion_parent(const ot_insertion *insertion, uint32_t i)
+{
+    return i < insertion->n_parents ? insertion->parents[i] : NULL;
+}

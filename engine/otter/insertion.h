@@ -1,0 +1,64 @@
+/* Inside the engine: what an open insertion holds. Users see engine.h. */
+#ifndef OTTER_ENGINE_OTTER_INSERTION_H
+#define OTTER_ENGINE_OTTER_INSERTION_H
+
+#include "engine/model.h"
+
+/* The inserted parameters of one layer (method: the extended transformer). D, A and F are the widths that the projections read:
+ * base, parents, own. */
+typedef struct ot_ext_layer {
+    float *attn_norm, *ffn_norm;  /* gamma' (d') */
+    ot_matrix q, k, v;            /* [D, heads'*hd]; none without new heads */
+    ot_matrix o;                  /* [A, d'] */
+    ot_matrix gate, up;           /* [D, f']; none where f' = 0 */
+    ot_matrix down;               /* [F, d'] */
+} ot_ext_layer;
+
+typedef struct ot_scalar_head {
+    float *weight; /* (d' or d) */
+    float *bias;   /* (1) */
+} ot_scalar_head;
+
+struct ot_insertion {
+    ot_insertion_info info;
+    const ot_model *base;
+    uint32_t n_parents;
+    const ot_insertion *parents[OT_MAX_PARENTS];
+    ot_ext_layer *layers;         /* NULL where d' = 0 */
+    float *output_norm;           /* (d') */
+    ot_type embd_type;            /* E': n_vocab rows of d' */
+    const uint8_t *embd_rows;
+    ot_scalar_head heads[OT_MAX_HEADS];
+    bool q8_in, q8_attn, q8_ff;   /* some matrix of this input width multiplies quantised activations */
+
+    ot_gguf *gguf;                /* where it came from; E' is read from its mapping */
+    char **training;              /* keys and values of the record, 2 * info.n_training strings */
+
+    /* Trainable insertions only: float32 masters. Vectors and E' above point into them. */
+    uint32_t n_params;
+    ot_param *params;
+    void **buffers;               /* quantised copies made by ot_insertion_put, n_params entries */
+};
+
+/* How one tensor of an insertion is found and shaped; the same walk creates, loads, and writes. */
+typedef enum ot_slot_kind { OT_SLOT_MATRIX, OT_SLOT_VECTOR, OT_SLOT_EMBEDDING } ot_slot_kind;
+typedef struct ot_slot {
+    char name[64];
+    ot_slot_kind kind;
+    uint32_t n_in, n_out;
+    ot_matrix *matrix; /* OT_SLOT_MATRIX */
+    float **vector;    /* OT_SLOT_VECTOR */
+    bool is_norm;
+} ot_slot;
+typedef ot_status ot_slot_visit(void *arg, const ot_slot *slot, ot_error *err);
+/* Calls visit for every tensor that the insertion's sizes imply, in file order; stops at the first error. */
+ot_status ot_insertion_walk(ot_insertion *insertion, ot_slot_visit *visit, void *arg, ot_error *err);
+
+/* Computes the widths and checks a spec against the base. */
+ot_status ot_insertion_prepare(ot_insertion *insertion, ot_error *err);
+/* After all tensors are there: flags and sums of info. */
+void ot_insertion_finish(ot_insertion *insertion);
+/* E'[token], d' floats. */
+void ot_insertion_embed(const ot_insertion *insertion, int32_t token, float *dst);
+
+#endif
