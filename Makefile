@@ -5,7 +5,7 @@
 
 BUILD ?= build
 CC ?= gcc
-PKGS := libmicrohttpd libuv jansson libcyaml yaml-0.1 zlib
+PKGS := libmicrohttpd libuv jansson libcyaml yaml-0.1 zlib nettle
 CPPFLAGS += -I. -D_GNU_SOURCE
 WARN := -Wall -Wextra -Wshadow -Wpointer-arith -Wstrict-prototypes -Wmissing-prototypes -Wvla
 CFLAGS ?= -O2 -g
