@@ -232,7 +232,8 @@ const ot_model *ot_engine_model(const ot_engine *engine);
 size_t ot_engine_workspace_bytes(const ot_engine *engine);
 
 /* Computes all rows of the batch: stores K and V, and keeps H_o (and H') of rows with OT_ROW_OUTPUT until the next forward.
- * OT_ERR_INVALID names a row out of bounds; nothing is written then. */
+ * The batch and its arrays must stay valid until the next forward. OT_ERR_INVALID names a row out of bounds; nothing is
+ * written then. */
 ot_status ot_engine_forward(ot_engine *engine, const ot_batch *batch, ot_error *err);
 /* Output `output` of a scalar insertion for a row of the last batch that had OT_ROW_OUTPUT and whose sequence uses it. */
 float ot_engine_score(const ot_engine *engine, uint32_t row, const ot_insertion *insertion, uint32_t output);

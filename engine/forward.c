@@ -1,0 +1,408 @@
+/* One forward pass over a batch of rows: the base Llama block and, beside it, the inserted stream. step.h lists the stages. */
+#include "engine/step.h"
+
+#include <math.h>
+#include <string.h>
+#include <time.h>
+
+/* ---- Running stages -------------------------------------------------------------------------------------------- */
+
+static double now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+void ot_step_run(ot_engine *e, int stage, ot_task *fn, uint32_t n_tasks)
+{
+    const double start = now();
+    if (n_tasks == 1)
+        fn(e, 0, 0);
+    else if (n_tasks > 1)
+        ot_pool_run(e->pool, fn, e, n_tasks);
+    e->seconds[stage] += now() - start;
+}
+
+static uint32_t row_tasks(uint32_t n_rows)
+{
+    return (n_rows + OT_ROWS_PER_TASK - 1) / OT_ROWS_PER_TASK;
+}
+
+/* Rows [*begin, *end) of a task. */
+static void task_rows(const ot_engine *e, uint32_t task, uint32_t *begin, uint32_t *end)
+{
+    *begin = task * OT_ROWS_PER_TASK;
+    *end = *begin + OT_ROWS_PER_TASK < e->batch->n_rows ? *begin + OT_ROWS_PER_TASK : e->batch->n_rows;
+}
+
+void ot_buffer_quantize(const ot_engine *e, const ot_buffer *b, uint32_t begin, uint32_t end, bool wanted)
+{
+    if (wanted && b->acts.q != NULL)
+        e->kernels->quantize(&b->acts, begin, end);
+}
+
+void ot_step_add_matmul(ot_engine *e, float *y, size_t y_stride, const ot_acts *x, uint32_t n_rows, const ot_matrix *w,
+                        bool accumulate)
+{
+    /* x lives in a buffer of the engine; its row count is that of the current batch. */
+    ot_acts *acts = (ot_acts *)x;
+    acts->n_rows = n_rows;
+    if (n_rows > 0)
+        e->matmuls[e->n_matmuls++] = (ot_matmul){y, y_stride, x, w, accumulate, 0, 0};
+}
+
+static void matmul_task(void *arg, uint32_t task, uint32_t thread)
+{
+    (void)thread;
+    ot_engine *e = arg;
+    uint32_t k = 0;
+    while (k + 1 < e->n_matmuls && task >= e->matmuls[k + 1].first_task)
+        k++;
+    const ot_matmul *m = &e->matmuls[k];
+    const uint32_t begin = (task - m->first_task) * m->chunk;
+    const uint32_t end = begin + m->chunk < m->w->n_panels ? begin + m->chunk : m->w->n_panels;
+    e->kernels->matmul(m->y, m->y_stride, m->x, m->w, begin, end, m->accumulate);
+}
+
+/* All queued products in one run. Tasks are a few panels each, so that threads finish together; a panel's result does not
+ * depend on the cut. */
+void ot_step_run_matmuls(ot_engine *e, int stage)
+{
+    uint64_t work = 0;
+    for (uint32_t k = 0; k < e->n_matmuls; k++)
+        work += (uint64_t)e->matmuls[k].w->n_panels * e->matmuls[k].w->n_in;
+    const uint64_t per_task = work / (4 * (uint64_t)e->options.n_threads) + 1;
+    uint32_t n_tasks = 0;
+    for (uint32_t k = 0; k < e->n_matmuls; k++) {
+        ot_matmul *m = &e->matmuls[k];
+        uint64_t chunk = e->options.n_threads == 1 ? m->w->n_panels : (per_task / m->w->n_in + 3) / 4 * 4;
+        m->chunk = chunk == 0 ? 4 : (uint32_t)chunk;
+        m->first_task = n_tasks;
+        n_tasks += (m->w->n_panels + m->chunk - 1) / m->chunk;
+    }
+    ot_step_run(e, stage, matmul_task, n_tasks);
+    e->n_matmuls = 0;
+}
+
+/* ---- Rows of a layer ------------------------------------------------------------------------------------------- */
+
+static void norm_rows(ot_engine *e, uint32_t task, bool ffn)
+{
+    const ot_layer *l = &e->model->layers[e->layer];
+    const uint32_t d = e->model->info.n_embd;
+    const ot_matrix *first = ffn ? &l->gate : &l->q;
+    uint32_t begin, end;
+    task_rows(e, task, &begin, &end);
+    for (uint32_t r = begin; r < end; r++)
+        e->inv[r] = e->kernels->rms_norm(e->xn.x + (size_t)r * d, e->h + (size_t)r * d, ffn ? l->ffn_norm : l->attn_norm, d,
+                                         e->model->info.norm_eps);
+    /* Matrices of one layer may differ in type, so any of them may want either form. */
+    const bool q8 = ot_matrix_takes_q8(first) || ot_matrix_takes_q8(ffn ? &l->up : &l->k) ||
+                    (!ffn && ot_matrix_takes_q8(&l->v));
+    ot_buffer_quantize(e, &e->xn, begin, end, q8);
+    for (uint32_t r = begin; r < end && e->n_streams > 0; r++)
+        ot_streams_norm_row(e, r, ffn);
+}
+
+static void attn_norm_task(void *arg, uint32_t task, uint32_t thread)
+{
+    (void)thread;
+    norm_rows(arg, task, false);
+}
+
+static void ffn_norm_task(void *arg, uint32_t task, uint32_t thread)
+{
+    (void)thread;
+    norm_rows(arg, task, true);
+}
+
+static void store_task(void *arg, uint32_t task, uint32_t thread)
+{
+    (void)thread;
+    ot_engine *e = arg;
+    const ot_model_info *i = &e->model->info;
+    const uint32_t hd = i->head_dim, n_rot = e->model->rope.n_rot;
+    const bool neox = e->model->rope.neox;
+    const size_t half = (size_t)hd * OT_PAGE_TOKENS * (e->options.kv_type == OT_KV_F16 ? 2 : 4);
+    uint32_t begin, end;
+    task_rows(e, task, &begin, &end);
+    for (uint32_t r = begin; r < end; r++) {
+        const ot_row *row = &e->batch->rows[r];
+        const ot_kv_view *view = &e->batch->sequences[row->sequence];
+        const float *table = e->rope + (size_t)r * n_rot;
+        float *k = e->k + (size_t)r * i->n_kv_heads * hd;
+        const float *v = e->v + (size_t)r * i->n_kv_heads * hd;
+        e->kernels->rope(e->q + (size_t)r * i->n_heads * hd, table, i->n_heads, hd, n_rot, neox);
+        e->kernels->rope(k, table, i->n_kv_heads, hd, n_rot, neox);
+        for (uint32_t g = 0; g < i->n_kv_heads; g++)
+            e->kernels->kv_store(view->units[g * view->page_stride + row->slot / OT_PAGE_TOKENS], 2 * half * e->layer,
+                                 2 * half * e->layer + half, row->slot % OT_PAGE_TOKENS, k + (size_t)g * hd,
+                                 v + (size_t)g * hd, hd, e->options.kv_type);
+        if (e->n_streams > 0)
+            ot_streams_store_row(e, r);
+    }
+}
+
+static void concat_task(void *arg, uint32_t task, uint32_t thread)
+{
+    (void)thread;
+    ot_engine *e = arg;
+    uint32_t begin, end;
+    task_rows(e, task, &begin, &end);
+    ot_buffer_quantize(e, &e->att, begin, end, ot_matrix_takes_q8(&e->model->layers[e->layer].o));
+    for (uint32_t r = begin; r < end && e->n_streams > 0; r++)
+        ot_streams_concat_row(e, r);
+}
+
+static void act_task(void *arg, uint32_t task, uint32_t thread)
+{
+    (void)thread;
+    ot_engine *e = arg;
+    const uint32_t n_ff = e->model->info.n_ff;
+    uint32_t begin, end;
+    task_rows(e, task, &begin, &end);
+    for (uint32_t r = begin; r < end; r++)
+        e->kernels->silu_mul(e->inner.x + (size_t)r * n_ff, e->gate + (size_t)r * n_ff, e->up + (size_t)r * n_ff, n_ff);
+    ot_buffer_quantize(e, &e->inner, begin, end, ot_matrix_takes_q8(&e->model->layers[e->layer].down));
+    for (uint32_t r = begin; r < end && e->n_streams > 0; r++)
+        ot_streams_act_row(e, r);
+}
+
+/* ---- Attention ------------------------------------------------------------------------------------------------- */
+
+/* Queries of the rows [first, first + n) of a group for one KV head. Compact rows of a stream follow batch rows. */
+static void attend(ot_engine *e, const ot_attn_task *t, uint32_t first, uint32_t n, float *scratch)
+{
+    enum { MAX_QUERIES = 256 };
+    const ot_model_info *i = &e->model->info;
+    const uint32_t hd = i->head_dim;
+    const uint32_t heads = t->stream ? t->stream->insertion->info.spec.n_heads : i->n_heads;
+    const uint32_t kv_heads = t->stream ? t->stream->insertion->info.spec.n_kv_heads : i->n_kv_heads;
+    const uint32_t per_kv = heads / kv_heads;
+    const size_t half = (size_t)hd * OT_PAGE_TOKENS * (e->options.kv_type == OT_KV_F16 ? 2 : 4);
+    const float *queries[MAX_QUERIES];
+    float *outs[MAX_QUERIES];
+    uint32_t n_prefix[MAX_QUERIES], n_tail[MAX_QUERIES];
+    const uint32_t *tails[MAX_QUERIES];
+    for (uint32_t head = 0; head < per_kv; head += MAX_QUERIES) {
+        const uint32_t n_heads = per_kv - head < MAX_QUERIES ? per_kv - head : MAX_QUERIES;
+        uint32_t k = 0;
+        for (uint32_t r = first; r < first + n; r++) {
+            const ot_row *row = &e->batch->rows[r];
+            for (uint32_t j = 0; j < n_heads; j++, k++) {
+                const size_t at = (size_t)(t->kv_head * per_kv + head + j) * hd;
+                if (t->stream == NULL) {
+                    queries[k] = e->q + (size_t)r * heads * hd + at;
+                    outs[k] = e->att.x + (size_t)r * e->att.width + at;
+                } else {
+                    const size_t c = (size_t)t->stream->index[r];
+                    queries[k] = t->stream->q + c * heads * hd + at;
+                    outs[k] = t->stream->attn.x + (c + 1) * t->stream->attn.width - (size_t)heads * hd + at;
+                }
+                n_prefix[k] = row->n_prefix;
+                n_tail[k] = row->n_tail;
+                tails[k] = row->tail;
+            }
+        }
+        const ot_attn_group group = {
+            .n_queries = k, .head_dim = hd, .scale = 1.0f / sqrtf((float)hd), .q = queries, .out = outs,
+            .n_prefix = n_prefix, .n_tail = n_tail, .tail = tails, .units = (const uint8_t *const *)t->units,
+            .k_offset = 2 * half * e->layer, .v_offset = 2 * half * e->layer + half, .kv_type = e->options.kv_type,
+            .scratch = scratch, .scratch_stride = e->scratch_stride,
+        };
+        e->kernels->attention(&group);
+    }
+}
+
+static void attention_task(void *arg, uint32_t task, uint32_t thread)
+{
+    ot_engine *e = arg;
+    const ot_attn_task *t = &e->attn_tasks[task];
+    const ot_model_info *i = &e->model->info;
+    const uint32_t per_kv = t->stream ? t->stream->insertion->info.spec.n_heads / t->stream->insertion->info.spec.n_kv_heads
+                                      : i->n_heads / i->n_kv_heads;
+    uint32_t rows = OT_GROUP_QUERIES / per_kv;
+    if (rows == 0)
+        rows = 1;
+    float *scratch = e->scratch + (size_t)thread * e->scratch_floats;
+    for (uint32_t r = 0; r < t->group->n_rows; r += rows)
+        attend(e, t, t->group->first_row + r, t->group->n_rows - r < rows ? t->group->n_rows - r : rows, scratch);
+}
+
+/* ---- A batch ----------------------------------------------------------------------------------------------------- */
+
+static ot_status check_row(const ot_engine *e, const ot_batch *b, uint32_t k, ot_error *err)
+{
+    const ot_row *r = &b->rows[k];
+    if (r->sequence >= b->n_sequences)
+        return ot_fail(err, OT_ERR_INVALID, "row %u: sequence %u of %u", k, r->sequence, b->n_sequences);
+    if (r->token < 0 || (uint32_t)r->token >= e->model->info.n_vocab)
+        return ot_fail(err, OT_ERR_INVALID, "row %u: token %d is not in the vocabulary of %u", k, r->token,
+                       e->model->info.n_vocab);
+    const uint64_t n_slots = (uint64_t)b->sequences[r->sequence].page_stride * OT_PAGE_TOKENS;
+    bool inside = r->slot < n_slots && r->n_prefix <= n_slots;
+    for (uint32_t t = 0; t < r->n_tail; t++)
+        inside = inside && r->tail[t] < n_slots;
+    const uint64_t n_keys = (uint64_t)r->n_prefix + r->n_tail;
+    if (!inside || n_keys == 0 || n_keys > e->options.max_context)
+        return ot_fail(err, OT_ERR_INVALID, "row %u: slot %u, prefix %u and tail %u do not fit %llu slots and a context of %u",
+                       k, r->slot, r->n_prefix, r->n_tail, (unsigned long long)n_slots, e->options.max_context);
+    return OT_OK;
+}
+
+static ot_status check_batch(const ot_engine *e, const ot_batch *b, ot_error *err)
+{
+    if (b->n_rows > e->options.max_rows || b->n_sequences > e->options.max_rows)
+        return ot_fail(err, OT_ERR_INVALID, "a batch of %u rows and %u sequences, at most %u", b->n_rows, b->n_sequences,
+                       e->options.max_rows);
+    for (uint32_t k = 0; k < b->n_rows; k++) {
+        const ot_status st = check_row(e, b, k, err);
+        if (st != OT_OK)
+            return st;
+    }
+    return OT_OK;
+}
+
+static void add_attn_tasks(ot_engine *e, const ot_group *g)
+{
+    const ot_kv_view *view = &e->batch->sequences[g->sequence];
+    for (uint32_t h = 0; h < e->model->info.n_kv_heads; h++)
+        e->attn_tasks[e->n_attn_tasks++] = (ot_attn_task){g, NULL, view->units + h * view->page_stride, h};
+    uint32_t n;
+    ot_stream *const *of = ot_streams_of_row(e, g->first_row, &n);
+    for (uint32_t j = 0; j < n; j++)
+        for (uint32_t h = 0; h < of[j]->insertion->info.spec.n_kv_heads; h++)
+            e->attn_tasks[e->n_attn_tasks++] =
+                (ot_attn_task){g, of[j], view->insertions[j].units + h * view->page_stride, h};
+}
+
+/* Runs of rows of one sequence become groups, cut so that there is work for every thread. */
+static void make_groups(ot_engine *e)
+{
+    const ot_model_info *i = &e->model->info;
+    const uint32_t per_kv = i->n_heads / i->n_kv_heads;
+    const uint32_t most = OT_GROUP_QUERIES / per_kv > 0 ? OT_GROUP_QUERIES / per_kv : 1;
+    e->n_groups = e->n_attn_tasks = 0;
+    for (uint32_t r = 0; r < e->batch->n_rows;) {
+        const uint32_t sequence = e->batch->rows[r].sequence;
+        uint32_t end = r + 1;
+        while (end < e->batch->n_rows && end - r < most && e->batch->rows[end].sequence == sequence)
+            end++;
+        e->groups[e->n_groups++] = (ot_group){r, end - r, sequence};
+        r = end;
+    }
+    for (uint32_t g = 0; g < e->n_groups; g++)
+        add_attn_tasks(e, &e->groups[g]);
+}
+
+static void embed_task(void *arg, uint32_t task, uint32_t thread)
+{
+    (void)thread;
+    ot_engine *e = arg;
+    uint32_t begin, end;
+    task_rows(e, task, &begin, &end);
+    for (uint32_t r = begin; r < end; r++) {
+        ot_model_embed(e->model, e->batch->rows[r].token, e->h + (size_t)r * e->model->info.n_embd);
+        ot_rope_table(&e->model->rope, e->batch->rows[r].position, e->rope + (size_t)r * e->model->rope.n_rot);
+    }
+}
+
+static void run_layer(ot_engine *e, uint32_t row_task_count)
+{
+    const ot_model_info *i = &e->model->info;
+    const ot_layer *l = &e->model->layers[e->layer];
+    const uint32_t n = e->batch->n_rows, q = i->n_heads * i->head_dim, kv = i->n_kv_heads * i->head_dim;
+
+    ot_streams_layer(e);
+    ot_step_run(e, OT_STAGE_NORM, attn_norm_task, row_task_count);
+    ot_step_add_matmul(e, e->q, q, &e->xn.acts, n, &l->q, false);
+    ot_step_add_matmul(e, e->k, kv, &e->xn.acts, n, &l->k, false);
+    ot_step_add_matmul(e, e->v, kv, &e->xn.acts, n, &l->v, false);
+    ot_streams_add_qkv(e);
+    ot_step_run_matmuls(e, OT_STAGE_QKV);
+    ot_step_run(e, OT_STAGE_STORE, store_task, row_task_count);
+    ot_step_run(e, OT_STAGE_ATTENTION, attention_task, e->n_attn_tasks);
+    ot_step_run(e, OT_STAGE_CONCAT, concat_task, row_task_count);
+    ot_step_add_matmul(e, e->h, i->n_embd, &e->att.acts, n, &l->o, true);
+    ot_streams_add_attn_out(e);
+    ot_step_run_matmuls(e, OT_STAGE_ATTN_OUT);
+
+    ot_step_run(e, OT_STAGE_NORM, ffn_norm_task, row_task_count);
+    ot_step_add_matmul(e, e->gate, i->n_ff, &e->xn.acts, n, &l->gate, false);
+    ot_step_add_matmul(e, e->up, i->n_ff, &e->xn.acts, n, &l->up, false);
+    ot_streams_add_ffn_in(e);
+    ot_step_run_matmuls(e, OT_STAGE_FFN_IN);
+    ot_step_run(e, OT_STAGE_FFN_ACT, act_task, row_task_count);
+    ot_step_add_matmul(e, e->h, i->n_embd, &e->inner.acts, n, &l->down, true);
+    ot_streams_add_ffn_out(e);
+    ot_step_run_matmuls(e, OT_STAGE_FFN_OUT);
+}
+
+/* The last norm, and the heads on it, of rows that are asked for. */
+static void head_task(void *arg, uint32_t task, uint32_t thread)
+{
+    (void)thread;
+    ot_engine *e = arg;
+    const uint32_t d = e->model->info.n_embd;
+    uint32_t begin, end;
+    task_rows(e, task, &begin, &end);
+    for (uint32_t r = begin; r < end; r++) {
+        if (e->output_index[r] < 0)
+            continue;
+        float *hidden = e->hidden.x + (size_t)e->output_index[r] * d;
+        const float inv = e->kernels->rms_norm(hidden, e->h + (size_t)r * d, e->model->output_norm, d,
+                                               e->model->info.norm_eps);
+        if (e->n_streams > 0)
+            ot_streams_head_row(e, r, inv, hidden);
+    }
+}
+
+ot_status ot_engine_forward(ot_engine *e, const ot_batch *batch, ot_error *err)
+{
+    ot_status st = check_batch(e, batch, err);
+    if (st != OT_OK)
+        return st;
+    e->batch = batch;
+    if ((st = ot_streams_begin(e, batch, err)) != OT_OK) {
+        e->batch = NULL;
+        return st;
+    }
+    int32_t n_outputs = 0;
+    for (uint32_t r = 0; r < batch->n_rows; r++)
+        e->output_index[r] = batch->rows[r].flags & OT_ROW_OUTPUT ? n_outputs++ : -1;
+    make_groups(e);
+    const uint32_t tasks = row_tasks(batch->n_rows);
+    ot_step_run(e, OT_STAGE_NORM, embed_task, tasks);
+    for (e->layer = 0; e->layer < e->model->info.n_layers; e->layer++)
+        run_layer(e, tasks);
+    ot_streams_layer(e);
+    ot_step_run(e, OT_STAGE_HEADS, head_task, tasks);
+    return OT_OK;
+}
+
+/* ---- What a batch left behind ------------------------------------------------------------------------------------ */
+
+float ot_engine_score(const ot_engine *e, uint32_t row, const ot_insertion *insertion, uint32_t output)
+{
+    for (uint32_t k = 0; k < e->n_streams; k++) {
+        const ot_stream *s = &e->streams[k];
+        if (s->insertion == insertion && s->index[row] >= 0 && output < insertion->info.spec.n_outputs)
+            return s->scores[(size_t)s->index[row] * OT_MAX_HEADS + output];
+    }
+    return NAN;
+}
+
+const float *ot_engine_hidden(const ot_engine *e, uint32_t row)
+{
+    return e->output_index[row] < 0 ? NULL : e->hidden.x + (size_t)e->output_index[row] * e->model->info.n_embd;
+}
+
+uint32_t ot_engine_stage_times(const ot_engine *e, ot_stage_time *out, uint32_t max)
+{
+    static const char *const names[OT_N_STAGES] = {"norm",   "qkv",     "store",   "attention", "concat", "attn_out",
+                                                   "ffn_in", "ffn_act", "ffn_out", "heads",     "project"};
+    for (uint32_t k = 0; k < OT_N_STAGES && k < max; k++)
+        out[k] = (ot_stage_time){names[k], e->seconds[k]};
+    return OT_N_STAGES;
+}

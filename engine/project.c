@@ -1,0 +1,56 @@
+/* The output matrix: logits of the rows that need them. A task computes a tile of rows and features into memory of its thread
+ * and copies it to the callers' rows, which may lie anywhere. */
+#include "engine/step.h"
+
+#include <string.h>
+
+#define TILE_PANELS (OT_TILE_COLUMNS / OT_PANEL)
+
+static uint32_t panel_chunks(const ot_engine *e)
+{
+    return (e->model->output.n_panels + TILE_PANELS - 1) / TILE_PANELS;
+}
+
+static void tile_task(void *arg, uint32_t task, uint32_t thread)
+{
+    ot_engine *e = arg;
+    const ot_matrix *w = &e->model->output;
+    const ot_acts *all = &e->project_in.acts;
+    const uint32_t begin = task * TILE_PANELS;
+    const uint32_t end = begin + TILE_PANELS < w->n_panels ? begin + TILE_PANELS : w->n_panels;
+    const uint32_t column = begin * OT_PANEL, last = end * OT_PANEL < w->n_out ? end * OT_PANEL : w->n_out;
+    float *tile = e->tiles + (size_t)thread * OT_TILE_ROWS * OT_TILE_COLUMNS;
+    for (uint32_t r = 0; r < all->n_rows; r += OT_TILE_ROWS) {
+        ot_acts part = *all;
+        part.n_rows = all->n_rows - r < OT_TILE_ROWS ? all->n_rows - r : OT_TILE_ROWS;
+        part.x += r * all->x_stride;
+        if (part.q != NULL)
+            part.q += r * all->q_stride;
+        part.scale += r * all->b_stride;
+        part.bsum += r * all->b_stride;
+        part.qsum += r * all->b_stride;
+        /* The kernel writes feature o at y[o]: shift the tile so that the first feature of this task is its column 0. */
+        e->kernels->matmul(tile - column, OT_TILE_COLUMNS, &part, w, begin, end, false);
+        for (uint32_t k = 0; k < part.n_rows; k++)
+            memcpy(e->logits[r + k] + column, tile + (size_t)k * OT_TILE_COLUMNS, (last - column) * sizeof(float));
+    }
+}
+
+ot_status ot_engine_project(ot_engine *e, const uint32_t *rows, uint32_t n, float *const *logits, ot_error *err)
+{
+    const uint32_t d = e->model->info.n_embd;
+    if (n > e->options.max_rows)
+        return ot_fail(err, OT_ERR_INVALID, "logits of %u rows asked for, at most %u", n, e->options.max_rows);
+    for (uint32_t k = 0; k < n; k++) {
+        if (e->batch == NULL || rows[k] >= e->batch->n_rows || e->output_index[rows[k]] < 0)
+            return ot_fail(err, OT_ERR_INVALID, "logits of row %u asked for, which has no output", rows[k]);
+        memcpy(e->project_in.x + (size_t)k * d, ot_engine_hidden(e, rows[k]), d * sizeof(float));
+    }
+    if (n == 0)
+        return OT_OK;
+    e->project_in.acts.n_rows = n;
+    ot_buffer_quantize(e, &e->project_in, 0, n, ot_matrix_takes_q8(&e->model->output));
+    e->logits = logits;
+    ot_step_run(e, OT_STAGE_PROJECT, tile_task, panel_chunks(e));
+    return OT_OK;
+}

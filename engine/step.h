@@ -1,0 +1,151 @@
+/* Inside the engine: the workspace of a step and the parts of the forward pass. Users see engine.h.
+ *
+ * A layer is ten stages; every stage is one run of the thread pool and ends in a barrier:
+ *
+ *     rows    norm, gather, quantise    base rows, and for rows with insertions [n(h); parents; n(h')]
+ *     matmul  Q K V                     base and inserted projections in one run
+ *     rows    rotary, store K V
+ *     groups  attention                 base heads and new heads
+ *     rows    gather, quantise          [base heads; parents' heads; own heads]
+ *     matmul  W_O                       added to h and h'
+ *     rows    norm, gather, quantise
+ *     matmul  gate up
+ *     rows    silu, gather, quantise    [base inner; parents' inner; own inner]
+ *     matmul  W_d                       added to h and h'
+ *
+ * Base values are computed first and read by the inserted stream, never written by it: that is promise 1.
+ */
+#ifndef OTTER_ENGINE_STEP_H
+#define OTTER_ENGINE_STEP_H
+
+#include "engine/model.h"
+#include "engine/otter/insertion.h"
+
+#define OT_GROUP_QUERIES 24 /* queries that share one pass over keys and values, at most (but one row at least) */
+#define OT_ROWS_PER_TASK 4
+
+/* Float rows and their quantised form. */
+typedef struct ot_buffer {
+    float *x;        /* (max_rows, width) */
+    uint32_t width;
+    ot_acts acts;    /* q is NULL where width is no multiple of 32 */
+} ot_buffer;
+
+/* The rows of one insertion in the current batch. Compact row c is batch row rows[c]. */
+typedef struct ot_stream {
+    const ot_insertion *insertion;
+    uint32_t n_parents;
+    const struct ot_stream *parents[OT_MAX_PARENTS];
+    uint32_t n_rows;
+    uint32_t *rows;      /* (max_rows) */
+    int32_t *index;      /* (max_rows) batch row -> compact row, or -1 */
+    float *ext;          /* (n_rows, d') h' */
+    ot_buffer in;        /* (n_rows, D) before Q K V, and again before gate and up */
+    ot_buffer attn;      /* (n_rows, A) */
+    ot_buffer ff;        /* (n_rows, F) */
+    float *q, *k, *v;    /* (n_rows, heads'*hd), (n_rows, kv'*hd) twice */
+    float *gate, *up;    /* (n_rows, f') */
+    float *out;          /* (n_rows, d') H', valid for output rows */
+    float *scores;       /* (n_rows, OT_MAX_HEADS), valid for output rows */
+    /* What ot_stream_bind allocated room for; the fields above point there, or into a tape. */
+    float *storage_in, *storage_attn, *storage_ff, *storage_q, *storage_k, *storage_v, *storage_gate, *storage_up;
+    int8_t *storage_int8;
+    float *storage_scales;
+} ot_stream;
+
+/* Consecutive rows of one sequence: they share a pass over its keys and values. */
+typedef struct ot_group {
+    uint32_t first_row, n_rows;
+    uint32_t sequence;
+} ot_group;
+
+/* One attention task: a group, and a KV head of the base (stream NULL) or of an insertion. */
+typedef struct ot_attn_task {
+    const ot_group *group;
+    ot_stream *stream;
+    uint8_t *const *units;
+    uint32_t kv_head;
+} ot_attn_task;
+
+typedef struct ot_matmul {
+    float *y;
+    size_t y_stride;
+    const ot_acts *x;
+    const ot_matrix *w;
+    bool accumulate;
+    uint32_t chunk, first_task; /* panels in a task, and where this product's tasks begin */
+} ot_matmul;
+
+enum { OT_STAGE_NORM, OT_STAGE_QKV, OT_STAGE_STORE, OT_STAGE_ATTENTION, OT_STAGE_CONCAT, OT_STAGE_ATTN_OUT, OT_STAGE_FFN_IN,
+       OT_STAGE_FFN_ACT, OT_STAGE_FFN_OUT, OT_STAGE_HEADS, OT_STAGE_PROJECT, OT_N_STAGES };
+
+struct ot_engine {
+    const ot_model *model;
+    ot_engine_options options;   /* zeros resolved */
+    const ot_kernels *kernels;
+    ot_pool *pool;
+    uint8_t *arena;              /* one mapping: everything below but the pool */
+    size_t arena_bytes, arena_used;
+
+    float *h;                    /* (max_rows, d) */
+    float *inv;                  /* (max_rows) factor of the last norm */
+    ot_buffer xn;                /* (max_rows, d) n(h) */
+    float *q, *k, *v;            /* (max_rows, H*hd), (max_rows, KV*hd) twice */
+    ot_buffer att;               /* (max_rows, H*hd) */
+    float *gate, *up;            /* (max_rows, n_ff) */
+    ot_buffer inner;             /* (max_rows, n_ff) */
+    float *rope;                 /* (max_rows, n_rot) */
+    ot_buffer hidden;            /* (max_rows, d) H_o, compact: output rows only */
+    int32_t *output_index;       /* (max_rows) batch row -> row of hidden, or -1 */
+    ot_buffer project_in;        /* (max_rows, d) rows asked for by project */
+    float *tiles;                /* (threads, OT_TILE_ROWS, OT_TILE_COLUMNS) */
+    float *scratch;              /* (threads, scratch_floats) attention scores */
+    size_t scratch_floats, scratch_stride;
+
+    uint32_t n_streams;
+    ot_stream *streams;          /* (max_insertions) */
+    ot_stream **stream_of;       /* (max_rows sequences, max_insertions): streams of a sequence, in its view's order */
+    uint32_t n_groups;
+    ot_group *groups;            /* (max_rows) */
+    uint32_t n_attn_tasks;
+    ot_attn_task *attn_tasks;    /* (max_rows * max KV heads of a layer, see workspace.c) */
+    uint32_t max_attn_tasks;
+    uint32_t n_matmuls;
+    ot_matmul *matmuls;          /* (3 + 3 * max_insertions) */
+
+    const ot_batch *batch;       /* the last one */
+    uint32_t layer;
+    float *const *logits;        /* during project */
+    double seconds[OT_N_STAGES];
+};
+
+#define OT_TILE_ROWS 32
+#define OT_TILE_COLUMNS 512
+
+/* Runs fn on tasks [0, n), inline where one task or thread is all there is, and books the time. */
+void ot_step_run(ot_engine *e, int stage, ot_task *fn, uint32_t n_tasks);
+/* Queues a product for the next ot_step_run_matmuls. */
+void ot_step_add_matmul(ot_engine *e, float *y, size_t y_stride, const ot_acts *x, uint32_t n_rows, const ot_matrix *w,
+                        bool accumulate);
+void ot_step_run_matmuls(ot_engine *e, int stage);
+/* Quantises rows [begin, end) of a buffer if it has a quantised form and the matrices behind it want it. */
+void ot_buffer_quantize(const ot_engine *e, const ot_buffer *b, uint32_t begin, uint32_t end, bool wanted);
+
+/* ---- The inserted stream (otter/stream.c). Row functions are called for one batch row, after the base's part. ---- */
+
+/* Streams and rows of a batch; checks widths. */
+ot_status ot_streams_begin(ot_engine *e, const ot_batch *batch, ot_error *err);
+void ot_streams_layer(ot_engine *e);                       /* at each layer: points buffers into the tape, if any */
+void ot_streams_norm_row(ot_engine *e, uint32_t row, bool ffn);
+void ot_streams_store_row(ot_engine *e, uint32_t row);
+void ot_streams_concat_row(ot_engine *e, uint32_t row);
+void ot_streams_act_row(ot_engine *e, uint32_t row);
+void ot_streams_add_qkv(ot_engine *e);
+void ot_streams_add_attn_out(ot_engine *e);
+void ot_streams_add_ffn_in(ot_engine *e);
+void ot_streams_add_ffn_out(ot_engine *e);
+void ot_streams_head_row(ot_engine *e, uint32_t row, float inv, const float *hidden);
+/* Streams of a batch row's sequence, parents first. */
+ot_stream *const *ot_streams_of_row(const ot_engine *e, uint32_t row, uint32_t *n);
+
+#endif
