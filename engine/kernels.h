@@ -32,29 +32,29 @@ typedef enum ot_pack_format {
     OT_PACK_F32,  /* [panel][n_in][16] float */
     OT_PACK_F16,  /* [panel][n_in][16] half; exact for F16 */
     OT_PACK_BF16, /* [panel][n_in][16] bfloat16; exact for BF16 */
-    OT_PACK_U4,   /* [panel][block of 32] { scale[16], min[16], 256 bytes of nibbles }: Q4_0, Q4_1, Q4_K.
-                   * weight = scale * q + min, q in 0..15 */
-    OT_PACK_S8    /* [panel][block of 32] { scale[n_scales][16], min[16] if has_min, 512 bytes }: Q8_0, Q5_0, Q5_1,
-                   * Q5_K, Q6_K. weight = scale * q + min, q in -128..127 */
+    OT_PACK_U4,   /* 256 bytes of nibbles, scale[16] and, if has_min, min[16] for each panel and block of 32: Q4_0, Q4_1,
+                   * Q4_K. weight = scale * q + min, q in 0..15; without min (Q4_0) q in -8..7 */
+    OT_PACK_S8    /* 512 bytes, scale[n_scales][16] and, if has_min, min[16] for each panel and block of 32: Q8_0, Q5_0,
+                   * Q5_1, Q5_K, Q6_K. weight = scale * q + min, q in -128..127 */
 } ot_pack_format;
 
 /* A weight matrix of n_out rows (output features) of n_in inputs: y = W x. GGUF's [in, out]. Features are grouped in
- * panels of 16; the last panel is padded with zero weights. The exact byte layout inside a block is the
- * kernels' own (engine/cpu/pack.c draws it). */
+ * panels of 16; the last panel is padded with zero weights. The exact byte layout inside a panel is
+ * the kernels' own (engine/cpu/panel-layout.h draws it). */
 typedef struct ot_matrix {
     ot_pack_format format;
     uint32_t n_in, n_out;
     uint32_t n_panels;   /* ceil(n_out / 16) */
     bool wide_scales;    /* scales and mins are float32 (K quants), else float16 */
-    bool has_min;        /* OT_PACK_S8 only */
-    uint8_t n_scales;    /* OT_PACK_S8: scales in a block of 32: 1, or 2 for Q6_K */
+    bool has_min;
+    uint8_t n_scales;    /* scales in a block of 32: 1, or 2 for Q6_K; 0 in float formats */
     size_t panel_bytes;
     uint8_t *data;       /* 64-byte aligned; n_panels * panel_bytes */
 } ot_matrix;
 
-/* Packs rows of `type` (n_out rows of n_in elements, contiguous, as in a file). Quantised types whose n_in is not a
- * multiple of 32 are dequantised to F32 first. Every format represents its source exactly. The
- * data is allocated here; ot_matrix_free releases it. */
+/* Packs rows of `type` (n_out rows of n_in elements, contiguous, as in a file). n_in must be a
+ * multiple of the type's block (as in any GGUF file), else OT_ERR_INVALID. Every format represents its source exactly.
+ * The data is allocated here; ot_matrix_free releases it. On failure *out is all zero. */
 ot_status ot_matrix_pack(ot_matrix *out, ot_type type, const void *rows, uint32_t n_in, uint32_t n_out, ot_error *err);
 /* Rewrites an OT_PACK_F32 matrix in place from row-major floats (training: after each step). */
 void ot_matrix_repack_f32(ot_matrix *m, const float *rows);
@@ -67,7 +67,8 @@ bool ot_matrix_takes_q8(const ot_matrix *m);
 /* ---- Activations ----------------------------------------------------------------------------------------- */
 
 /* n_rows rows of activations. Quantised form: symmetric int8 with one float scale for each block of 32 inputs:
- * x = scale * q, scale = amax / 127, q = round to nearest even (x * (127 / amax)), all zero if amax is 0. `bsum` is
+ * x = scale * q, scale = amax / 127, q = round to nearest even (x * (127 / amax)), all zero if amax < 2^-100. A block
+ * with an infinity or NaN gets q = 0 and the scale NaN, which reaches every result of the row. `bsum` is
  * scale * (float)(sum of q) of each block, `qsum` that integer sum. Strides count elements. */
 typedef struct ot_acts {
     uint32_t n_rows, n_in;
@@ -117,9 +118,8 @@ typedef struct ot_kernels {
     /* y[r * y_stride + o] = (or += if accumulate) sum over k of W[o][k] x[r][k], for all rows and for the
      * features of panels [panel_begin, panel_end). Writes only o < n_out. The order, for each (r, o) alone:
      *   float formats: acc = 0; for k in order: acc = fma(w, x, acc)
-     *   U4:   acc = 0; for each block in order: acc = fma(scale_w * scale_x, (float)isum, acc);
-     *         acc = fma(min_w, bsum_x, acc)
-     *   S8:   the same, one fma for each weight scale of the block (isum over its inputs), then min if has_min
+     *   U4, S8: acc = 0; for each block in order: for each scale of the block (isum over its inputs):
+     *         acc = fma(scale_w * scale_x, (float)isum, acc); then, if has_min, acc = fma(min_w, bsum_x, acc)
      * with isum the exact integer dot product; accumulate: y = y + acc. */
     void (*matmul)(float *y, size_t y_stride, const ot_acts *x, const ot_matrix *w, uint32_t panel_begin,
                    uint32_t panel_end, bool accumulate);
@@ -135,7 +135,7 @@ typedef struct ot_kernels {
     void (*silu_mul)(float *dst, const float *gate, const float *up, uint32_t n);
     /* sum of a[i] * b[i] by 16 partial sums, fma */
     float (*dot)(const float *a, const float *b, uint32_t n);
-    /* max over i; -inf for n = 0. NaN is ignored. */
+    /* max over i; -inf for n = 0. NaN is ignored, and a zero result is +0. */
     float (*max)(const float *x, uint32_t n);
     /* sum over exp(x[i] - shift) by 16 partial sums */
     float (*sum_exp)(const float *x, uint32_t n, float shift);
@@ -148,19 +148,19 @@ typedef struct ot_kernels {
                      const float *v, uint32_t head_dim, ot_kv_type type);
     /* softmax(q K^T scale) V. Scores: s = 0; for i over head_dim in order: s = fma(q[i], K[i], s); s *= scale. m = max.
      * p = exp(s - m); z by 16 partial sums of p over the logical order. out = 0; for each key in logical
-     * order: out = fma(p, V, out); out[i] = out[i] * (1 / z). */
+     * order: out = fma(p, V, out); out[i] = out[i] * (1 / z). Without keys out = 0. */
     void (*attention)(const ot_attn_group *group);
 
     /* ---- training (float32 only; used by train/) ---- */
     /* y[i] += a * x[i] by fma */
     void (*axpy)(float *y, const float *x, float a, uint32_t n);
     /* c[m][n] (+)= sum over k of a[k][m] * b[k][n]: an outer-product accumulation, for weight gradients dW = dY^T X.
-     * a (n_k, n_m) with a_stride, b (n_k, n_n) with b_stride; computes rows [m_begin, m_end) of c. In order over k
-     * by fma. */
+     * a (n_k, n_m) with a_stride, b (n_k, n_n) with b_stride; computes rows [m_begin, m_end) of c. The sum starts at
+     * c (accumulate) or 0 and runs in order over k by fma. */
     void (*gemm_tn)(float *c, size_t c_stride, const float *a, size_t a_stride, const float *b, size_t b_stride,
                     uint32_t n_k, uint32_t m_begin, uint32_t m_end, uint32_t n_n, bool accumulate);
     /* c[m][n] (+)= sum over k of a[m][k] * b[k][n], b row-major: for input gradients dX = dY W. Rows [m_begin, m_end).
-     * In order over k by fma. */
+     * Order as in gemm_tn. */
     void (*gemm_nn)(float *c, size_t c_stride, const float *a, size_t a_stride, const float *b, size_t b_stride,
                     uint32_t n_k, uint32_t m_begin, uint32_t m_end, uint32_t n_n, bool accumulate);
 } ot_kernels;

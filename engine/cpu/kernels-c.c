@@ -1,0 +1,383 @@
+/* The reference: every kernel in plain C, one element after another in the order that engine/kernels.h defines. The
+ * other tables are tested against this one by equality. It is also what runs where there is no AVX2; clarity comes
+ * before speed. fmaf is exact with or without the instruction. */
+#include "engine/cpu/kernel-constants.h"
+#include "engine/cpu/kernel-tables.h"
+#include "engine/cpu/panel-layout.h"
+
+#include <math.h>
+#include <string.h>
+
+#define LANES 16
+
+/* ---- exp ------------------------------------------------------------------------------------------------- */
+
+static uint32_t bits_of(float f)
+{
+    uint32_t u;
+    memcpy(&u, &f, sizeof u);
+    return u;
+}
+
+static float float_of(uint32_t u)
+{
+    float f;
+    memcpy(&f, &u, sizeof f);
+    return f;
+}
+
+float ot_expf(float x)
+{
+    if (x != x)
+        return x;
+    if (x < OT_EXP_MIN)
+        return 0.0f;
+    if (x > OT_EXP_MAX)
+        return INFINITY;
+    float t = fmaf(x, OT_EXP_LOG2E, OT_EXP_MAGIC);
+    float n = t - OT_EXP_MAGIC;
+    float r = fmaf(-n, OT_EXP_LN2_HI, x);
+    r = fmaf(-n, OT_EXP_LN2_LO, r);
+    float p = fmaf(OT_EXP_C6, r, OT_EXP_C5);
+    p = fmaf(p, r, OT_EXP_C4);
+    p = fmaf(p, r, OT_EXP_C3);
+    p = fmaf(p, r, OT_EXP_C2);
+    p = fmaf(p, r, 1.0f);
+    p = fmaf(p, r, 1.0f);
+    return float_of(bits_of(p) + (bits_of(t) << 23));
+}
+
+float ot_sigmoid(float x)
+{
+    return 1.0f / (1.0f + ot_expf(-x));
+}
+
+/* ---- Sums and elementwise -------------------------------------------------------------------------------- */
+
+/* The 16 partial sums of a row, folded: lane j += lane j+8, then +4, +2, +1. */
+static float fold(float partial[LANES])
+{
+    for (int half = LANES / 2; half > 0; half /= 2)
+        for (int j = 0; j < half; j++)
+            partial[j] += partial[j + half];
+    return partial[0];
+}
+
+static float c_dot(const float *a, const float *b, uint32_t n)
+{
+    float partial[LANES] = {0};
+    for (uint32_t i = 0; i < n; i++)
+        partial[i % LANES] = fmaf(a[i], b[i], partial[i % LANES]);
+    return fold(partial);
+}
+
+static void c_scale_norm(float *dst, const float *x, const float *gamma, float inv, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++)
+        dst[i] = x[i] * inv * gamma[i];
+}
+
+static float c_rms_norm(float *dst, const float *x, const float *gamma, uint32_t n, float eps)
+{
+    float inv = 1.0f / sqrtf(c_dot(x, x, n) / (float)n + eps);
+    c_scale_norm(dst, x, gamma, inv, n);
+    return inv;
+}
+
+static void c_add(float *dst, const float *x, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++)
+        dst[i] += x[i];
+}
+
+static void c_silu_mul(float *dst, const float *gate, const float *up, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++)
+        dst[i] = gate[i] / (1.0f + ot_expf(-gate[i])) * up[i];
+}
+
+static float c_max(const float *x, uint32_t n)
+{
+    float max = -INFINITY;
+    for (uint32_t i = 0; i < n; i++)
+        if (x[i] > max)
+            max = x[i];
+    return max + 0.0f; /* -0 and 0 compare equal: the result is always 0 */
+}
+
+static float c_sum_exp(const float *x, uint32_t n, float shift)
+{
+    float partial[LANES] = {0};
+    for (uint32_t i = 0; i < n; i++)
+        partial[i % LANES] += ot_expf(x[i] - shift);
+    return fold(partial);
+}
+
+static void c_axpy(float *y, const float *x, float a, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++)
+        y[i] = fmaf(a, x[i], y[i]);
+}
+
+static void c_rope(float *x, const float *table, uint32_t n_heads, uint32_t head_dim, uint32_t n_rot, bool neox)
+{
+    uint32_t n_pairs = n_rot / 2;
+    for (uint32_t h = 0; h < n_heads; h++, x += head_dim) {
+        for (uint32_t i = 0; i < n_pairs; i++) {
+            float *a = neox ? &x[i] : &x[2 * i], *b = neox ? &x[i + n_pairs] : &x[2 * i + 1];
+            float c = table[2 * i], s = table[2 * i + 1];
+            float ra = *a * c - *b * s, rb = *a * s + *b * c;
+            *a = ra;
+            *b = rb;
+        }
+    }
+}
+
+/* ---- Quantised activations ------------------------------------------------------------------------------- */
+
+static void quantize_block(const float *x, int8_t *q, float *scale, float *bsum, int32_t *qsum)
+{
+    uint32_t amax_bits = 0;
+    for (int i = 0; i < OT_QBLOCK; i++) {
+        uint32_t b = bits_of(x[i]) & 0x7fffffffu;
+        if (b > amax_bits)
+            amax_bits = b;
+    }
+    float amax = float_of(amax_bits);
+    if (amax_bits >= OT_QUANT_INF_BITS || amax < OT_QUANT_TINY) {
+        memset(q, 0, OT_QBLOCK);
+        *qsum = 0;
+        *scale = *bsum = amax < OT_QUANT_TINY ? 0.0f : NAN;
+        return;
+    }
+    float inv = 127.0f / amax;
+    int32_t sum = 0;
+    for (int i = 0; i < OT_QBLOCK; i++) {
+        q[i] = (int8_t)rintf(x[i] * inv);
+        sum += q[i];
+    }
+    *scale = amax / 127.0f;
+    *qsum = sum;
+    *bsum = *scale * (float)sum;
+}
+
+static void c_quantize(const ot_acts *acts, uint32_t row_begin, uint32_t row_end)
+{
+    for (uint32_t r = row_begin; r < row_end; r++) {
+        for (uint32_t b = 0; b < acts->n_in / OT_QBLOCK; b++) {
+            size_t at = r * acts->b_stride + b;
+            quantize_block(acts->x + r * acts->x_stride + b * OT_QBLOCK, acts->q + r * acts->q_stride + b * OT_QBLOCK,
+                           &acts->scale[at], &acts->bsum[at], &acts->qsum[at]);
+        }
+    }
+}
+
+/* ---- Matrix products ------------------------------------------------------------------------------------- */
+
+static float meta_value(const ot_matrix *w, const uint8_t *meta, uint32_t i, uint32_t f)
+{
+    uint16_t half;
+    float value;
+    if (w->wide_scales) {
+        memcpy(&value, meta + (i * OT_PANEL + f) * sizeof value, sizeof value);
+        return value;
+    }
+    memcpy(&half, meta + (i * OT_PANEL + f) * sizeof half, sizeof half);
+    return ot_f16_to_f32(half);
+}
+
+/* The exact integer product of inputs [k_begin, k_end) of a block. */
+static int32_t code_product(const ot_matrix *w, const uint8_t *codes, uint32_t f, const int8_t *q, uint32_t k_begin,
+                            uint32_t k_end)
+{
+    int32_t sum = 0, zero = ot_panel_zero(w);
+    for (uint32_t k = k_begin; k < k_end; k++) {
+        int32_t code;
+        if (w->format == OT_PACK_U4)
+            code = codes[k % 16 / 4 * 64 + f * 4 + k % 4] >> (k < 16 ? 0 : 4) & 15;
+        else
+            code = codes[k / 4 * 64 + f * 4 + k % 4];
+        sum += (code - zero) * q[k];
+    }
+    return sum;
+}
+
+static float product_quantised(const ot_acts *x, uint32_t r, const ot_matrix *w, uint32_t panel, uint32_t f)
+{
+    const uint8_t *codes = ot_panel_codes(w, panel), *meta = ot_panel_meta(w, panel);
+    uint32_t span = OT_QBLOCK / w->n_scales;
+    float acc = 0.0f;
+    for (uint32_t b = 0; b < ot_panel_blocks(w); b++) {
+        const int8_t *q = x->q + r * x->q_stride + b * OT_QBLOCK;
+        size_t at = r * x->b_stride + b;
+        for (uint32_t s = 0; s < w->n_scales; s++) {
+            int32_t isum = code_product(w, codes, f, q, s * span, (s + 1) * span);
+            acc = fmaf(meta_value(w, meta, s, f) * x->scale[at], (float)isum, acc);
+        }
+        if (w->has_min)
+            acc = fmaf(meta_value(w, meta, w->n_scales, f), x->bsum[at], acc);
+        codes += ot_panel_code_bytes(w);
+        meta += ot_panel_meta_bytes(w);
+    }
+    return acc;
+}
+
+static float product_float(const float *x, const ot_matrix *w, uint32_t panel, uint32_t f)
+{
+    const uint8_t *p = w->data + (size_t)panel * w->panel_bytes;
+    float acc = 0.0f;
+    for (uint32_t k = 0; k < w->n_in; k++) {
+        size_t at = (size_t)k * OT_PANEL + f;
+        uint16_t half;
+        float weight;
+        if (w->format == OT_PACK_F32) {
+            memcpy(&weight, p + at * sizeof weight, sizeof weight);
+        } else {
+            memcpy(&half, p + at * sizeof half, sizeof half);
+            weight = w->format == OT_PACK_F16 ? ot_f16_to_f32(half) : ot_bf16_to_f32(half);
+        }
+        acc = fmaf(weight, x[k], acc);
+    }
+    return acc;
+}
+
+static void c_matmul(float *y, size_t y_stride, const ot_acts *x, const ot_matrix *w, uint32_t panel_begin,
+                     uint32_t panel_end, bool accumulate)
+{
+    bool quantised = ot_matrix_takes_q8(w);
+    for (uint32_t r = 0; r < x->n_rows; r++) {
+        for (uint32_t o = panel_begin * OT_PANEL; o < panel_end * OT_PANEL && o < w->n_out; o++) {
+            float acc = quantised ? product_quantised(x, r, w, o / OT_PANEL, o % OT_PANEL)
+                                  : product_float(x->x + r * x->x_stride, w, o / OT_PANEL, o % OT_PANEL);
+            float *dst = &y[r * y_stride + o];
+            *dst = accumulate ? *dst + acc : acc;
+        }
+    }
+}
+
+/* ---- Attention ------------------------------------------------------------------------------------------- */
+
+/* Element `i` of the half or float array at `base`. */
+static float kv_load(const uint8_t *base, size_t i, ot_kv_type type)
+{
+    uint16_t half;
+    float value;
+    if (type == OT_KV_F32) {
+        memcpy(&value, base + i * sizeof value, sizeof value);
+        return value;
+    }
+    memcpy(&half, base + i * sizeof half, sizeof half);
+    return ot_f16_to_f32(half);
+}
+
+static void kv_save(uint8_t *base, size_t i, float value, ot_kv_type type)
+{
+    if (type == OT_KV_F32) {
+        memcpy(base + i * sizeof value, &value, sizeof value);
+    } else {
+        uint16_t half = ot_f32_to_f16(value);
+        memcpy(base + i * sizeof half, &half, sizeof half);
+    }
+}
+
+static void c_kv_store(uint8_t *unit, size_t k_offset, size_t v_offset, uint32_t slot_in_page, const float *k,
+                       const float *v, uint32_t head_dim, ot_kv_type type)
+{
+    for (uint32_t i = 0; i < head_dim; i++) {
+        kv_save(unit + k_offset, (size_t)i * OT_PAGE_TOKENS + slot_in_page, k[i], type);
+        kv_save(unit + v_offset, (size_t)slot_in_page * head_dim + i, v[i], type);
+    }
+}
+
+/* The slot of the j-th key, in logical order, of query i. */
+static uint32_t key_slot(const ot_attn_group *g, uint32_t i, uint32_t j)
+{
+    return j < g->n_prefix[i] ? j : g->tail[i][j - g->n_prefix[i]];
+}
+
+static void attend(const ot_attn_group *g, uint32_t i)
+{
+    uint32_t n_keys = g->n_prefix[i] + g->n_tail[i];
+    const float *q = g->q[i];
+    float *score = g->scratch + i * g->scratch_stride, *out = g->out[i];
+    float partial[LANES] = {0};
+
+    for (uint32_t j = 0; j < n_keys; j++) {
+        uint32_t slot = key_slot(g, i, j);
+        const uint8_t *k = g->units[slot / OT_PAGE_TOKENS] + g->k_offset;
+        float s = 0.0f;
+        for (uint32_t d = 0; d < g->head_dim; d++)
+            s = fmaf(q[d], kv_load(k, (size_t)d * OT_PAGE_TOKENS + slot % OT_PAGE_TOKENS, g->kv_type), s);
+        score[j] = s * g->scale;
+    }
+    float max = c_max(score, n_keys);
+    for (uint32_t j = 0; j < n_keys; j++) {
+        score[j] = ot_expf(score[j] - max);
+        partial[j % LANES] += score[j];
+    }
+    memset(out, 0, g->head_dim * sizeof *out);
+    if (n_keys == 0)
+        return;
+    for (uint32_t j = 0; j < n_keys; j++) {
+        uint32_t slot = key_slot(g, i, j);
+        const uint8_t *v = g->units[slot / OT_PAGE_TOKENS] + g->v_offset;
+        for (uint32_t d = 0; d < g->head_dim; d++)
+            out[d] = fmaf(score[j], kv_load(v, (size_t)(slot % OT_PAGE_TOKENS) * g->head_dim + d, g->kv_type), out[d]);
+    }
+    float inv = 1.0f / fold(partial);
+    for (uint32_t d = 0; d < g->head_dim; d++)
+        out[d] *= inv;
+}
+
+static void c_attention(const ot_attn_group *group)
+{
+    for (uint32_t i = 0; i < group->n_queries; i++)
+        attend(group, i);
+}
+
+/* ---- Training -------------------------------------------------------------------------------------------- */
+
+static void c_gemm_tn(float *c, size_t c_stride, const float *a, size_t a_stride, const float *b, size_t b_stride,
+                      uint32_t n_k, uint32_t m_begin, uint32_t m_end, uint32_t n_n, bool accumulate)
+{
+    for (uint32_t m = m_begin; m < m_end; m++) {
+        for (uint32_t n = 0; n < n_n; n++) {
+            float acc = accumulate ? c[m * c_stride + n] : 0.0f;
+            for (uint32_t k = 0; k < n_k; k++)
+                acc = fmaf(a[k * a_stride + m], b[k * b_stride + n], acc);
+            c[m * c_stride + n] = acc;
+        }
+    }
+}
+
+static void c_gemm_nn(float *c, size_t c_stride, const float *a, size_t a_stride, const float *b, size_t b_stride,
+                      uint32_t n_k, uint32_t m_begin, uint32_t m_end, uint32_t n_n, bool accumulate)
+{
+    for (uint32_t m = m_begin; m < m_end; m++) {
+        for (uint32_t n = 0; n < n_n; n++) {
+            float acc = accumulate ? c[m * c_stride + n] : 0.0f;
+            for (uint32_t k = 0; k < n_k; k++)
+                acc = fmaf(a[m * a_stride + k], b[k * b_stride + n], acc);
+            c[m * c_stride + n] = acc;
+        }
+    }
+}
+
+const ot_kernels ot_kernels_c = {
+    .name = "c",
+    .quantize = c_quantize,
+    .matmul = c_matmul,
+    .rms_norm = c_rms_norm,
+    .scale_norm = c_scale_norm,
+    .add = c_add,
+    .silu_mul = c_silu_mul,
+    .dot = c_dot,
+    .max = c_max,
+    .sum_exp = c_sum_exp,
+    .rope = c_rope,
+    .kv_store = c_kv_store,
+    .attention = c_attention,
+    .axpy = c_axpy,
+    .gemm_tn = c_gemm_tn,
+    .gemm_nn = c_gemm_nn,
+};

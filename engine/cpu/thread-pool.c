@@ -1,0 +1,199 @@
+/* The thread pool of the engine.
+ *
+ * A job is published as one 64-bit ticket: n_tasks in the high half, the next task in the low half. A thread takes a
+ * task by adding one; the old value says in one go which task it is and whether the job has it, so a worker that
+ * comes late, from an earlier job, either takes a task of the current job or none. The job's function and argument are
+ * written before the ticket and not again before all its tasks are done, so whoever got a task may read them.
+ *
+ * The caller works too, and it waits for tasks, not for threads: if a neighbour holds a core and a worker does not get
+ * to run, the others do its share. Workers spin for a few microseconds after a job, since the next one usually
+ * follows, then sleep on a futex. A caller that waits for the last task does the same, so that a worker that was
+ * pushed aside in the middle of a task can have the caller's core.
+ */
+#include "engine/kernels.h"
+
+#include <limits.h>
+#include <linux/futex.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+enum { SPINS = 2000, MAX_THREADS = 1024 };
+
+typedef struct worker {
+    pthread_t thread;
+    struct ot_pool *pool;
+    uint32_t index;
+} worker;
+
+/* Words that different threads write often stand on cache lines of their own. */
+struct ot_pool {
+    _Alignas(64) atomic_uint_fast64_t ticket;
+    _Alignas(64) _Atomic uint32_t left;          /* tasks not finished; the caller sleeps on it */
+    _Atomic uint32_t caller_sleeps;
+    _Alignas(64) _Atomic uint32_t wake;          /* the workers sleep on it */
+    _Atomic uint32_t sleepers;
+    _Atomic uint32_t closing;
+    _Alignas(64) ot_task *task;
+    void *arg;
+    uint32_t n_threads;
+    worker *workers;                             /* n_threads - 1 */
+};
+
+static void futex_wait(_Atomic uint32_t *word, uint32_t expected)
+{
+    syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, expected, NULL, NULL, 0);
+}
+
+static void futex_wake(_Atomic uint32_t *word, int n)
+{
+    syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, n, NULL, NULL, 0);
+}
+
+static void pause_briefly(void)
+{
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#endif
+}
+
+static bool has_task(uint64_t ticket)
+{
+    return (uint32_t)ticket < (uint32_t)(ticket >> 32);
+}
+
+/* Runs tasks until there are none left to take. */
+static void work(ot_pool *pool, uint32_t thread)
+{
+    while (has_task(atomic_load_explicit(&pool->ticket, memory_order_relaxed))) {
+        uint64_t mine = atomic_fetch_add_explicit(&pool->ticket, 1, memory_order_acquire);
+        if (!has_task(mine))
+            return;
+        pool->task(pool->arg, (uint32_t)mine, thread);
+        /* seq_cst, like the caller's flag: either it sees 0 left, or we see that it sleeps. */
+        if (atomic_fetch_sub(&pool->left, 1) == 1 && atomic_load(&pool->caller_sleeps))
+            futex_wake(&pool->left, 1);
+    }
+}
+
+static bool idle_until_work(ot_pool *pool)
+{
+    for (int i = 0; i < SPINS; i++) {
+        if (has_task(atomic_load_explicit(&pool->ticket, memory_order_relaxed)))
+            return true;
+        if (atomic_load_explicit(&pool->closing, memory_order_relaxed))
+            return false;
+        pause_briefly();
+    }
+    /* All seq_cst: either the publisher sees us among the sleepers, or we see its ticket. */
+    atomic_fetch_add(&pool->sleepers, 1);
+    for (;;) {
+        uint32_t seen = atomic_load(&pool->wake);
+        if (has_task(atomic_load(&pool->ticket)) || atomic_load(&pool->closing))
+            break;
+        futex_wait(&pool->wake, seen);
+    }
+    atomic_fetch_sub(&pool->sleepers, 1);
+    return !atomic_load(&pool->closing);
+}
+
+static void *worker_main(void *arg)
+{
+    worker *self = arg;
+    while (idle_until_work(self->pool))
+        work(self->pool, self->index);
+    return NULL;
+}
+
+static void wake_workers(ot_pool *pool)
+{
+    if (atomic_load(&pool->sleepers) == 0)
+        return;
+    atomic_fetch_add(&pool->wake, 1);
+    futex_wake(&pool->wake, INT_MAX);
+}
+
+static void wait_for_the_rest(ot_pool *pool)
+{
+    uint32_t left;
+    for (int i = 0; i < SPINS; i++) {
+        if (atomic_load_explicit(&pool->left, memory_order_acquire) == 0)
+            return;
+        pause_briefly();
+    }
+    atomic_store(&pool->caller_sleeps, 1);
+    while ((left = atomic_load(&pool->left)) != 0)
+        futex_wait(&pool->left, left);
+    atomic_store(&pool->caller_sleeps, 0);
+}
+
+void ot_pool_run(ot_pool *pool, ot_task *task, void *arg, uint32_t n_tasks)
+{
+    if (n_tasks <= 1 || pool->n_threads == 1) {
+        for (uint32_t i = 0; i < n_tasks; i++)
+            task(arg, i, 0);
+        return;
+    }
+    pool->task = task;
+    pool->arg = arg;
+    atomic_store_explicit(&pool->left, n_tasks, memory_order_relaxed);
+    atomic_store(&pool->ticket, (uint64_t)n_tasks << 32);
+    wake_workers(pool);
+    work(pool, 0);
+    wait_for_the_rest(pool);
+}
+
+uint32_t ot_pool_threads(const ot_pool *pool)
+{
+    return pool->n_threads;
+}
+
+/* Stops and joins the first n workers. */
+static void stop_workers(ot_pool *pool, uint32_t n)
+{
+    atomic_store(&pool->closing, 1);
+    atomic_fetch_add(&pool->wake, 1);
+    futex_wake(&pool->wake, INT_MAX);
+    for (uint32_t i = 0; i < n; i++)
+        pthread_join(pool->workers[i].thread, NULL);
+}
+
+ot_status ot_pool_open(ot_pool **out, uint32_t n_threads, ot_error *err)
+{
+    ot_pool *pool;
+
+    *out = NULL;
+    if (n_threads == 0 || n_threads > MAX_THREADS)
+        return ot_fail(err, OT_ERR_INVALID, "a pool of %u threads: 1 to %d are possible", n_threads, MAX_THREADS);
+    pool = aligned_alloc(64, sizeof *pool);
+    if (!pool)
+        return ot_fail(err, OT_ERR_NOMEM, "no memory for a thread pool");
+    *pool = (ot_pool){.n_threads = n_threads, .workers = calloc(n_threads, sizeof *pool->workers)};
+    if (!pool->workers) {
+        free(pool);
+        return ot_fail(err, OT_ERR_NOMEM, "no memory for a pool of %u threads", n_threads);
+    }
+    for (uint32_t i = 0; i + 1 < n_threads; i++) {
+        pool->workers[i] = (worker){.pool = pool, .index = i + 1};
+        if (pthread_create(&pool->workers[i].thread, NULL, worker_main, &pool->workers[i]) != 0) {
+            stop_workers(pool, i);
+            free(pool->workers);
+            free(pool);
+            return ot_fail(err, OT_ERR_NOMEM, "cannot start thread %u of %u", i + 2, n_threads);
+        }
+    }
+    *out = pool;
+    return OT_OK;
+}
+
+void ot_pool_close(ot_pool **pool)
+{
+    if (!pool || !*pool)
+        return;
+    stop_workers(*pool, (*pool)->n_threads - 1);
+    free((*pool)->workers);
+    free(*pool);
+    *pool = NULL;
+}
