@@ -159,6 +159,16 @@ def rule_no_paths_of_one_machine():
                 yield path, number, f"names {match.group(0)}"
 
 
+def rule_packages_are_installed():
+    """Each library that the Makefile links is asked for by scripts/install-packages."""
+    libraries = re.search(r"^PKGS\s*:?=\s*(.*)$", TEXTS[pathlib.Path("Makefile")], re.MULTILINE).group(1).split()
+    script = pathlib.Path("scripts/install-packages")
+    asked_for = set(re.findall(r"^need \S+ has_library (\S+)$", TEXTS[script], re.MULTILINE))
+    for library in sorted(set(libraries) ^ asked_for):
+        where = "the Makefile" if library in libraries else "scripts/install-packages"
+        yield script, 0, f"{library} is named by {where} alone"
+
+
 def rule_white_space():
     """No tabs and no white space at the end of a line in C, Python and shell; a newline at the end of the file."""
     for path in TEXTS:
