@@ -136,3 +136,10 @@ void ot_rope_table(const ot_rope *rope, uint32_t position, float *table)
         table[2 * i + 1] = (float)(sin(angle) * rope->magnitude);
     }
 }
+
+void ot_model_rope_table(const ot_model *model, uint32_t position, float *table, uint32_t *n_rot, bool *neox)
+{
+    ot_rope_table(&model->rope, position, table);
+    *n_rot = model->rope.n_rot;
+    *neox = model->rope.neox;
+}
