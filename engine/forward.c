@@ -36,20 +36,39 @@ static void task_rows(const ot_engine *e, uint32_t task, uint32_t *begin, uint32
     *end = *begin + OT_ROWS_PER_TASK < e->batch->n_rows ? *begin + OT_ROWS_PER_TASK : e->batch->n_rows;
 }
 
-void ot_buffer_quantize(const ot_engine *e, const ot_buffer *b, uint32_t begin, uint32_t end, bool wanted)
+void ot_buffer_quantize(const ot_engine *e, const ot_buffer *b, uint32_t begin, uint32_t end, bool wide)
 {
-    if (wanted && b->acts.q != NULL)
-        e->kernels->quantize(&b->acts, begin, end);
+    const ot_acts *a = &b->acts;
+    if (a->q == NULL)
+        return;
+    e->kernels->quantize(a, begin, end);
+    if (!wide)
+        return;
+    for (uint32_t r = begin; r < end; r++) {
+        const float *x = b->x + (size_t)r * b->width, *scale = a->scale + r * a->b_stride;
+        const int8_t *q = a->q + r * a->q_stride;
+        float *rest = b->rest + (size_t)r * b->width;
+        for (uint32_t i = 0; i < b->width; i++)
+            rest[i] = x[i] - scale[i / OT_QBLOCK] * (float)q[i];
+    }
+    e->kernels->quantize(&b->low, begin, end);
 }
 
-void ot_step_add_matmul(ot_engine *e, float *y, size_t y_stride, const ot_acts *x, uint32_t n_rows, const ot_matrix *w,
-                        bool accumulate)
+void ot_buffer_matmul(const ot_engine *e, float *y, size_t y_stride, const ot_acts *x, const ot_acts *low, const ot_matrix *w,
+                      uint32_t begin, uint32_t end, bool accumulate)
 {
-    /* x lives in a buffer of the engine; its row count is that of the current batch. */
-    ot_acts *acts = (ot_acts *)x;
-    acts->n_rows = n_rows;
+    e->kernels->matmul(y, y_stride, x, w, begin, end, accumulate);
+    if (low != NULL)
+        e->kernels->matmul(y, y_stride, low, w, begin, end, true);
+}
+
+void ot_step_add_matmul(ot_engine *e, float *y, size_t y_stride, ot_buffer *x, bool wide, uint32_t n_rows,
+                        const ot_matrix *w, bool accumulate)
+{
+    x->acts.n_rows = x->low.n_rows = n_rows;
+    const ot_acts *low = wide && ot_matrix_takes_q8(w) ? &x->low : NULL;
     if (n_rows > 0)
-        e->matmuls[e->n_matmuls++] = (ot_matmul){y, y_stride, x, w, accumulate, 0, 0};
+        e->matmuls[e->n_matmuls++] = (ot_matmul){y, y_stride, &x->acts, low, w, accumulate, 0, 0};
 }
 
 static void matmul_task(void *arg, uint32_t task, uint32_t thread)
@@ -62,7 +81,7 @@ static void matmul_task(void *arg, uint32_t task, uint32_t thread)
     const ot_matmul *m = &e->matmuls[k];
     const uint32_t begin = (task - m->first_task) * m->chunk;
     const uint32_t end = begin + m->chunk < m->w->n_panels ? begin + m->chunk : m->w->n_panels;
-    e->kernels->matmul(m->y, m->y_stride, m->x, m->w, begin, end, m->accumulate);
+    ot_buffer_matmul(e, m->y, m->y_stride, m->x, m->low, m->w, begin, end, m->accumulate);
 }
 
 /* All queued products in one run. Tasks are a few panels each, so that threads finish together; a panel's result does not
@@ -87,20 +106,21 @@ void ot_step_run_matmuls(ot_engine *e, int stage)
 
 /* ---- Rows of a layer ------------------------------------------------------------------------------------------- */
 
+static bool is_last_layer(const ot_engine *e)
+{
+    return e->layer + 1 == e->model->info.n_layers;
+}
+
 static void norm_rows(ot_engine *e, uint32_t task, bool ffn)
 {
     const ot_layer *l = &e->model->layers[e->layer];
     const uint32_t d = e->model->info.n_embd;
-    const ot_matrix *first = ffn ? &l->gate : &l->q;
     uint32_t begin, end;
     task_rows(e, task, &begin, &end);
     for (uint32_t r = begin; r < end; r++)
         e->inv[r] = e->kernels->rms_norm(e->xn.x + (size_t)r * d, e->h + (size_t)r * d, ffn ? l->ffn_norm : l->attn_norm, d,
                                          e->model->info.norm_eps);
-    /* Matrices of one layer may differ in type, so any of them may want either form. */
-    const bool q8 = ot_matrix_takes_q8(first) || ot_matrix_takes_q8(ffn ? &l->up : &l->k) ||
-                    (!ffn && ot_matrix_takes_q8(&l->v));
-    ot_buffer_quantize(e, &e->xn, begin, end, q8);
+    ot_buffer_quantize(e, &e->xn, begin, end, !ffn || is_last_layer(e));
     for (uint32_t r = begin; r < end && e->n_streams > 0; r++)
         ot_streams_norm_row(e, r, ffn);
 }
@@ -150,7 +170,7 @@ static void concat_task(void *arg, uint32_t task, uint32_t thread)
     ot_engine *e = arg;
     uint32_t begin, end;
     task_rows(e, task, &begin, &end);
-    ot_buffer_quantize(e, &e->att, begin, end, ot_matrix_takes_q8(&e->model->layers[e->layer].o));
+    ot_buffer_quantize(e, &e->att, begin, end, false);
     for (uint32_t r = begin; r < end && e->n_streams > 0; r++)
         ot_streams_concat_row(e, r);
 }
@@ -164,7 +184,7 @@ static void act_task(void *arg, uint32_t task, uint32_t thread)
     task_rows(e, task, &begin, &end);
     for (uint32_t r = begin; r < end; r++)
         e->kernels->silu_mul(e->inner.x + (size_t)r * n_ff, e->gate + (size_t)r * n_ff, e->up + (size_t)r * n_ff, n_ff);
-    ot_buffer_quantize(e, &e->inner, begin, end, ot_matrix_takes_q8(&e->model->layers[e->layer].down));
+    ot_buffer_quantize(e, &e->inner, begin, end, is_last_layer(e));
     for (uint32_t r = begin; r < end && e->n_streams > 0; r++)
         ot_streams_act_row(e, r);
 }
@@ -313,28 +333,29 @@ static void run_layer(ot_engine *e, uint32_t row_task_count)
     const ot_model_info *i = &e->model->info;
     const ot_layer *l = &e->model->layers[e->layer];
     const uint32_t n = e->batch->n_rows, q = i->n_heads * i->head_dim, kv = i->n_kv_heads * i->head_dim;
+    const bool last = is_last_layer(e);
 
     ot_streams_layer(e);
     ot_step_run(e, OT_STAGE_NORM, attn_norm_task, row_task_count);
-    ot_step_add_matmul(e, e->q, q, &e->xn.acts, n, &l->q, false);
-    ot_step_add_matmul(e, e->k, kv, &e->xn.acts, n, &l->k, false);
-    ot_step_add_matmul(e, e->v, kv, &e->xn.acts, n, &l->v, false);
+    ot_step_add_matmul(e, e->q, q, &e->xn, true, n, &l->q, false);
+    ot_step_add_matmul(e, e->k, kv, &e->xn, true, n, &l->k, false);
+    ot_step_add_matmul(e, e->v, kv, &e->xn, true, n, &l->v, false);
     ot_streams_add_qkv(e);
     ot_step_run_matmuls(e, OT_STAGE_QKV);
     ot_step_run(e, OT_STAGE_STORE, store_task, row_task_count);
     ot_step_run(e, OT_STAGE_ATTENTION, attention_task, e->n_attn_tasks);
     ot_step_run(e, OT_STAGE_CONCAT, concat_task, row_task_count);
-    ot_step_add_matmul(e, e->h, i->n_embd, &e->att.acts, n, &l->o, true);
+    ot_step_add_matmul(e, e->h, i->n_embd, &e->att, false, n, &l->o, true);
     ot_streams_add_attn_out(e);
     ot_step_run_matmuls(e, OT_STAGE_ATTN_OUT);
 
     ot_step_run(e, OT_STAGE_NORM, ffn_norm_task, row_task_count);
-    ot_step_add_matmul(e, e->gate, i->n_ff, &e->xn.acts, n, &l->gate, false);
-    ot_step_add_matmul(e, e->up, i->n_ff, &e->xn.acts, n, &l->up, false);
+    ot_step_add_matmul(e, e->gate, i->n_ff, &e->xn, last, n, &l->gate, false);
+    ot_step_add_matmul(e, e->up, i->n_ff, &e->xn, last, n, &l->up, false);
     ot_streams_add_ffn_in(e);
     ot_step_run_matmuls(e, OT_STAGE_FFN_IN);
     ot_step_run(e, OT_STAGE_FFN_ACT, act_task, row_task_count);
-    ot_step_add_matmul(e, e->h, i->n_embd, &e->inner.acts, n, &l->down, true);
+    ot_step_add_matmul(e, e->h, i->n_embd, &e->inner, last, n, &l->down, true);
     ot_streams_add_ffn_out(e);
     ot_step_run_matmuls(e, OT_STAGE_FFN_OUT);
 }

@@ -11,27 +11,33 @@ static uint32_t panel_chunks(const ot_engine *e)
     return (e->model->output.n_panels + TILE_PANELS - 1) / TILE_PANELS;
 }
 
+/* Rows [r, r + n) of activations. */
+static ot_acts rows_of(const ot_acts *all, uint32_t r, uint32_t n)
+{
+    ot_acts part = *all;
+    part.n_rows = n;
+    part.x += r * all->x_stride;
+    part.q = all->q != NULL ? all->q + r * all->q_stride : NULL;
+    part.scale += r * all->b_stride;
+    part.bsum += r * all->b_stride;
+    part.qsum += r * all->b_stride;
+    return part;
+}
+
 static void tile_task(void *arg, uint32_t task, uint32_t thread)
 {
     ot_engine *e = arg;
     const ot_matrix *w = &e->model->output;
-    const ot_acts *all = &e->project_in.acts;
-    const uint32_t begin = task * TILE_PANELS;
+    const uint32_t n_rows = e->project_in.acts.n_rows, begin = task * TILE_PANELS;
     const uint32_t end = begin + TILE_PANELS < w->n_panels ? begin + TILE_PANELS : w->n_panels;
     const uint32_t column = begin * OT_PANEL, last = end * OT_PANEL < w->n_out ? end * OT_PANEL : w->n_out;
     float *tile = e->tiles + (size_t)thread * OT_TILE_ROWS * OT_TILE_COLUMNS;
-    for (uint32_t r = 0; r < all->n_rows; r += OT_TILE_ROWS) {
-        ot_acts part = *all;
-        part.n_rows = all->n_rows - r < OT_TILE_ROWS ? all->n_rows - r : OT_TILE_ROWS;
-        part.x += r * all->x_stride;
-        if (part.q != NULL)
-            part.q += r * all->q_stride;
-        part.scale += r * all->b_stride;
-        part.bsum += r * all->b_stride;
-        part.qsum += r * all->b_stride;
+    for (uint32_t r = 0; r < n_rows; r += OT_TILE_ROWS) {
+        const uint32_t n = n_rows - r < OT_TILE_ROWS ? n_rows - r : OT_TILE_ROWS;
+        const ot_acts x = rows_of(&e->project_in.acts, r, n), low = rows_of(&e->project_in.low, r, n);
         /* The kernel writes feature o at y[o]: shift the tile so that the first feature of this task is its column 0. */
-        e->kernels->matmul(tile - column, OT_TILE_COLUMNS, &part, w, begin, end, false);
-        for (uint32_t k = 0; k < part.n_rows; k++)
+        ot_buffer_matmul(e, tile - column, OT_TILE_COLUMNS, &x, ot_matrix_takes_q8(w) ? &low : NULL, w, begin, end, false);
+        for (uint32_t k = 0; k < n; k++)
             memcpy(e->logits[r + k] + column, tile + (size_t)k * OT_TILE_COLUMNS, (last - column) * sizeof(float));
     }
 }
@@ -49,7 +55,7 @@ ot_status ot_engine_project(ot_engine *e, const uint32_t *rows, uint32_t n, floa
     if (n == 0)
         return OT_OK;
     e->project_in.acts.n_rows = n;
-    ot_buffer_quantize(e, &e->project_in, 0, n, ot_matrix_takes_q8(&e->model->output));
+    ot_buffer_quantize(e, &e->project_in, 0, n, true);
     e->logits = logits;
     ot_step_run(e, OT_STAGE_PROJECT, tile_task, panel_chunks(e));
     return OT_OK;

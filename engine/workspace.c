@@ -45,18 +45,28 @@ static void take_acts(ot_engine *e, ot_acts *a, uint32_t n_rows, uint32_t max_wi
     a->qsum = take(e, (size_t)n_rows * blocks, sizeof(int32_t));
 }
 
-static void take_buffer(ot_engine *e, ot_buffer *b, uint32_t n_rows, uint32_t width)
+static void bind_acts(ot_acts *a, const float *x, uint32_t width)
+{
+    a->n_in = width;
+    a->x = x;
+    a->x_stride = width;
+    a->q_stride = ((size_t)width + 63) / 64 * 64;
+    a->b_stride = width / OT_QBLOCK;
+    if (width % OT_QBLOCK != 0)
+        a->q = NULL;
+}
+
+static void take_buffer(ot_engine *e, ot_buffer *b, uint32_t n_rows, uint32_t width, bool wide)
 {
     b->width = width;
     b->x = take(e, (size_t)n_rows * width, sizeof(float));
     take_acts(e, &b->acts, n_rows, width);
-    b->acts.n_in = width;
-    b->acts.x = b->x;
-    b->acts.x_stride = width;
-    b->acts.q_stride = ((size_t)width + 63) / 64 * 64;
-    b->acts.b_stride = width / OT_QBLOCK;
-    if (width % OT_QBLOCK != 0)
-        b->acts.q = NULL;
+    bind_acts(&b->acts, b->x, width);
+    if (!wide)
+        return;
+    b->rest = take(e, (size_t)n_rows * width, sizeof(float));
+    take_acts(e, &b->low, n_rows, width);
+    bind_acts(&b->low, b->rest, width);
 }
 
 static void take_stream(ot_engine *e, ot_stream *s)
@@ -97,18 +107,18 @@ static void lay_out(ot_engine *e)
     e->arena_used = 0;
     e->h = take(e, n * i->n_embd, sizeof(float));
     e->inv = take(e, n, sizeof(float));
-    take_buffer(e, &e->xn, o->max_rows, i->n_embd);
+    take_buffer(e, &e->xn, o->max_rows, i->n_embd, true);
     e->q = take(e, n * q, sizeof(float));
     e->k = take(e, n * kv, sizeof(float));
     e->v = take(e, n * kv, sizeof(float));
-    take_buffer(e, &e->att, o->max_rows, (uint32_t)q);
+    take_buffer(e, &e->att, o->max_rows, (uint32_t)q, false);
     e->gate = take(e, n * i->n_ff, sizeof(float));
     e->up = take(e, n * i->n_ff, sizeof(float));
-    take_buffer(e, &e->inner, o->max_rows, i->n_ff);
+    take_buffer(e, &e->inner, o->max_rows, i->n_ff, true);
     e->rope = take(e, n * e->model->rope.n_rot, sizeof(float));
-    take_buffer(e, &e->hidden, o->max_rows, i->n_embd);
+    take_buffer(e, &e->hidden, o->max_rows, i->n_embd, false);
     e->output_index = take(e, n, sizeof *e->output_index);
-    take_buffer(e, &e->project_in, o->max_rows, i->n_embd);
+    take_buffer(e, &e->project_in, o->max_rows, i->n_embd, true);
     e->tiles = take(e, (size_t)o->n_threads * OT_TILE_ROWS * OT_TILE_COLUMNS, sizeof(float));
     e->scratch = take(e, (size_t)o->n_threads * e->scratch_floats, sizeof(float));
     e->streams = take(e, o->max_insertions, sizeof *e->streams);

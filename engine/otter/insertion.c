@@ -130,11 +130,7 @@ static ot_status sum_slot(void *arg, const ot_slot *slot, ot_error *err)
     x->info.n_params += (uint64_t)slot->n_in * slot->n_out;
     if (slot->kind == OT_SLOT_MATRIX) {
         x->info.bytes += (size_t)slot->matrix->n_panels * slot->matrix->panel_bytes;
-        if (ot_matrix_takes_q8(slot->matrix)) {
-            x->q8_in |= slot->n_in == x->info.width_in;
-            x->q8_attn |= slot->n_in == x->info.width_attn;
-            x->q8_ff |= slot->n_in == x->info.width_ff;
-        }
+        x->takes_q8 |= ot_matrix_takes_q8(slot->matrix);
     } else if (slot->kind == OT_SLOT_EMBEDDING) {
         x->info.bytes += (size_t)slot->n_out * (slot->n_in / ot_type_block(x->embd_type)) *
                          ot_type_block_bytes(x->embd_type);

@@ -29,7 +29,7 @@ struct ot_insertion {
     ot_type embd_type;            /* E': n_vocab rows of d' */
     const uint8_t *embd_rows;
     ot_scalar_head heads[OT_MAX_HEADS];
-    bool q8_in, q8_attn, q8_ff;   /* some matrix of this input width multiplies quantised activations */
+    bool takes_q8;                /* its matrices multiply quantised activations */
 
     ot_gguf *gguf;                /* where it came from; E' is read from its mapping */
     char **training;              /* keys and values of the record, 2 * info.n_training strings */

@@ -192,7 +192,8 @@ void ot_streams_norm_row(ot_engine *e, uint32_t row, bool ffn)
         gather(in.x + (size_t)c * in.width, e->xn.x + (size_t)row * d, d, s, row, buffer_in, own_embd, 0);
         e->kernels->scale_norm(own_part(&in, c, de), s->ext + (size_t)c * de, ffn ? l->ffn_norm : l->attn_norm, e->inv[row],
                                de);
-        ot_buffer_quantize(e, &in, c, c + 1, s->insertion->q8_in);
+        if (s->insertion->takes_q8)
+            ot_buffer_quantize(e, &in, c, c + 1, false);
         if (t != NULL && t->insertion == s->insertion)
             tape_norm_row(e, row, ffn);
     }
@@ -237,7 +238,8 @@ void ot_streams_concat_row(ot_engine *e, uint32_t row)
         /* The own heads were written in place by the attention. */
         gather(s->attn.x + (size_t)c * s->attn.width, e->att.x + (size_t)row * e->att.width, e->att.width, s, row,
                buffer_attn, own_heads, e->model->info.head_dim);
-        ot_buffer_quantize(e, &s->attn, c, c + 1, s->insertion->q8_attn);
+        if (s->insertion->takes_q8)
+            ot_buffer_quantize(e, &s->attn, c, c + 1, false);
     }
 }
 
@@ -256,7 +258,8 @@ void ot_streams_act_row(ot_engine *e, uint32_t row)
                                  s->up + (size_t)c * spec->n_ff, spec->n_ff);
         gather(s->ff.x + (size_t)c * s->ff.width, e->inner.x + (size_t)row * e->inner.width, e->inner.width, s, row,
                buffer_ff, own_ff, 0);
-        ot_buffer_quantize(e, &s->ff, c, c + 1, s->insertion->q8_ff);
+        if (s->insertion->takes_q8)
+            ot_buffer_quantize(e, &s->ff, c, c + 1, false);
     }
 }
 
@@ -271,9 +274,9 @@ void ot_streams_add_qkv(ot_engine *e)
         if (spec->n_heads == 0)
             continue;
         const ot_ext_layer *l = &s->insertion->layers[e->layer];
-        ot_step_add_matmul(e, s->q, (size_t)spec->n_heads * hd, &s->in.acts, s->n_rows, &l->q, false);
-        ot_step_add_matmul(e, s->k, (size_t)spec->n_kv_heads * hd, &s->in.acts, s->n_rows, &l->k, false);
-        ot_step_add_matmul(e, s->v, (size_t)spec->n_kv_heads * hd, &s->in.acts, s->n_rows, &l->v, false);
+        ot_step_add_matmul(e, s->q, (size_t)spec->n_heads * hd, &s->in, false, s->n_rows, &l->q, false);
+        ot_step_add_matmul(e, s->k, (size_t)spec->n_kv_heads * hd, &s->in, false, s->n_rows, &l->k, false);
+        ot_step_add_matmul(e, s->v, (size_t)spec->n_kv_heads * hd, &s->in, false, s->n_rows, &l->v, false);
     }
 }
 
@@ -283,7 +286,7 @@ void ot_streams_add_attn_out(ot_engine *e)
         ot_stream *s = &e->streams[k];
         const uint32_t de = s->insertion->info.spec.n_embd;
         if (de > 0)
-            ot_step_add_matmul(e, s->ext, de, &s->attn.acts, s->n_rows, &s->insertion->layers[e->layer].o, true);
+            ot_step_add_matmul(e, s->ext, de, &s->attn, false, s->n_rows, &s->insertion->layers[e->layer].o, true);
     }
 }
 
@@ -298,8 +301,8 @@ void ot_streams_add_ffn_in(ot_engine *e)
         const ot_ext_layer *l = &s->insertion->layers[e->layer];
         if (t != NULL && t->insertion == s->insertion)
             bind_buffer(&s->in, tape_at(t, t->ffn_in, e->layer, s->in.width), s->in.width);
-        ot_step_add_matmul(e, s->gate, spec->n_ff, &s->in.acts, s->n_rows, &l->gate, false);
-        ot_step_add_matmul(e, s->up, spec->n_ff, &s->in.acts, s->n_rows, &l->up, false);
+        ot_step_add_matmul(e, s->gate, spec->n_ff, &s->in, false, s->n_rows, &l->gate, false);
+        ot_step_add_matmul(e, s->up, spec->n_ff, &s->in, false, s->n_rows, &l->up, false);
     }
 }
 
@@ -309,7 +312,7 @@ void ot_streams_add_ffn_out(ot_engine *e)
         ot_stream *s = &e->streams[k];
         const uint32_t de = s->insertion->info.spec.n_embd;
         if (de > 0)
-            ot_step_add_matmul(e, s->ext, de, &s->ff.acts, s->n_rows, &s->insertion->layers[e->layer].down, true);
+            ot_step_add_matmul(e, s->ext, de, &s->ff, false, s->n_rows, &s->insertion->layers[e->layer].down, true);
     }
 }
 
