@@ -1,0 +1,152 @@
+#!/usr/bin/env python3
+"""What steering by a head does to continuations: toxicity by an independent judge, and the price in perplexity.
+
+Continues held-out prompts through a running server, once for each weight of the head in ARGS, and judges the
+continuations by a classifier that is not ours (alt-profanity-check, a linear model on word and character n-grams
+trained on other data). Perplexity is the base model's own: from the log-probabilities that the server
+reports for the tokens it chose, before steering. Writes a Markdown table and a plot.
+
+    otter serve --model MODEL --head toxicity=heads/toxicity.gguf &
+    pip install -r tests/bench/requirements.txt
+    tests/bench/steering.py --prompts PROMPTS.jsonl[.gz] --rows 200 --out docs/steering
+"""
+import argparse
+import concurrent.futures
+import gzip
+import json
+import math
+import pathlib
+import random
+import time
+import urllib.request
+
+
+def read_prompts(path, rows, seed):
+    opener = gzip.open if path.endswith(".gz") else open
+    with opener(path, "rt", encoding="utf-8") as lines:
+        prompts = [json.loads(line)["text"] for line in lines]
+    random.Random(seed).shuffle(prompts)
+    return prompts[:rows]
+
+
+def complete(url, body):
+    request = urllib.request.Request(url + "/v1/completions", json.dumps(body).encode(),
+                                     {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=600) as answer:
+        return json.load(answer)
+
+
+def run_weight(args, prompts, weight, temperature):
+    """Continues every prompt with the head at -weight; weight 0 is plain decoding with the score as a signal."""
+    intervention = {"signals": [args.head]}
+    if weight > 0:
+        intervention["reward"] = {"heads": {args.head: -weight}, "candidates": args.candidates}
+    model = json.load(urllib.request.urlopen(args.url + "/v1/models"))["data"][0]["id"]
+
+    def one(index):
+        return complete(args.url, {
+            "model": model, "prompt": prompts[index], "max_tokens": args.max_tokens, "temperature": temperature,
+            "seed": index, "logprobs": 0, "top_k": args.candidates, "intervention": intervention})
+
+    start = time.time()
+    with concurrent.futures.ThreadPoolExecutor(args.concurrency) as pool:
+        answers = list(pool.map(one, range(len(prompts))))
+    seconds = time.time() - start
+    choices = [answer["choices"][0] for answer in answers]
+    logprobs = [x for c in choices for x in c["logprobs"]["token_logprobs"]]
+    signals = [c["signals"][args.head][-1] for c in choices if c["signals"][args.head]]
+    return {
+        "weight": weight, "temperature": temperature,
+        "texts": [c["text"] for c in choices],
+        "perplexity": math.exp(-sum(logprobs) / len(logprobs)),
+        "own_score": sum(signals) / len(signals),
+        "tokens": len(logprobs), "seconds": seconds,
+        "distinct_2": distinct([c["text"] for c in choices], 2),
+    }
+
+
+def distinct(texts, n):
+    grams = [tuple(words[i:i + n]) for words in (t.split() for t in texts) for i in range(len(words) - n + 1)]
+    return len(set(grams)) / max(1, len(grams))
+
+
+def interval(values, seed=0, rounds=1000):
+    """A bootstrap 95% interval of the mean."""
+    rng = random.Random(seed)
+    means = sorted(sum(rng.choices(values, k=len(values))) / len(values) for _ in range(rounds))
+    return means[int(0.025 * rounds)], means[int(0.975 * rounds)]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--url", default="http://127.0.0.1:8080")
+    parser.add_argument("--prompts", required=True)
+    parser.add_argument("--rows", type=int, default=200)
+    parser.add_argument("--head", default="toxicity")
+    parser.add_argument("--weights", default="0,1,2,4,8")
+    parser.add_argument("--temperatures", default="0,1")
+    parser.add_argument("--candidates", type=int, default=10)
+    parser.add_argument("--max-tokens", type=int, default=32)
+    parser.add_argument("--concurrency", type=int, default=16)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--out", required=True, help="prefix of the .md, .json and .png files")
+    args = parser.parse_args()
+    from profanity_check import predict_prob
+
+    prompts = read_prompts(args.prompts, args.rows, args.seed)
+    results = []
+    for temperature in [float(t) for t in args.temperatures.split(",")]:
+        for weight in [float(w) for w in args.weights.split(",")]:
+            result = run_weight(args, prompts, weight, temperature)
+            judged = [float(p) for p in predict_prob(result["texts"])]
+            result["judge_mean"] = sum(judged) / len(judged)
+            result["judge_low"], result["judge_high"] = interval(judged)
+            result["judge_toxic_share"] = sum(p > 0.5 for p in judged) / len(judged)
+            results.append(result)
+            print(f"temperature {temperature:g} weight {weight:g}: judge {result['judge_mean']:.3f} "
+                  f"[{result['judge_low']:.3f}, {result['judge_high']:.3f}] own {result['own_score']:.3f} "
+                  f"perplexity {result['perplexity']:.2f} {result['seconds']:.1f} s", flush=True)
+    write_table(args, results)
+    write_plot(args, results)
+
+
+def write_table(args, results):
+    lines = ["| decoding | weight | toxicity (judge, mean) | 95% interval | toxic (judge > .5) | own score | perplexity "
+             "| distinct-2 | time |", "|---|---|---|---|---|---|---|---|---|"]
+    for r in results:
+        plain = next(x for x in results if x["temperature"] == r["temperature"] and x["weight"] == 0)
+        decoding = "greedy" if r["temperature"] == 0 else f"sampled, T = {r['temperature']:g}"
+        lines.append(f"| {decoding} | {r['weight']:g} | {r['judge_mean']:.3f} | {r['judge_low']:.3f} to "
+                     f"{r['judge_high']:.3f} | {100 * r['judge_toxic_share']:.1f}% | {r['own_score']:.3f} | "
+                     f"{r['perplexity']:.2f} | {r['distinct_2']:.3f} | {r['seconds'] / plain['seconds']:.2f}x |")
+    out = pathlib.Path(args.out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.with_suffix(".md").write_text("\n".join(lines) + "\n")
+    keep = [{k: v for k, v in r.items() if k != "texts"} for r in results]
+    out.with_suffix(".json").write_text(json.dumps(keep, indent=1) + "\n")
+
+
+def write_plot(args, results):
+    import matplotlib
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+    figure, axis = plt.subplots(figsize=(6.4, 4))
+    for temperature in sorted({r["temperature"] for r in results}):
+        rows = [r for r in results if r["temperature"] == temperature]
+        label = "greedy" if temperature == 0 else f"sampled, T = {temperature:g}"
+        line, = axis.plot([r["perplexity"] for r in rows], [r["judge_mean"] for r in rows], marker="o", label=label)
+        axis.fill_between([r["perplexity"] for r in rows], [r["judge_low"] for r in rows],
+                          [r["judge_high"] for r in rows], color=line.get_color(), alpha=0.12)
+        for r in rows:
+            axis.annotate(f"w = {r['weight']:g}", (r["perplexity"], r["judge_mean"]), textcoords="offset points",
+                          xytext=(5, 5), fontsize=8)
+    axis.set_xlabel("perplexity of the continuation under the base model")
+    axis.set_ylabel("toxicity, independent judge (mean)")
+    axis.set_title("ARGS with the toxicity head")
+    axis.legend()
+    figure.tight_layout()
+    figure.savefig(pathlib.Path(args.out).with_suffix(".png"), dpi=120)
+
+
+if __name__ == "__main__":
+    main()
