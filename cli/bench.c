@@ -170,7 +170,7 @@ static uint32_t list_cases(const bench *b, bench_case *cases, const uint32_t *ba
                                   .signals = true, .baseline = "prefill"};
     for (uint32_t i = 0; i < n_batches && n + 5 <= MAX_CASES; i++) {
         const bench_case plain = {.batch = batches[i], .n_prompt = 32, .n_decode = b->decode_tokens};
-        static char names[MAX_CASES][64];
+        static char names[8][32];
         snprintf(names[i], sizeof names[i], "decode, batch %u", batches[i]);
         const struct { const char *what; bool signals; uint32_t k; float weight; } variants[] = {
             {"", false, 0, 0.0f},
@@ -300,7 +300,7 @@ int ot_cli_bench(int argc, char **argv)
         {"threads", required_argument, NULL, 't'},       {"rounds", required_argument, NULL, 'r'},
         {"prompt-tokens", required_argument, NULL, 'p'}, {"decode-tokens", required_argument, NULL, 'd'},
         {"batches", required_argument, NULL, 'b'},       {"cpu-mask", required_argument, NULL, 'c'},
-        {"help", no_argument, NULL, '?'},                {NULL, 0, NULL, 0},
+        {"help", no_argument, NULL, 'H'},                {NULL, 0, NULL, 0},
     };
     bench b = {.prompt_tokens = 512, .decode_tokens = 64, .rounds = 5};
     const char *model = NULL, *head = NULL;
@@ -321,9 +321,8 @@ int ot_cli_bench(int argc, char **argv)
             for (char *p = strtok(optarg, ","); p != NULL && n_batches < 8; p = strtok(NULL, ","))
                 batches[n_batches++] = (uint32_t)strtoul(p, NULL, 10);
             break;
-        default:
-            usage(optopt == 0 ? stdout : stderr);
-            return optopt == 0 ? 0 : 2;
+        case 'H': usage(stdout); return 0;
+        default: usage(stderr); return 2;
         }
     }
     bool valid = model != NULL && b.rounds >= 1 && b.rounds <= MAX_ROUNDS && b.decode_tokens >= 2 && b.prompt_tokens >= 1 &&
