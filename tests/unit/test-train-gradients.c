@@ -1,0 +1,284 @@
+/* Every gradient of the trainer against central differences of the loss, on small F32 models with float KV: each
+ * parameter tensor, for every kind of size (no FFN, no heads, grouped heads, one head, a stack, task-head-only), both
+ * losses, with and without the regulariser.
+ *
+ * A tensor is checked along random directions: (L(w + h u) - L(w - h u)) / 2h against u . grad, with u a random sign in every element
+ * (of an embedding: of the rows that occur). A wrong element anywhere in a tensor shows in a direction, and the difference
+ * quotient of a sum of many elements stands clear of float32's rounding. Single elements with the largest gradients are
+ * checked as well. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "tests/support/test-support.h"
+#include "tests/support/tiny-model.h"
+#include "train/gradients.h"
+#include "train/losses.h"
+#include "train/sequence-batch.h"
+#include "train/train-internal.h"
+
+#define MAX_ROWS 160
+#define N_TEXTS 4
+
+typedef struct fixture {
+    ot_model *model;
+    ot_engine *engine;
+    ot_insertion *parent, *x;
+    ot_gradients *g;
+    ot_sequence_batch *sequences;
+    ot_batch batch;
+    ot_sample samples[N_TEXTS];
+    float labels[N_TEXTS][2];
+    uint32_t first[N_TEXTS];
+    float raw[MAX_ROWS * 2], d_raw[MAX_ROWS * 2];
+    bool pairwise;
+    double lambda;
+    ot_test_rng rng;
+} fixture;
+
+static ot_error err;
+
+static void close_fixture(fixture *f)
+{
+    ot_sequence_batch_close(&f->sequences);
+    ot_gradients_close(&f->g);
+    ot_insertion_close(&f->x);
+    ot_insertion_close(&f->parent);
+    ot_engine_close(&f->engine);
+    ot_model_close(&f->model);
+}
+
+/* Random weights of about the size that keeps h' near the scale of h. */
+static void randomise(ot_insertion *x, ot_test_rng *rng)
+{
+    for (uint32_t i = 0; i < ot_insertion_n_params(x); i++) {
+        ot_param *p = ot_insertion_param(x, i);
+        const bool norm = strstr(p->name, "norm") != NULL;
+        const float size = norm ? 0.5f : p->is_vector ? 0.7f : 1.7f / sqrtf((float)p->n_in);
+        for (size_t j = 0; j < (size_t)p->n_in * p->n_out; j++)
+            p->data[j] = (norm ? 1.0f : 0.0f) + ot_test_rng_float(rng, -size, size);
+    }
+    ot_insertion_commit(x, NULL);
+}
+
+static ot_insertion_spec make_spec(uint32_t width, uint32_t heads, uint32_t kv_heads, uint32_t ffn, bool base_input)
+{
+    ot_insertion_spec s = {.n_embd = width, .n_ff = ffn, .n_heads = heads, .n_kv_heads = kv_heads, .kind = OT_HEAD_SCALAR,
+                           .input = base_input ? OT_INPUT_BASE : OT_INPUT_EXTENDED, .activation = OT_ACT_SIGMOID,
+                           .n_outputs = 2, .labels = {"a", "b"}};
+    strcpy(s.name, "head");
+    return s;
+}
+
+static bool open_batch(fixture *f)
+{
+    const uint32_t lengths[2 * N_TEXTS] = {9, 1, 37, 20, 4, 12, 2, 41};
+    if (!CHECK_OK(ot_sequence_batch_open(&f->sequences, f->model, f->x, OT_KV_F32, MAX_ROWS, &err), &err))
+        return false;
+    ot_sequence_batch_clear(f->sequences);
+    for (int t = 0, s = 0; t < N_TEXTS; t++) {
+        ot_sample *sample = &f->samples[t];
+        *sample = (ot_sample){.n_leaves = f->pairwise ? 2 : 1, .labels = f->labels[t]};
+        f->labels[t][0] = (float)(t % 2);
+        f->labels[t][1] = t == 2 ? NAN : 0.25f;
+        for (uint32_t l = 0; l < sample->n_leaves; l++, s++) {
+            int32_t tokens[64];
+            const uint32_t n = lengths[s];
+            for (uint32_t i = 0; i < n; i++)
+                tokens[i] = (int32_t)ot_test_rng_below(&f->rng, 40);
+            const uint32_t first = ot_sequence_batch_add(f->sequences, tokens, n, OT_ROW_OUTPUT);
+            if (l == 0)
+                f->first[t] = first;
+            sample->leaf[l].tokens.n = n;
+            sample->leaf[l].n_before = !f->pairwise && t == 2 ? 11 : 0;
+        }
+    }
+    return CHECK_OK(ot_sequence_batch_finish(f->sequences, &f->batch, ot_gradients_tape(f->g), &err), &err);
+}
+
+static bool open_fixture(fixture *f, ot_insertion_spec spec, bool with_parent, bool pairwise, double lambda)
+{
+    *f = (fixture){.pairwise = pairwise, .lambda = lambda, .rng = {7}};
+    ot_engine_options options;
+    ot_engine_options_default(&options);
+    options.n_threads = 2;
+    options.max_rows = MAX_ROWS;
+    options.max_context = 64;
+    options.max_insertions = 2;
+    options.kv_type = OT_KV_F32;
+    if (!CHECK_OK(ot_tiny_model_write(ot_test_temp_path("tiny.gguf"), NULL, &err), &err) ||
+        !CHECK_OK(ot_model_open(&f->model, ot_test_temp_path("tiny.gguf"), &err), &err) ||
+        !CHECK_OK(ot_engine_open(&f->engine, f->model, &options, &err), &err))
+        return false;
+    if (with_parent) {
+        ot_insertion_spec below = make_spec(16, 2, 1, 32, false);
+        strcpy(below.name, "below");
+        if (!CHECK_OK(ot_insertion_create(&f->parent, f->model, &below, NULL, &err), &err))
+            return false;
+        randomise(f->parent, &f->rng);
+        spec.n_parents = 1;
+        strcpy(spec.parents[0], "below");
+    }
+    const ot_insertion *parents[1] = {f->parent};
+    if (!CHECK_OK(ot_insertion_create(&f->x, f->model, &spec, parents, &err), &err))
+        return false;
+    randomise(f->x, &f->rng);
+    return CHECK_OK(ot_gradients_open(&f->g, f->engine, f->x, MAX_ROWS, 64, lambda, &err), &err) && open_batch(f);
+}
+
+/* The task loss; d_raw is filled too. */
+static double forward(fixture *f)
+{
+    const ot_loss_options options = {.prefix_weight = 0.6, .prefix_power = 1.3};
+    double loss = 0.0;
+    ot_insertion_commit(f->x, NULL);
+    if (!CHECK_OK(ot_engine_forward(f->engine, &f->batch, &err), &err))
+        return NAN;
+    ot_gradients_outputs(f->g, &f->batch, f->raw);
+    memset(f->d_raw, 0, sizeof f->d_raw);
+    for (int t = 0; t < N_TEXTS; t++) {
+        const float *raw = f->raw + 2 * f->first[t];
+        float *d_raw = f->d_raw + 2 * f->first[t];
+        loss += f->pairwise ? ot_loss_pairwise(&f->samples[t], raw, d_raw, 2, 1.0)
+                            : ot_loss_bce(&options, &f->samples[t], raw, d_raw, 2, 1.0);
+    }
+    return loss;
+}
+
+static double total_loss(fixture *f)
+{
+    const double loss = forward(f);
+    return loss + ot_gradients_backward(f->g, &f->batch, f->d_raw);
+}
+
+/* The slope of the loss along u, by differences extrapolated over two step sizes (error h^4). */
+static double measured_slope(fixture *f, ot_param *p, const float *u, const float *kept, double h)
+{
+    const size_t n = (size_t)p->n_in * p->n_out;
+    double slope[2];
+    for (int k = 0; k < 2; k++) {
+        const double step = h * (k + 1);
+        double at[2];
+        for (int side = 0; side < 2; side++) {
+            for (size_t i = 0; i < n; i++)
+                p->data[i] = (float)(kept[i] + (side ? -step : step) * u[i]);
+            at[side] = total_loss(f);
+        }
+        slope[k] = (at[0] - at[1]) / (2 * step);
+    }
+    memcpy(p->data, kept, n * sizeof *kept);
+    return (4 * slope[0] - slope[1]) / 3;
+}
+
+static void compare(fixture *f, ot_param *p, const float *u, const float *kept, const float *gradient, const char *what)
+{
+    const size_t n = (size_t)p->n_in * p->n_out;
+    double expected = 0.0, size = 0.0, norm = 0.0;
+    for (size_t i = 0; i < n; i++) {
+        expected += (double)u[i] * gradient[i];
+        size += (double)gradient[i] * gradient[i] * u[i] * u[i];
+        norm += (double)u[i] * u[i];
+    }
+    const double actual = measured_slope(f, p, u, kept, 0.02 / sqrt(norm));
+    ot_test_context("%s %s", p->name, what);
+    CHECK_NEAR(expected, actual, 2e-4 * sqrt(norm) * 0.1 + 0.01 * sqrt(size));
+    ot_test_context(NULL);
+}
+
+static void check_param(fixture *f, uint32_t index)
+{
+    ot_param *p = ot_insertion_param(f->x, index);
+    const size_t n = (size_t)p->n_in * p->n_out;
+    float *u = calloc(n, sizeof *u), *kept = malloc(n * sizeof *kept), *gradient = malloc(n * sizeof *gradient);
+    total_loss(f);
+    memcpy(kept, p->data, n * sizeof *kept);
+    memcpy(gradient, ot_gradients_of(f->g, index), n * sizeof *gradient);
+    size_t largest = 0;
+    double size = 0.0;
+    for (size_t i = 0; i < n; i++) {
+        size += fabs(gradient[i]);
+        if (fabsf(gradient[i]) > fabsf(gradient[largest]))
+            largest = i;
+    }
+    for (int direction = 0; direction < 2; direction++) {
+        for (size_t i = 0; i < n; i++) {
+            /* With the gradient's own signs once: the strongest slope there is, against which an error is smallest. */
+            const float sign = ot_test_rng_below(&f->rng, 2) ? 1.0f : -1.0f;
+            u[i] = direction == 0 ? (gradient[i] > 0) - (gradient[i] < 0) : gradient[i] != 0 ? sign : 0;
+        }
+        if (size > 0)
+            compare(f, p, u, kept, gradient, direction ? "random direction" : "steepest direction");
+    }
+    memset(u, 0, n * sizeof *u);
+    u[largest] = 1.0f;
+    compare(f, p, u, kept, gradient, "largest element");
+    free(u);
+    free(kept);
+    free(gradient);
+}
+
+static void check_all(ot_insertion_spec spec, bool with_parent, bool pairwise, double lambda)
+{
+    fixture *f = malloc(sizeof *f);
+    if (open_fixture(f, spec, with_parent, pairwise, lambda)) {
+        const uint32_t n = ot_insertion_n_params(f->x);
+        CHECK(n > 0);
+        for (uint32_t i = 0; i < n; i++)
+            check_param(f, i);
+    }
+    close_fixture(f);
+    free(f);
+}
+
+static void bce_full(void) { check_all(make_spec(16, 4, 2, 32, false), false, false, 0.0); }
+static void bce_full_with_regulariser(void) { check_all(make_spec(16, 4, 2, 32, false), false, false, 0.3); }
+static void bce_one_head_odd_sizes(void) { check_all(make_spec(10, 1, 1, 7, false), false, false, 0.1); }
+static void bce_three_heads_on_one(void) { check_all(make_spec(32, 3, 1, 64, false), false, false, 0.1); }
+static void bce_without_ffn(void) { check_all(make_spec(16, 2, 2, 0, false), false, false, 0.1); }
+static void bce_without_heads(void) { check_all(make_spec(16, 0, 0, 32, false), false, false, 0.1); }
+static void bce_without_both(void) { check_all(make_spec(8, 0, 0, 0, false), false, false, 0.1); }
+static void bce_stacked(void) { check_all(make_spec(16, 2, 1, 32, false), true, false, 0.1); }
+static void bce_task_head_only(void) { check_all(make_spec(0, 0, 0, 0, true), false, false, 0.1); }
+static void pairwise_full(void) { check_all(make_spec(16, 4, 2, 32, false), false, true, 0.1); }
+static void pairwise_stacked(void) { check_all(make_spec(16, 2, 1, 32, false), true, true, 0.0); }
+static void pairwise_task_head_only(void) { check_all(make_spec(0, 0, 0, 0, true), false, true, 0.0); }
+
+/* A norm weight of exactly zero hides n(mid) on the tape; its gradient must come out all the same. */
+static void zero_norm_weight(void)
+{
+    fixture *f = malloc(sizeof *f);
+    if (open_fixture(f, make_spec(16, 2, 1, 32, false), false, false, 0.0)) {
+        const uint32_t n = ot_insertion_n_params(f->x);
+        for (uint32_t i = 0; i < n; i++) {
+            ot_param *p = ot_insertion_param(f->x, i);
+            if (strstr(p->name, "ffn_norm") == NULL)
+                continue;
+            p->data[3] = 0.0f;
+            ot_insertion_commit(f->x, NULL);
+            total_loss(f);
+            CHECK(ot_gradients_of(f->g, i)[3] != 0.0f);
+            check_param(f, i);
+        }
+    }
+    close_fixture(f);
+    free(f);
+}
+
+int main(int argc, char **argv)
+{
+    ot_test_start(argc, argv);
+    RUN(bce_full);
+    RUN(bce_full_with_regulariser);
+    RUN(bce_one_head_odd_sizes);
+    RUN(bce_three_heads_on_one);
+    RUN(bce_without_ffn);
+    RUN(bce_without_heads);
+    RUN(bce_without_both);
+    RUN(bce_stacked);
+    RUN(bce_task_head_only);
+    RUN(pairwise_full);
+    RUN(pairwise_stacked);
+    RUN(pairwise_task_head_only);
+    RUN(zero_norm_weight);
+    return ot_test_finish();
+}

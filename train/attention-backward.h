@@ -1,0 +1,27 @@
+/* The gradient of causal softmax attention, for one key/value head of one sequence at a time. */
+#ifndef OTTER_TRAIN_ATTENTION_BACKWARD_H
+#define OTTER_TRAIN_ATTENTION_BACKWARD_H
+
+#include "engine/kernels.h"
+
+/* Row-major buffers over all rows of a batch; query heads are n_heads, in equal groups for each of n_kv_heads. */
+typedef struct ot_attention_backward {
+    const ot_kernels *kernels;
+    uint32_t head_dim, n_heads, n_kv_heads;
+    float scale;                 /* of the scores */
+    const float *q, *k, *v;      /* (rows, n_heads * hd), (rows, n_kv_heads * hd) twice: after the rotary embedding */
+    const float *d_out;          /* (rows, n_heads * hd): derivative by the heads' outputs */
+    float *d_q, *d_k, *d_v;      /* shaped as q, k, v: derivatives before the rotary embedding */
+    const float *rope_back;      /* (positions, head_dim) tables of the inverse rotation, n_rot floats used in each */
+    uint32_t n_rot;
+    bool neox;
+} ot_attention_backward;
+
+/* Floats of scratch that a sequence of n_rows needs. */
+size_t ot_attention_backward_scratch(uint32_t head_dim, uint32_t n_rows);
+/* Rows [first_row, first_row + n_rows) are one sequence from position 0; row i attends to rows 0..i. Overwrites the
+ * parts of d_q, d_k, d_v that belong to these rows and this key/value head. */
+void ot_attention_backward_run(const ot_attention_backward *a, uint32_t first_row, uint32_t n_rows, uint32_t kv_head,
+                               float *scratch);
+
+#endif

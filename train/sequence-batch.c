@@ -1,0 +1,164 @@
+/* Unit tables are laid out sequence by sequence, and in each by head: base heads first, then those of each insertion, each
+ * head with as many pages as the sequence has. */
+#include "train/sequence-batch.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "train/train-internal.h"
+
+#define MAX_CHAIN (OT_MAX_PARENTS + 1)
+
+struct ot_sequence_batch {
+    const ot_model *model;
+    size_t unit_bytes;
+    uint32_t n_chain;                       /* insertions of a sequence, parents first */
+    const ot_insertion *chain[MAX_CHAIN];
+    uint32_t heads[MAX_CHAIN + 1];          /* KV heads: base, then each of the chain */
+    uint32_t n_heads;                       /* their sum */
+    uint32_t max_rows;
+    uint32_t n_rows, n_sequences;
+    ot_row *rows;                           /* (max_rows) */
+    ot_kv_view *views;                      /* (max_rows) */
+    ot_kv_insertion *kv;                    /* (max_rows, n_chain) */
+    uint32_t *n_pages;                      /* (max_rows) pages of each sequence */
+    size_t total_pages;
+    uint8_t **table;                        /* (table_capacity) unit pointers */
+    size_t table_capacity;
+    uint8_t *units;
+    size_t n_units;
+};
+
+static bool list_chain(ot_sequence_batch *b, const ot_insertion *insertion)
+{
+    /* Parents of parents come first; one that is met twice stays where it was. */
+    for (uint32_t i = 0; i < b->n_chain; i++)
+        if (b->chain[i] == insertion)
+            return true;
+    for (uint32_t i = 0; i < ot_insertion_n_parents(insertion); i++)
+        if (!list_chain(b, ot_insertion_parent(insertion, i)))
+            return false;
+    if (b->n_chain == MAX_CHAIN)
+        return false;
+    b->chain[b->n_chain++] = insertion;
+    return true;
+}
+
+ot_status ot_sequence_batch_open(ot_sequence_batch **out, const ot_model *model, const ot_insertion *insertion,
+                                 ot_kv_type kv_type, uint32_t max_rows, ot_error *err)
+{
+    *out = NULL;
+    ot_sequence_batch *b = ot_train_alloc(1, sizeof *b);
+    if (b == NULL)
+        return ot_fail(err, OT_ERR_NOMEM, "out of memory");
+    b->model = model;
+    b->unit_bytes = ot_model_kv_unit_bytes(model, kv_type);
+    b->max_rows = max_rows;
+    b->heads[0] = b->n_heads = ot_model_get_info(model)->n_kv_heads;
+    if (insertion != NULL && !list_chain(b, insertion)) {
+        ot_sequence_batch_close(&b);
+        return ot_fail(err, OT_ERR_INVALID, "more than %d insertions on top of each other", MAX_CHAIN);
+    }
+    for (uint32_t i = 0; i < b->n_chain; i++)
+        b->n_heads += b->heads[i + 1] = ot_insertion_get_info(b->chain[i])->spec.n_kv_heads;
+    b->rows = ot_train_alloc(max_rows, sizeof *b->rows);
+    b->views = ot_train_alloc(max_rows, sizeof *b->views);
+    b->kv = ot_train_alloc((size_t)max_rows * MAX_CHAIN, sizeof *b->kv);
+    b->n_pages = ot_train_alloc(max_rows, sizeof *b->n_pages);
+    if (!b->rows || !b->views || !b->kv || !b->n_pages) {
+        ot_sequence_batch_close(&b);
+        return ot_fail(err, OT_ERR_NOMEM, "out of memory for batches of %u rows", max_rows);
+    }
+    *out = b;
+    return OT_OK;
+}
+
+void ot_sequence_batch_close(ot_sequence_batch **batch)
+{
+    ot_sequence_batch *b = *batch;
+    if (b == NULL)
+        return;
+    free(b->rows);
+    free(b->views);
+    free(b->kv);
+    free(b->n_pages);
+    free(b->table);
+    free(b->units);
+    free(b);
+    *batch = NULL;
+}
+
+void ot_sequence_batch_clear(ot_sequence_batch *b)
+{
+    b->n_rows = b->n_sequences = 0;
+    b->total_pages = 0;
+}
+
+uint32_t ot_sequence_batch_rows(const ot_sequence_batch *b)
+{
+    return b->n_rows;
+}
+
+uint32_t ot_sequence_batch_add(ot_sequence_batch *b, const int32_t *tokens, uint32_t n, uint32_t flags)
+{
+    const uint32_t first = b->n_rows;
+    for (uint32_t i = 0; i < n; i++)
+        b->rows[first + i] = (ot_row){.token = tokens[i], .position = i, .sequence = b->n_sequences, .slot = i,
+                                      .n_prefix = i + 1, .flags = flags};
+    b->n_rows += n;
+    b->n_pages[b->n_sequences] = (n + OT_PAGE_TOKENS - 1) / OT_PAGE_TOKENS;
+    b->total_pages += b->n_pages[b->n_sequences++];
+    return first;
+}
+
+void ot_sequence_batch_flag(ot_sequence_batch *b, uint32_t row, uint32_t flags)
+{
+    b->rows[row].flags = flags;
+}
+
+/* Grows the units and the table to what this batch needs; what was in them is not kept. */
+static ot_status reserve(ot_sequence_batch *b, size_t needed, ot_error *err)
+{
+    if (needed > b->n_units) {
+        const size_t n = needed + needed / 4;
+        free(b->units);
+        b->n_units = 0;
+        b->units = ot_train_alloc(n, b->unit_bytes);
+        if (b->units == NULL)
+            return ot_fail(err, OT_ERR_NOMEM, "out of memory for %zu KV units of %zu bytes", n, b->unit_bytes);
+        b->n_units = n;
+    }
+    if (needed > b->table_capacity) {
+        free(b->table);
+        b->table_capacity = 0;
+        b->table = ot_train_alloc(b->n_units, sizeof *b->table);
+        if (b->table == NULL)
+            return ot_fail(err, OT_ERR_NOMEM, "out of memory for page tables");
+        b->table_capacity = b->n_units;
+    }
+    return OT_OK;
+}
+
+ot_status ot_sequence_batch_finish(ot_sequence_batch *b, ot_batch *batch, ot_tape *tape, ot_error *err)
+{
+    const size_t needed = b->total_pages * b->n_heads;
+    const ot_status st = reserve(b, needed, err);
+    if (st != OT_OK)
+        return st;
+    for (size_t i = 0; i < needed; i++)
+        b->table[i] = b->units + i * b->unit_bytes;
+    uint8_t **at = b->table;
+    for (uint32_t s = 0; s < b->n_sequences; s++) {
+        const uint32_t pages = b->n_pages[s];
+        ot_kv_insertion *kv = b->kv + (size_t)s * MAX_CHAIN;
+        b->views[s] = (ot_kv_view){.units = at, .page_stride = pages, .n_insertions = b->n_chain, .insertions = kv};
+        at += (size_t)b->heads[0] * pages;
+        for (uint32_t i = 0; i < b->n_chain; i++) {
+            kv[i] = (ot_kv_insertion){b->chain[i], at};
+            at += (size_t)b->heads[i + 1] * pages;
+        }
+    }
+    *batch = (ot_batch){.n_rows = b->n_rows, .rows = b->rows, .n_sequences = b->n_sequences, .sequences = b->views,
+                        .tape = tape};
+    return OT_OK;
+}

@@ -1,0 +1,24 @@
+/* Whole token sequences as one engine batch: rows, KV units and views. A sequence is computed at once from position 0 and its
+ * keys and values are thrown away, so units need no paging: they come from one buffer, used again by the next batch. */
+#ifndef OTTER_TRAIN_SEQUENCE_BATCH_H
+#define OTTER_TRAIN_SEQUENCE_BATCH_H
+
+#include "engine/engine.h"
+
+typedef struct ot_sequence_batch ot_sequence_batch;
+
+/* Every sequence runs `insertion` (which may be NULL: the base alone) and, before it, its parents. */
+ot_status ot_sequence_batch_open(ot_sequence_batch **out, const ot_model *model, const ot_insertion *insertion,
+                                 ot_kv_type kv_type, uint32_t max_rows, ot_error *err);
+void ot_sequence_batch_close(ot_sequence_batch **batch);
+
+void ot_sequence_batch_clear(ot_sequence_batch *b);
+uint32_t ot_sequence_batch_rows(const ot_sequence_batch *b);
+/* Adds a sequence; flags are those of every row. Returns its first row; n must fit into what is left. */
+uint32_t ot_sequence_batch_add(ot_sequence_batch *b, const int32_t *tokens, uint32_t n, uint32_t flags);
+/* Sets flags of one row. */
+void ot_sequence_batch_flag(ot_sequence_batch *b, uint32_t row, uint32_t flags);
+/* Assigns units and fills *batch, which borrows from b until the next clear. tape may be NULL. */
+ot_status ot_sequence_batch_finish(ot_sequence_batch *b, ot_batch *batch, ot_tape *tape, ot_error *err);
+
+#endif

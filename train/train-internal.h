@@ -1,0 +1,30 @@
+/* Inside the trainer: small things that its files share. */
+#ifndef OTTER_TRAIN_TRAIN_INTERNAL_H
+#define OTTER_TRAIN_TRAIN_INTERNAL_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "train/train.h"
+
+/* n * size bytes, zeroed, 64-byte aligned; NULL on overflow or lack of memory. Freed by free(). */
+void *ot_train_alloc(size_t n, size_t size);
+
+/* Seconds of the monotonic clock. */
+double ot_train_now(void);
+
+/* A generator whose whole state is one number (splitmix64, Steele et al. 2014), so that any point of a run can be
+ * named and entered again. */
+typedef struct ot_rng { uint64_t state; } ot_rng;
+/* The stream of (seed, a, b): unrelated streams for unrelated uses. */
+ot_rng ot_rng_at(uint64_t seed, uint64_t a, uint64_t b);
+uint64_t ot_rng_next(ot_rng *rng);
+uint32_t ot_rng_below(ot_rng *rng, uint32_t n);   /* [0, n); n > 0 */
+float ot_rng_uniform(ot_rng *rng);                /* [0, 1) */
+float ot_rng_normal(ot_rng *rng);                 /* mean 0, variance 1 */
+
+/* Opens "NAME=FILE" insertions, each looked up among those before it. *n counts the opened ones, also on failure. */
+ot_status ot_train_open_parents(const ot_model *model, char (*parents)[OT_TRAIN_PATH], uint32_t n_parents,
+                                bool allow_base_mismatch, ot_insertion **opened, uint32_t *n, ot_error *err);
+
+#endif

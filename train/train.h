@@ -1,0 +1,140 @@
+/* Training of insertions: initialisation, losses, gradients of the inserted stream, AdamW, data, evaluation.
+ *
+ * It runs the engine's own forward pass on the frozen (quantised) base with a float32 insertion on top, takes the
+ * intermediate values that the pass leaves on an ot_tape, and propagates the gradient through h' alone: everything that
+ * depends on h only is a constant. A run is described by ot_train_options, whose fields are the command line's flags and
+ * the keys of a YAML file. Diagnostics and progress go to `log`, results to files.
+ *
+ * Threads: all of it is called from one thread; the arithmetic is cut into tasks for the engine's pool, in a way that
+ * never changes a result.
+ */
+#ifndef OTTER_TRAIN_TRAIN_H
+#define OTTER_TRAIN_TRAIN_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include "engine/engine.h"
+
+/* ---- Initialisation (method.md, "Training") ---------------------------------------------------------------- */
+
+typedef enum ot_init_method {
+    OT_INIT_RANDOM, /* uniform (-0.5, 0.5), as in the paper; overflows on deep bases */
+    OT_INIT_NORMAL, /* mean and variance of the matching base tensor */
+    OT_INIT_COPY,   /* rows, columns and whole heads of the base */
+    OT_INIT_MIRROR  /* copy, with what reads the inserted stream at zero: h' equals chosen dimensions of h */
+} ot_init_method;
+
+/* False if the name is none of random, normal, copy, mirror. */
+bool ot_init_method_named(const char *name, ot_init_method *out);
+const char *ot_init_method_name(ot_init_method method);
+
+/* Sets all parameters of a trainable insertion and commits them. `chosen` (may be NULL) receives the d' dimensions of h that
+ * copy and mirror took, ascending. Where d' exceeds d, or f' the base's inner size, copy and mirror are OT_ERR_INVALID. */
+ot_status ot_init_params(ot_insertion *insertion, const ot_model *base, ot_init_method method, uint64_t seed,
+                         uint32_t *chosen, ot_error *err);
+
+/* ---- Options ------------------------------------------------------------------------------------------------ */
+
+#define OT_TRAIN_PATH 512
+#define OT_TRAIN_MAX_FILES 8
+
+typedef enum ot_train_loss { OT_LOSS_AUTO, OT_LOSS_BCE, OT_LOSS_PAIRWISE } ot_train_loss;
+
+/* Everything of `otter init` and `otter train`. Texts are empty where not given. */
+typedef struct ot_train_options {
+    char model[OT_TRAIN_PATH], data[OT_TRAIN_PATH], dev[OT_TRAIN_PATH], out[OT_TRAIN_PATH];
+    char init_from[OT_TRAIN_PATH], checkpoint[OT_TRAIN_PATH];
+    char parents[OT_MAX_PARENTS][OT_TRAIN_PATH]; /* NAME=FILE, lowest first */
+    uint32_t n_parents;
+    char labels[OT_MAX_HEADS][OT_TRAIN_PATH];
+    uint32_t n_labels;
+    char calm[OT_TRAIN_MAX_FILES][OT_TRAIN_PATH];
+    uint32_t n_calm;
+    char name[64], chat_template[64], type[16], kind[16], input[16], activation[16], init[16], loss[16];
+    uint32_t width, heads, kv_heads, ffn, outputs;
+    uint64_t seed;
+    double lr, warmup, lambda, clip, weight_decay, beta1, beta2, adam_eps;
+    double epochs, max_minutes;
+    uint32_t steps, batch_tokens, max_length, max_rows, threads;
+    uint32_t eval_every, eval_rows, checkpoint_every, log_every;
+    double prefix_weight, prefix_power, chat_fraction, context_fraction, calm_fraction;
+    uint32_t calm_length;
+    bool resume, allow_base_mismatch;
+} ot_train_options;
+
+void ot_train_options_default(ot_train_options *options);
+/* Sets one option by its flag's name without dashes ("batch-tokens"). Repeatable ones append. An unknown name is
+ * OT_ERR_NOT_FOUND, a value that does not fit OT_ERR_INVALID; err names the option. */
+ot_status ot_train_options_set(ot_train_options *options, const char *name, const char *value, ot_error *err);
+/* Whether the option is a switch, which takes no value on the command line. */
+bool ot_train_options_is_switch(const char *name);
+/* Reads a YAML file: one mapping of option names to scalars, or lists of scalars for repeatable ones. */
+ot_status ot_train_options_load(ot_train_options *options, const char *path, ot_error *err);
+/* Reads argv[1..): a --config file first, then flags, which beat it: the first use of a repeatable flag drops the file's list.
+ * *help is set if --help was there; nothing is checked then. */
+ot_status ot_train_options_parse(ot_train_options *options, int argc, char **argv, bool *help, ot_error *err);
+/* Prints one line for each option, for --help: those of `init` only, or all. */
+void ot_train_options_print(FILE *to, bool init_only);
+/* Sizes and kind as a spec; errors name the option. */
+ot_status ot_train_options_spec(const ot_train_options *options, ot_insertion_spec *spec, ot_error *err);
+
+/* ---- Runs --------------------------------------------------------------------------------------------------- */
+
+/* `otter init`: creates, initialises and writes options->out. */
+ot_status ot_train_init_file(const ot_train_options *options, FILE *log, ot_error *err);
+
+/* `otter train`: trains and writes options->out with its record. When *stop becomes nonzero (a signal handler may set
+ * it) a checkpoint is written and OT_ERR_CANCELLED returned. */
+ot_status ot_train_run(const ot_train_options *options, const volatile int *stop, FILE *log, ot_error *err);
+
+/* ---- Evaluation --------------------------------------------------------------------------------------------- */
+
+#define OT_EVAL_BINS 10
+#define OT_EVAL_MAX_SOURCES 16
+
+/* Figures of one set of labelled scores. */
+typedef struct ot_eval_figures {
+    uint64_t n_rows, n_positive;
+    double auc, auc_low, auc_high; /* 95% interval (DeLong et al. 1988); NaN where a class is missing */
+    double accuracy;               /* at 0.5 */
+    double brier, log_loss;
+    double ece;                    /* expected calibration error over ten bins of equal width */
+    uint64_t bin_rows[OT_EVAL_BINS];
+    double bin_score[OT_EVAL_BINS], bin_label[OT_EVAL_BINS]; /* means */
+} ot_eval_figures;
+
+typedef struct ot_eval_result {
+    uint64_t n_rows, n_tokens;
+    double seconds;
+    bool is_labelled;              /* whole, half and sources are filled */
+    ot_eval_figures whole, half;   /* half: the score after half of a text's tokens */
+    uint32_t n_sources;
+    char source_names[OT_EVAL_MAX_SOURCES][64];
+    ot_eval_figures sources[OT_EVAL_MAX_SOURCES], source_halves[OT_EVAL_MAX_SOURCES];
+    bool is_paired;
+    double pair_accuracy;          /* share of pairs with r(chosen) > r(rejected); ties count half */
+    double pair_margin;            /* mean of r(chosen) - r(rejected) */
+    bool is_unlabelled;            /* prompts: how quiet the head is, over all positions but the first */
+    double quiet_mean, quiet_p95, quiet_p99, quiet_above_half;
+} ot_eval_result;
+
+typedef struct ot_eval_options {
+    char model[OT_TRAIN_PATH], head[OT_TRAIN_PATH], data[OT_TRAIN_PATH];
+    char parents[OT_MAX_PARENTS][OT_TRAIN_PATH];
+    uint32_t n_parents;
+    char chat_template[64];
+    uint32_t output;               /* which output of the head */
+    uint32_t max_rows;             /* 0: all; else rows spread evenly over the file */
+    uint32_t max_length, batch_tokens, threads;
+    bool chat;                     /* labelled texts and prompts as a user's message in the chat template */
+    bool allow_base_mismatch;
+} ot_eval_options;
+void ot_eval_options_default(ot_eval_options *options);
+/* `otter eval`: opens everything as a server would (quantised weights, half-precision KV) and measures. */
+ot_status ot_eval_file(const ot_eval_options *options, FILE *progress, ot_eval_result *result, ot_error *err);
+/* Figures from n scores in [0, 1] with labels 0 or 1 (labels above one half count as 1 for AUC and accuracy). */
+ot_status ot_eval_figures_of(const float *scores, const float *labels, uint64_t n, ot_eval_figures *figures, ot_error *err);
+
+#endif
