@@ -3,7 +3,11 @@
  * that no text is touched while merging.
  *
  * A short word looks through all its pairs each time. A long one keeps its pairs in a binary heap over a linked list of
- * symbols, which is O(n log n): an entry whose symbols have changed since is recognised and dropped. */
+ * symbols, which is O(n log n): an entry whose symbols have changed since is recognised and dropped.
+ *
+ * Some vocabularies have no token for some bytes (SmolLM2's lacks 21, of which valid UTF-8 needs a few control characters and
+ * two planes that nothing is assigned in). As in the reference tokenizers such bytes are dropped before merging: there is no
+ * way to write them. */
 #include "engine/tokenizer-internal.h"
 
 #include <stdlib.h>
@@ -93,18 +97,13 @@ static ot_status load_merges(ot_tokenizer *t, const ot_gguf *gguf, ot_error *err
     return status;
 }
 
-static ot_status load_bytes(ot_tokenizer *t, ot_error *err)
+/* Before any merge is loaded, so that what matches is a token. */
+static void load_bytes(ot_tokenizer *t)
 {
     for (int b = 0; b < 256; b++) {
         char byte = (char)b;
-        int32_t symbol = ot_vocab_match(t, &byte, 1);
-        if (symbol >= 0 && symbol < (int32_t)t->n_tokens)
-            t->byte_token[b] = symbol;
-        t->byte_symbol[b] = symbol >= 0 ? symbol : ot_vocab_add_symbol(t, &byte, 1);
-        if (t->byte_symbol[b] < 0)
-            return ot_fail(err, OT_ERR_NOMEM, "out of memory for the vocabulary");
+        t->byte_token[b] = ot_vocab_match(t, &byte, 1);
     }
-    return OT_OK;
 }
 
 static ot_status load_pretokenizer(ot_tokenizer *t, const ot_gguf *gguf, ot_error *err)
@@ -127,11 +126,10 @@ static ot_status load_pretokenizer(ot_tokenizer *t, const ot_gguf *gguf, ot_erro
 ot_status ot_bpe_load(ot_tokenizer *t, const ot_gguf *gguf, ot_error *err)
 {
     ot_status status = load_pretokenizer(t, gguf, err);
-    if (status == OT_OK)
-        status = load_bytes(t, err);
-    if (status == OT_OK)
-        status = load_merges(t, gguf, err);
-    return status;
+    if (status != OT_OK)
+        return status;
+    load_bytes(t);
+    return load_merges(t, gguf, err);
 }
 
 /* ---- Encoding a word ------------------------------------------------------------------------------------- */
@@ -142,8 +140,7 @@ typedef struct encoder {
     ot_token_list *out;
 } encoder;
 
-/* A symbol that is no token comes out as its bytes; a byte that the vocabulary lacks is dropped, as there is nothing
- * that could stand for it. */
+/* A symbol that is no token comes out as its bytes. */
 static bool push_symbol(const encoder *e, int32_t symbol)
 {
     const ot_tokenizer *t = e->t;
@@ -163,9 +160,10 @@ static bool encode_short(const encoder *e, const unsigned char *word, size_t siz
     const ot_tokenizer *t = e->t;
     int32_t symbols[SHORT_WORD];
     const ot_merge *pairs[SHORT_WORD]; /* pairs[i]: symbols i and i+1; its left is < 0 if they do not merge */
-    size_t n = size;
-    for (size_t i = 0; i < n; i++)
-        symbols[i] = t->byte_symbol[word[i]];
+    size_t n = 0;
+    for (size_t i = 0; i < size; i++)
+        if (t->byte_token[word[i]] >= 0)
+            symbols[n++] = t->byte_token[word[i]];
     for (size_t i = 0; i + 1 < n; i++)
         pairs[i] = find_merge(t, symbols[i], symbols[i + 1]);
     for (;;) {
@@ -257,9 +255,17 @@ static bool encode_long(const encoder *e, const unsigned char *word, size_t size
         return false;
     node *nodes = scratch->nodes;
     heap h = {scratch, 0};
-    uint32_t n = (uint32_t)size;
-    for (uint32_t i = 0; i < n; i++)
-        nodes[i] = (node){e->t->byte_symbol[word[i]], i == 0 ? NO_NODE : i - 1, i + 1 == n ? NO_NODE : i + 1};
+    uint32_t n = 0;
+    for (size_t i = 0; i < size; i++) {
+        int32_t token = e->t->byte_token[word[i]];
+        if (token < 0)
+            continue;
+        nodes[n] = (node){token, n == 0 ? NO_NODE : n - 1, n + 1};
+        n++;
+    }
+    if (n == 0)
+        return true;
+    nodes[n - 1].next = NO_NODE;
     for (uint32_t i = 0; i + 1 < n; i++)
         if (!push_pair(e, &h, nodes, i))
             return false;

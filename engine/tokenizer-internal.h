@@ -56,7 +56,6 @@ struct ot_tokenizer {
 
     /* BPE */
     const ot_pretokenizer *pretokenizer;
-    int32_t byte_symbol[256]; /* a symbol for each single byte */
     ot_merge *merges;         /* an open hash over (left, right) */
     uint32_t merge_mask;
 };
