@@ -267,7 +267,8 @@ static ot_status index_names(reader *r, const ot_str ***out, const void *items, 
     qsort(index, n, sizeof *index, compare_index);
     for (uint64_t i = 1; i < n; i++) {
         if (ot_gguf_compare_names(*index[i - 1], *index[i]) == 0) {
-            r->name = *index[i];
+            const bool later = index[i]->data > index[i - 1]->data;
+            r->name = later ? *index[i] : *index[i - 1];
             return refuse_at(r, (size_t)((const uint8_t *)r->name.data - r->gguf->bytes), OT_ERR_FORMAT,
                              "the name appears twice");
         }
