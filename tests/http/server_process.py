@@ -319,11 +319,17 @@ def run_cases(cases, *arguments):
             else:
                 print(f"FAILED  {name}: {traceback.format_exc()}", flush=True)
             for argument in arguments:
-                if isinstance(argument, Server):
-                    print(f"---- the server wrote:\n{argument.log(3000)}----", flush=True)
+                server = argument if isinstance(argument, Server) else getattr(argument, "server", None)
+                if server:
+                    print(f"---- the server wrote:\n{server.log(3000)}----", flush=True)
         else:
             print(f"ok      {name} ({time.monotonic() - start:.2f} s)", flush=True)
     print(f"{n_run} cases, {n_failed} failed, {n_skipped} skipped")
-    if n_failed or n_run == 0:
+    if n_failed or (n_run == 0 and not words):
         return 1
-    return SKIPPED if n_skipped == n_run else 0
+    return SKIPPED if n_run and n_skipped == n_run else 0
+
+
+def combined(*statuses):
+    """One exit status for several calls of run_cases."""
+    return 1 if 1 in statuses else 0 if 0 in statuses else SKIPPED

@@ -17,7 +17,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
-SKIPPED_FOLDERS = {".git", "build", "models", ".venv", "__pycache__", "node_modules"}
+SKIPPED_FOLDERS = {".git", "build", "models", ".venv", "__pycache__", ".venv-lm-eval", "node_modules"}
 
 # What each room may include. Data flows one way, and so do includes (see README.md).
 MAY_INCLUDE = {

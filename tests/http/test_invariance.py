@@ -1,0 +1,162 @@
+#!/usr/bin/env python3
+"""Promises 1 and 2 over HTTP: what a request gets depends on the request alone, to the last bit.
+
+Sixteen requests of every sort (greedy, sampled, steered, scored, echoed, chat, batches) are run one by one on a fresh server
+with one thread. What came back, every log-probability and signal included, must come back again from the same requests
+all at once, from the prefix cache, with two threads, with the prompt in small pieces, with so few pages that requests are
+preempted, and, for those without an intervention, from a server that has no heads.
+
+test-timeout: 600
+"""
+
+import json
+import sys
+
+from server_process import (Failed, Server, brief, expect, expect_true, in_parallel, require_head, require_model, run_cases)
+
+LONG = ("Otters are playful animals that live along rivers and coasts. They eat fish, crabs and sea urchins, and they use "
+        "stones as tools. ") * 12
+CONTINUE = {"temperature": 0, "max_tokens": 40, "logprobs": 5, "return_token_ids": True, "ignore_eos": True}
+SAMPLE = {"max_tokens": 40, "logprobs": 3, "return_token_ids": True, "ignore_eos": True, "temperature": 1}
+SIGNALS = {"intervention": {"signals": ["toxicity"]}}
+
+
+def steer(weight, k, **more):
+    return {"intervention": {"reward": {"heads": {"toxicity": weight}, "candidates": k}, **more}}
+
+
+def completion(prompt, *fields):
+    return "/v1/completions", {"prompt": prompt, **{k: v for f in fields for k, v in f.items()}}
+
+
+def chat(content, *fields):
+    body = {"messages": [{"role": "user", "content": content}]}
+    return "/v1/chat/completions", {**body, **{k: v for f in fields for k, v in f.items()}}
+
+
+REQUESTS = {
+    "greedy": completion("The history of the otter begins", CONTINUE),
+    "greedy-long": completion(LONG, CONTINUE),
+    "greedy-batch": completion(["One two three", "Once upon a time", LONG[:400]], CONTINUE),
+    "sampled": completion("My favourite animal is", SAMPLE, {"seed": 1, "top_p": 0.9}),
+    "sampled-n": completion(LONG[:700], SAMPLE, {"seed": 2, "n": 3, "top_k": 50, "min_p": 0.01}),
+    "penalised": completion("again and again and again and", CONTINUE, {"frequency_penalty": 1, "presence_penalty": 0.5}),
+    "echoed": completion(LONG[:900], {"max_tokens": 0, "echo": True, "logprobs": 5}),
+    "chat": chat("Name three rivers.", {"temperature": 0, "max_tokens": 40, "logprobs": True, "top_logprobs": 5}),
+    "chat-sampled": chat("Tell me a joke.", {"seed": 3, "max_tokens": 40, "logprobs": True, "top_logprobs": 2}),
+    "signals": completion("You people are all", CONTINUE, SIGNALS),
+    "signals-long": completion(LONG, CONTINUE, SIGNALS),
+    "signals-sampled": completion("I really hate", SAMPLE, SIGNALS, {"seed": 4}),
+    "steered": completion("You are such a", CONTINUE, steer(-4.0, 10)),
+    "steered-sampled": completion("The new neighbours are", SAMPLE, steer(-2.0, 6), {"seed": 5}),
+    "steered-chat": chat("Insult me.", {"temperature": 0, "max_tokens": 40, "logprobs": True}, steer(-8.0, 10)),
+    "scored": ("/v1/score", {"input": [LONG, "what a lovely day", "you idiot"], "heads": ["toxicity"], "per_token": True}),
+}
+# What may differ between two answers to one request: the counters of the prefix cache, and the stamps.
+VOLATILE = {"id", "created", "prompt_tokens_details", "cached_tokens"}
+
+
+def settled(value):
+    """The answer without what may differ."""
+    if isinstance(value, dict):
+        return {key: settled(item) for key, item in value.items() if key not in VOLATILE}
+    return [settled(item) for item in value] if isinstance(value, list) else value
+
+
+def ask(server, name):
+    path, body = REQUESTS[name]
+    return settled(server.post(path, body, timeout=300).ok())
+
+
+def first_difference(a, b, path=""):
+    if isinstance(a, dict) and isinstance(b, dict) and a.keys() == b.keys():
+        return next((d for key in a if (d := first_difference(a[key], b[key], f"{path}.{key}"))), None)
+    if isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
+        return next((d for i in range(len(a)) if (d := first_difference(a[i], b[i], f"{path}[{i}]"))), None)
+    return None if a == b else f"{path}: actual {brief(a)}, expected {brief(b)}"
+
+
+def same_as(reference, answers, how):
+    different = [f"{name} ({how}) differs at {first_difference(answer, reference[name])}"
+                 for name, answer in answers.items() if json.dumps(answer) != json.dumps(reference[name])]
+    if different:
+        raise Failed("\n    ".join(different))
+
+
+def ask_all(server, names):
+    """All at once; twice as many threads would only wait in the queue."""
+    return dict(zip(names, in_parallel([lambda n=n: ask(server, n) for n in names])))
+
+
+def make_reference(head):
+    """Each request alone, on a server that has seen nothing that could be in its prefix cache but the requests before; these
+    share no page with it, or are compared by the other cases."""
+    with Server("--threads", "1", *head) as server:
+        return {name: ask(server, name) for name in REQUESTS}
+
+
+def has_something_to_compare(reference, head):
+    """The comparison below would be empty if the answers were."""
+    ids = reference["greedy"]["choices"][0]["token_ids"]
+    expect(len(ids), 40)
+    expect(len(reference["signals"]["choices"][0]["signals"]["toxicity"]), 40)
+    texts = [choice["text"] for choice in reference["sampled-n"]["choices"]]
+    expect(len(set(texts)), 3, "three samples")
+    expect_true(reference["steered"]["usage"]["intervention"], "usage.intervention")
+
+
+def alike_in_one_batch(reference, head):
+    with Server("--threads", "1", *head) as server:
+        same_as(reference, ask_all(server, list(REQUESTS)), "16 at once")
+
+
+def alike_from_the_prefix_cache(reference, head):
+    with Server("--threads", "1", *head) as server:
+        for name in ("greedy-long", "signals-long", "scored", "echoed", "sampled-n"):
+            same_as(reference, {name: ask(server, name)}, "first time")
+            hits = server.metric("vllm:prefix_cache_hits_total")
+            same_as(reference, {name: ask(server, name)}, "second time")
+            if name in ("greedy-long", "signals-long", "sampled-n"):
+                expect_true(server.metric("vllm:prefix_cache_hits_total") > hits, f"{name}: no hit in the prefix cache")
+
+
+def alike_with_two_threads(reference, head):
+    with Server("--threads", "2", *head) as server:
+        same_as(reference, ask_all(server, list(REQUESTS)), "2 threads, at once")
+    with Server("--threads", "2", *head) as server:
+        same_as(reference, {name: ask(server, name) for name in ("greedy-long", "steered", "scored")}, "2 threads, alone")
+
+
+def alike_in_small_pieces(reference, head):
+    with Server("--threads", "2", "--max-batch-tokens", "48", *head) as server:
+        same_as(reference, ask_all(server, list(REQUESTS)), "48 rows a step")
+
+
+def alike_after_preemption(reference, head):
+    """Long answers of requests that fit one by one, but not together: some give their pages up and are run again."""
+    names = [name for name in REQUESTS if name != "greedy-batch"]
+    # 22.5 KiB a token of SmolLM2 at 16 bits, so this is room for about 1,400 tokens, extensions not counted.
+    with Server("--threads", "2", "--kv-memory", str(32 << 20), *head) as server:
+        for attempt in range(3):
+            same_as(reference, ask_all(server, names), f"32 MiB of pages, round {attempt}")
+            if server.metric("vllm:num_preemptions_total") > 0:
+                return
+        raise Failed("no request was preempted: the test compares nothing")
+
+
+def alike_without_heads(reference, head):
+    names = [name for name, (path, body) in REQUESTS.items() if "intervention" not in body and path != "/v1/score"]
+    with Server("--threads", "1") as server:
+        same_as(reference, ask_all(server, names), "no heads loaded")
+
+
+def main():
+    require_model()
+    head = require_head()
+    reference = make_reference(head)
+    return run_cases([has_something_to_compare, alike_in_one_batch, alike_from_the_prefix_cache, alike_with_two_threads,
+                      alike_in_small_pieces, alike_after_preemption, alike_without_heads], reference, head)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
