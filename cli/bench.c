@@ -182,7 +182,7 @@ static uint32_t list_cases(const bench *b, bench_case *cases, const uint32_t *ba
         for (size_t v = 0; v < sizeof variants / sizeof variants[0] && (v == 0 || b->head != NULL); v++) {
             bench_case *c = &cases[n++];
             *c = plain;
-            snprintf(c->name, sizeof c->name, "%s%s", names[i], variants[v].what);
+            snprintf(c->name, sizeof c->name, "%.31s%.32s", names[i], variants[v].what);
             c->signals = variants[v].signals;
             c->candidates = variants[v].k;
             c->weight = variants[v].weight;
