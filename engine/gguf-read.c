@@ -4,8 +4,8 @@
  * remembers which key or tensor it is at, so that any failure can name it together with the offset. Memory taken is
  * bounded by the file's own size, because each count is held against the least that its items occupy.
  *
- * A file that shrinks while it is mapped raises SIGBUS on access: no check can prevent that. The engine packs its
- * weights while it opens a model and does not touch the mapping afterwards, which keeps the window short. */
+ * A file that is cut short in place while it is mapped raises SIGBUS on access: no check can prevent that. One that is
+ * replaced by renaming another over it, as ot_gguf_write does, stays whole for whoever has it open. */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
