@@ -51,7 +51,8 @@ $(BUILD)/obj/%.o: %.c
 
 # A test is one .c file with a main; it links the rooms. Exit 0: passed, 77: skipped.
 # Each prints its cases as it goes; `make unit` builds and runs all of tests/unit and tests/kernels.
-TESTS := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/unit/test-*.c tests/kernels/test-*.c tests/fuzz/test-*.c))
+TESTS := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/unit/test-*.c tests/kernels/test-*.c tests/fuzz/test-*.c \
+                                      tests/golden/test-*.c))
 TEST_HELPERS := $(call obj,$(wildcard tests/support/*.c))
 # Tests of a lower room need only that room: link what exists.
 $(BUILD)/tests/%: $(BUILD)/obj/tests/%.o $(TEST_HELPERS) $(LIBS)

@@ -1,0 +1,341 @@
+#!/usr/bin/env python3
+"""Writes small random models and insertions, and what the NumPy reference makes of them, for test-golden.c.
+
+    make_golden.py FOLDER [--force]
+
+Everything comes from fixed seeds, so the folder can be thrown away; a stamp of these sources tells whether it is up to
+date, and then nothing is done. Exit status 77: no NumPy. `manifest.txt` lists the cases, one word and its arguments a line:
+
+    case NAME
+    model FILE
+    insertion NAME FILE [PARENT ...]     parents first; all of them run, in this order
+    expected FILE
+    tolerance SCORES LOGITS              largest absolute differences allowed with float32 keys and values
+    half-tolerance SCORES LOGITS         and with half-precision ones
+    end
+
+An expected file is little-endian: the text OTGOLD02; u32 n_tokens, n_vocab, n_insertions, n_candidates, position;
+u32 outputs of each insertion; i32 tokens (n_tokens); f32 logits (n_tokens, n_vocab); for each insertion f32 scores
+(n_tokens, outputs); the same logits and scores again with keys and values rounded to half precision; then candidates for `position`, which follow tokens[0 .. position): i32 (n_candidates), and their
+logits (n_candidates, n_vocab) and, for each insertion, scores (n_candidates, outputs).
+"""
+
+import hashlib
+import os
+import sys
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+try:
+    import numpy as np
+except ImportError:
+    print("skipped: NumPy is not installed")
+    sys.exit(77)
+
+import bpe
+import gguf_io
+import reference
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+CHATML = ("{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}"
+          "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}")
+SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+MERGES = ["Ġ t", "h e", "i n", "Ġ a", "r e", "o n", "Ġt he", "e r", "Ġ s", "a t", "Ġ w", "e n", "Ġ o", "i s", "i t",
+          "o u", "a n", "Ġ c", "e s", "in g", "o r", "Ġ f", "a l", "Ġ b", "Ġ p", "e d", "Ġo f", "Ġ m", "Ġan d", "Ġ in",
+          "l e", "Ġt o", "a r", "Ġ d", "i c", "Ġ h", "an d", "s t", "Ġ l", "v e", "o m", "l l"]
+N_TOKENS = 71    # more than two pages, and odd
+POSITION = 45    # of the candidates: inside the second page, so that some of their slots lie on the third
+
+
+# ---- Files ---------------------------------------------------------------------------------------------------
+
+
+def put_vocabulary(writer):
+    """A complete byte-level vocabulary of 300 tokens. Returns its size."""
+    merges = [m for m in MERGES if m != "Ġan d"] + ["Ġa nd"]
+    tokens = SPECIALS + [bpe.byte_symbols()[b] for b in range(256)]
+    for merge in merges:
+        if len(tokens) < 300 and merge.replace(" ", "") not in tokens:
+            tokens.append(merge.replace(" ", ""))
+    assert len(tokens) == 300, len(tokens)
+    merges = [m for m in merges if m.replace(" ", "") in tokens]
+    writer.put("tokenizer.ggml.model", gguf_io.STRING, "gpt2")
+    writer.put("tokenizer.ggml.pre", gguf_io.STRING, "smollm")
+    writer.put("tokenizer.ggml.tokens", gguf_io.ARRAY, tokens, gguf_io.STRING)
+    writer.put("tokenizer.ggml.token_type", gguf_io.ARRAY, [3] * 3 + [1] * (len(tokens) - 3), gguf_io.I32)
+    writer.put("tokenizer.ggml.merges", gguf_io.ARRAY, merges, gguf_io.STRING)
+    writer.put("tokenizer.ggml.bos_token_id", gguf_io.U32, 1)
+    writer.put("tokenizer.ggml.eos_token_id", gguf_io.U32, 2)
+    writer.put("tokenizer.ggml.add_bos_token", gguf_io.BOOL, False)
+    writer.put("tokenizer.chat_template", gguf_io.STRING, CHATML)
+    return len(tokens)
+
+
+def random_blocks(rng, type_name, n_out, n_in):
+    """Random bytes of a block type, with scales such that the weights have a variance of about 1 / n_in."""
+    _, block, block_bytes = gguf_io.TYPES[type_name]
+    data = rng.integers(0, 256, (n_out * n_in // block, block_bytes), dtype=np.uint8)
+    levels = {"Q4_0": 4.6, "Q4_1": 4.6, "Q5_0": 9.2, "Q5_1": 9.2, "Q8_0": 74.0, "Q4_K": 150.0, "Q5_K": 300.0,
+              "Q6_K": 1370.0}[type_name]  # standard deviation of the integers, sub-scales included
+    scale = (rng.uniform(0.7, 1.3, len(data)) / (levels * np.sqrt(n_in))).astype(np.float16)
+    middle = {"Q4_1": -7.5, "Q5_1": -15.5, "Q4_K": 7.5, "Q5_K": 15.5}.get(type_name)
+    at = 208 if type_name == "Q6_K" else 0
+    data[:, at:at + 2] = scale.view(np.uint8).reshape(-1, 2)
+    if middle is not None:
+        data[:, at + 2:at + 4] = (scale * middle).astype(np.float16).view(np.uint8).reshape(-1, 2)
+    return data.tobytes()
+
+
+class Maker:
+    """Puts random tensors into a writer."""
+
+    def __init__(self, seed, type_of=None):
+        self.rng = np.random.default_rng(seed)
+        self.type_of = type_of or {}
+        self.writer = gguf_io.Writer()
+
+    def matrix(self, name, n_out, n_in, scale=1.0):
+        type_name = self.type_of.get(name.split(".")[-2], self.type_of.get("*", "F32"))
+        if type_name in ("F32", "F16", "BF16"):
+            x = self.rng.normal(0, scale / np.sqrt(n_in), (n_out, n_in)).astype(np.float32)
+            self.writer.tensor(name, x, type_name)
+        else:
+            self.writer.raw_tensor(name, type_name, (n_in, n_out), random_blocks(self.rng, type_name, n_out, n_in))
+
+    def vector(self, name, n, mean=0.0, spread=0.2):
+        self.writer.tensor(name, self.rng.normal(mean, spread, n).astype(np.float32))
+
+
+def make_llama(path, seed, d=64, head_dim=16, heads=4, kv_heads=2, n_ff=160, layers=3, tied=True, n_rot=None, scaling=None,
+               freqs=False, type_of=None):
+    """A small Llama file. `scaling`: keys under llama.rope. Embedding rows have unit variance."""
+    maker = Maker(seed, type_of)
+    w = maker.writer
+    w.put("general.architecture", gguf_io.STRING, "llama")
+    w.put("general.name", gguf_io.STRING, "golden " + os.path.basename(path).removesuffix(".gguf"))
+    for key, value in {"block_count": layers, "context_length": 256, "embedding_length": d, "feed_forward_length": n_ff,
+                       "attention.head_count": heads, "attention.head_count_kv": kv_heads, "attention.key_length": head_dim,
+                       "attention.value_length": head_dim, "rope.dimension_count": n_rot or head_dim}.items():
+        w.put("llama." + key, gguf_io.U32, value)
+    w.put("llama.rope.freq_base", gguf_io.F32_VALUE, 10000.0)
+    w.put("llama.attention.layer_norm_rms_epsilon", gguf_io.F32_VALUE, 1e-5)
+    for key, value in (scaling or {}).items():
+        kind = {str: gguf_io.STRING, int: gguf_io.U32, float: gguf_io.F32_VALUE}[type(value)]
+        w.put("llama.rope." + key, kind, value)
+    n_vocab = put_vocabulary(w)
+    w.put("llama.vocab_size", gguf_io.U32, n_vocab)
+    maker.matrix("token_embd.weight", n_vocab, d, scale=1.0 if tied else np.sqrt(d))
+    if freqs:
+        w.tensor("rope_freqs.weight", np.linspace(1, 8, (n_rot or head_dim) // 2).astype(np.float32))
+    for n in range(layers):
+        b = f"blk.{n}."
+        maker.vector(b + "attn_norm.weight", d, 1)
+        maker.matrix(b + "attn_q.weight", heads * head_dim, d, 1.5)
+        maker.matrix(b + "attn_k.weight", kv_heads * head_dim, d, 1.5)
+        maker.matrix(b + "attn_v.weight", kv_heads * head_dim, d)
+        maker.matrix(b + "attn_output.weight", d, heads * head_dim)
+        maker.vector(b + "ffn_norm.weight", d, 1)
+        maker.matrix(b + "ffn_gate.weight", n_ff, d)
+        maker.matrix(b + "ffn_up.weight", n_ff, d)
+        maker.matrix(b + "ffn_down.weight", d, n_ff)
+    maker.vector("output_norm.weight", d, 1)
+    if not tied:
+        maker.matrix("output.weight", n_vocab, d)
+    w.write(path)
+
+
+def make_insertion(path, seed, base, width, n_ff, heads, kv_heads, parents=(), outputs=1, activation="sigmoid", reads="extended",
+                   type_of=None):
+    """A small insertion for `base` (a reference.Model). `parents`: (name, reference.Insertion) pairs, lowest first."""
+    maker = Maker(seed, type_of)
+    w = maker.writer
+    keys = base.reader.keys
+    n_vocab = base.reader.tensors["token_embd.weight"].dims[1]
+    w.put("general.architecture", gguf_io.STRING, "otter")
+    w.put("otter.version", gguf_io.U32, 1)
+    w.put("otter.base.architecture", gguf_io.STRING, keys["general.architecture"])
+    w.put("otter.base.name", gguf_io.STRING, keys["general.name"])
+    w.put("otter.base.fingerprint", gguf_io.STRING, gguf_io.fingerprint(base.reader))
+    for key, value in {"base.embedding_length": base.d, "base.block_count": base.n_layers, "base.vocab_size": n_vocab,
+                       "embedding_length": width, "feed_forward_length": n_ff, "attention.head_count": heads,
+                       "attention.head_count_kv": kv_heads, "head.count": outputs}.items():
+        w.put("otter." + key, gguf_io.U32, value)
+    w.put("otter.parents", gguf_io.ARRAY, [name for name, _ in parents], gguf_io.STRING)
+    w.put("otter.head.kind", gguf_io.STRING, "scalar")
+    w.put("otter.head.input", gguf_io.STRING, reads)
+    w.put("otter.head.activation", gguf_io.STRING, activation)
+    w.put("otter.head.offsets", gguf_io.ARRAY, [0] * outputs, gguf_io.U32)
+    w.put("otter.head.labels", gguf_io.ARRAY, [f"label{k}" for k in range(outputs)], gguf_io.STRING)
+    w.put("otter.training.data", gguf_io.STRING, "none: random weights")
+
+    hd = base.head_dim
+    n_in = base.d + sum(p.width for _, p in parents) + width
+    n_attn = (base.n_heads + sum(p.n_heads for _, p in parents) + heads) * hd
+    n_inner = base.n_ff + sum(p.n_ff for _, p in parents) + n_ff
+    if width:
+        # h' starts at the scale of h, which it is normalised with.
+        spread = base.weights.get("token_embd.weight").std()
+        maker.matrix("otter.token_embd.weight", n_vocab, width, np.sqrt(width) * spread)
+        for n in range(base.n_layers):
+            b = f"otter.blk.{n}."
+            maker.vector(b + "attn_norm.weight", width, 1)
+            if heads:
+                maker.matrix(b + "attn_q.weight", heads * hd, n_in, 1.5)
+                maker.matrix(b + "attn_k.weight", kv_heads * hd, n_in, 1.5)
+                maker.matrix(b + "attn_v.weight", kv_heads * hd, n_in)
+            maker.matrix(b + "attn_output.weight", width, n_attn)
+            maker.vector(b + "ffn_norm.weight", width, 1)
+            if n_ff:
+                maker.matrix(b + "ffn_gate.weight", n_ff, n_in)
+                maker.matrix(b + "ffn_up.weight", n_ff, n_in)
+            maker.matrix(b + "ffn_down.weight", width, n_inner)
+        maker.vector("otter.output_norm.weight", width, 1)
+    for k in range(outputs):
+        maker.matrix(f"otter.head.{k}.weight", 1, base.d if reads == "base" else width, 1.5)
+        maker.vector(f"otter.head.{k}.bias", 1, spread=0.5)
+    w.write(path)
+
+
+# ---- Cases ---------------------------------------------------------------------------------------------------
+
+# Largest differences of scores and logits; the logits here have a standard deviation of about 1.
+EXACT = (1e-4, 2e-4)      # float weights: what float32 sums in another order may differ by
+HALF = (3e-3, 6e-3)       # half-precision keys and values: now and then one is rounded the other way than in float64
+QUANTISED = (0.05, 0.25)  # block types: activations in 8 bits
+
+BLOCK_TYPES = {"token_embd": "Q6_K", "attn_q": "Q4_K", "attn_k": "Q5_K", "attn_v": "Q6_K", "attn_output": "Q4_0",
+               "ffn_gate": "Q5_0", "ffn_up": "Q5_1", "ffn_down": "Q8_0", "output": "Q4_1"}
+SMALL_BLOCKS = {"token_embd": "Q8_0", "attn_q": "Q4_1", "attn_k": "Q4_1", "attn_v": "Q5_1", "attn_output": "Q4_1",
+                "ffn_gate": "Q4_0", "ffn_up": "Q4_1", "ffn_down": "Q4_1"}
+
+MODELS = {
+    "tied": dict(seed=1),
+    "separate": dict(seed=2, tied=False, head_dim=32, heads=3, kv_heads=1),
+    "half": dict(seed=3, type_of={"*": "F16"}),
+    "bfloat": dict(seed=4, tied=False, type_of={"*": "BF16"}, d=48, n_ff=72, heads=6, kv_heads=3),
+    "partial": dict(seed=5, head_dim=32, n_rot=20, heads=2, kv_heads=2),
+    "linear": dict(seed=6, scaling={"scaling.type": "linear", "scaling.factor": 4.0}),
+    "llama3": dict(seed=7, freqs=True, head_dim=32),
+    "yarn": dict(seed=8, head_dim=32, scaling={"scaling.type": "yarn", "scaling.factor": 8.0,
+                                               "scaling.original_context_length": 32}),
+    "blocks": dict(seed=9, d=256, n_ff=256, heads=8, kv_heads=4, head_dim=32, layers=2, tied=False, type_of=BLOCK_TYPES),
+    "q4": dict(seed=10, d=96, n_ff=192, heads=3, kv_heads=3, head_dim=32, type_of=SMALL_BLOCKS),
+}
+
+# name -> (base, sizes)
+INSERTIONS = {
+    "full": ("tied", dict(seed=101, width=24, n_ff=40, heads=4, kv_heads=2)),
+    "single": ("tied", dict(seed=102, width=16, n_ff=16, heads=1, kv_heads=1)),
+    "grouped": ("tied", dict(seed=103, width=32, n_ff=64, heads=3, kv_heads=1)),
+    "own-kv": ("tied", dict(seed=104, width=32, n_ff=32, heads=3, kv_heads=3)),
+    "no-heads": ("tied", dict(seed=105, width=32, n_ff=48, heads=0, kv_heads=0)),
+    "no-ffn": ("tied", dict(seed=106, width=32, n_ff=0, heads=2, kv_heads=1)),
+    "stream-only": ("tied", dict(seed=107, width=20, n_ff=0, heads=0, kv_heads=0)),
+    "odd": ("tied", dict(seed=108, width=5, n_ff=7, heads=6, kv_heads=3)),
+    "one-wide": ("tied", dict(seed=109, width=1, n_ff=1, heads=1, kv_heads=1)),
+    "wide": ("tied", dict(seed=110, width=80, n_ff=200, heads=8, kv_heads=4)),
+    "task-head": ("tied", dict(seed=111, width=0, n_ff=0, heads=0, kv_heads=0, reads="base")),
+    "outputs": ("tied", dict(seed=112, width=16, n_ff=24, heads=2, kv_heads=1, outputs=3, activation="identity")),
+    "task-outputs": ("tied", dict(seed=113, width=0, n_ff=0, heads=0, kv_heads=0, reads="base", outputs=2,
+                                  activation="identity")),
+    "stacked": ("tied", dict(seed=114, width=16, n_ff=24, heads=2, kv_heads=2, parents=["full"])),
+    "stacked-no-heads": ("tied", dict(seed=115, width=12, n_ff=0, heads=0, kv_heads=0, parents=["full"])),
+    "stacked-on-thin": ("tied", dict(seed=116, width=16, n_ff=8, heads=1, kv_heads=1, parents=["stream-only"])),
+    "stacked-on-two": ("tied", dict(seed=117, width=16, n_ff=24, heads=2, kv_heads=1, parents=["grouped", "no-ffn"])),
+    "third": ("tied", dict(seed=118, width=8, n_ff=8, heads=1, kv_heads=1, parents=["full", "stacked"])),
+    "half-full": ("half", dict(seed=119, width=24, n_ff=40, heads=4, kv_heads=2, type_of={"*": "F16"})),
+    "bfloat-full": ("bfloat", dict(seed=120, width=24, n_ff=40, heads=2, kv_heads=1, type_of={"*": "BF16"})),
+    "separate-full": ("separate", dict(seed=121, width=24, n_ff=40, heads=4, kv_heads=2)),
+    "yarn-full": ("yarn", dict(seed=122, width=24, n_ff=40, heads=2, kv_heads=1)),
+    "partial-full": ("partial", dict(seed=123, width=24, n_ff=40, heads=2, kv_heads=1)),
+    "q4-full": ("q4", dict(seed=124, width=32, n_ff=64, heads=3, kv_heads=1, type_of={"*": "Q8_0", "head": "F32"})),
+    "q4-float": ("q4", dict(seed=125, width=24, n_ff=40, heads=2, kv_heads=1)),
+}
+
+# name, model, insertions (parents first), tolerance
+CASES = [("base-" + name, name, [], QUANTISED if name in ("blocks", "q4") else EXACT) for name in MODELS]
+CASES += [(name, base, how.get("parents", []) + [name], QUANTISED if base == "q4" else EXACT)
+          for name, (base, how) in INSERTIONS.items()]
+CASES += [("two", "tied", ["full", "grouped"], EXACT),
+          ("many", "tied", ["no-heads", "task-head", "full", "stacked", "outputs", "odd"], EXACT)]
+
+
+def expected_rows(model, insertions, tokens, **how):
+    result = model.forward(tokens, insertions, **how)
+    return model.logits(result.hidden), result.scores
+
+
+def write_expected(path, model, insertions, rng):
+    """Runs the reference in float64 and writes its results rounded to float32."""
+    n_vocab = model.reader.tensors["token_embd.weight"].dims[1]
+    tokens = rng.integers(0, n_vocab, N_TOKENS)
+    to_half = lambda x: x.astype(np.float16).astype(x.dtype)
+    sequence = [expected_rows(model, insertions, tokens), expected_rows(model, insertions, tokens, kv_round=to_half)]
+    candidates = rng.choice(n_vocab, 5, replace=False)
+    candidates[0] = tokens[POSITION]
+    rows = [expected_rows(model, insertions, np.append(tokens[:POSITION], c)) for c in candidates]
+    with open(path, "wb") as file:
+        file.write(b"OTGOLD02")
+        file.write(np.array([N_TOKENS, n_vocab, len(insertions), len(candidates), POSITION], "<u4").tobytes())
+        file.write(np.array([i.n_outputs for i in insertions], "<u4").tobytes())
+        file.write(tokens.astype("<i4").tobytes())
+        for logits, scores in sequence:
+            file.write(logits.astype("<f4").tobytes() + b"".join(s.astype("<f4").tobytes() for s in scores))
+        file.write(candidates.astype("<i4").tobytes())
+        file.write(np.stack([r[0][-1] for r in rows]).astype("<f4").tobytes())
+        for i in range(len(insertions)):
+            file.write(np.stack([r[1][i][-1] for r in rows]).astype("<f4").tobytes())
+
+
+def source_stamp():
+    digest = hashlib.sha256()
+    for name in ("make_golden.py", "reference.py", "gguf_io.py", "bpe.py"):
+        with open(os.path.join(HERE, name), "rb") as file:
+            digest.update(file.read())
+    return digest.hexdigest()
+
+
+def make_all(folder):
+    at = lambda name: os.path.join(folder, name + ".gguf")
+    models, insertions = {}, {}
+    for name, how in MODELS.items():
+        make_llama(at(name), **how)
+        models[name] = reference.Model(at(name), np.float64)
+    for name, (base, how) in INSERTIONS.items():
+        parents = [(p, insertions[p]) for p in how.get("parents", [])]
+        make_insertion(at(name + ".head"), base=models[base], **{**how, "parents": parents})
+        insertions[name] = reference.Insertion(at(name + ".head"), [p for _, p in parents], np.float64)
+    lines = []
+    for number, (name, base, used, tolerance) in enumerate(CASES):
+        write_expected(os.path.join(folder, name + ".expected"), models[base], [insertions[i] for i in used],
+                       np.random.default_rng(1000 + number))
+        lines += [f"case {name}", f"model {base}.gguf"]
+        lines += [" ".join(["insertion", i, i + ".head.gguf"] + INSERTIONS[i][1].get("parents", [])) for i in used]
+        half = HALF if tolerance == EXACT else tolerance
+        lines += [f"expected {name}.expected", f"tolerance {tolerance[0]:g} {tolerance[1]:g}",
+                  f"half-tolerance {half[0]:g} {half[1]:g}", "end"]
+    with open(os.path.join(folder, "manifest.txt"), "w") as file:
+        file.write("\n".join(lines) + "\n")
+
+
+def main(arguments):
+    folders = [a for a in arguments if a != "--force"]
+    if len(folders) != 1:
+        print(__doc__, file=sys.stderr)
+        return 2
+    folder = folders[0]
+    os.makedirs(folder, exist_ok=True)
+    stamp = os.path.join(folder, "stamp")
+    if "--force" not in arguments and os.path.exists(stamp) and open(stamp).read() == source_stamp():
+        print(f"{folder}: {len(CASES)} golden cases, up to date")
+        return 0
+    make_all(folder)
+    with open(stamp, "w") as file:
+        file.write(source_stamp())
+    print(f"{folder}: {len(CASES)} golden cases written")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,324 @@
+"""The method in plain NumPy: a frozen base transformer, and insertions that read it and write to themselves only.
+
+Independent of the C engine: written from the equations (Yuan et al. 2024, eq. 7 and section 3) and from the names
+and shapes of the insertion file. One sequence at a time, whole, with no cache and no cleverness: what cannot be
+read off at a glance does not belong here. `dtype` is float32, or float64 to see what float32 costs.
+
+Shapes: n positions, d width of the base, d' of an insertion. A weight of GGUF shape [in, out] is an array
+(out, in), so that y = x @ W.T. An insertion reads vectors in the order base, parents (lowest first), own.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+import gguf_io
+
+
+# ---- Small functions -----------------------------------------------------------------------------------------
+
+
+def sigmoid(x):
+    e = np.exp(-np.abs(x))
+    return np.where(x >= 0, 1, e) / (1 + e)
+
+
+def silu(x):
+    return x * sigmoid(x)
+
+
+def gelu(x):
+    """The tanh form, as GPT-2 has it."""
+    return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi).astype(x.dtype) * (x + x.dtype.type(0.044715) * x ** 3)))
+
+
+def softmax(x):
+    p = np.exp(x - x.max(axis=-1, keepdims=True))
+    return p / p.sum(axis=-1, keepdims=True)
+
+
+def log_softmax(x):
+    shifted = x - x.max(axis=-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+
+
+@dataclass
+class Statistics:
+    """What n(.) divides by, taken from h alone, also where h' is normalised."""
+    mean: np.ndarray     # (n, 1); zero for RMSNorm
+    inverse: np.ndarray  # (n, 1)
+
+    @staticmethod
+    def rms(h, eps):
+        return Statistics(np.zeros_like(h[:, :1]), 1 / np.sqrt(np.mean(h * h, axis=1, keepdims=True) + h.dtype.type(eps)))
+
+    @staticmethod
+    def layer(h, eps):
+        mean = np.mean(h, axis=1, keepdims=True)
+        variance = np.mean((h - mean) ** 2, axis=1, keepdims=True)
+        return Statistics(mean, 1 / np.sqrt(variance + h.dtype.type(eps)))
+
+    def apply(self, x, gamma, beta=None):
+        y = (x - self.mean) * self.inverse * gamma
+        return y if beta is None else y + beta
+
+
+def attention(q, k, v, scale):
+    """Causal. q (n, heads, hd); k and v (n, kv_heads, hd); query head i reads key/value head i // (heads / kv_heads)."""
+    n, heads, hd = q.shape
+    group = heads // k.shape[1] if heads else 1
+    out = np.empty_like(q)
+    future = np.triu(np.ones((n, n), bool), 1)
+    for i in range(heads):
+        scores = (q[:, i] @ k[:, i // group].T) * q.dtype.type(scale)
+        scores[future] = -np.inf
+        out[:, i] = softmax(scores) @ v[:, i // group]
+    return out.reshape(n, heads * hd)
+
+
+# ---- Rotary embedding ----------------------------------------------------------------------------------------
+
+
+class Rope:
+    """Rotary embedding in the layout of llama GGUF files: elements 2i and 2i+1 of a head turn by position * theta_i."""
+
+    def __init__(self, reader, head_dim):
+        key = lambda name, default: reader.keys.get("llama.rope." + name, default)
+        self.n_rot = key("dimension_count", head_dim)
+        base = key("freq_base", 10000.0)
+        pair = np.arange(self.n_rot // 2, dtype=np.float64)
+        theta = base ** (-2 * pair / self.n_rot)
+        if "rope_freqs.weight" in reader.tensors:  # llama 3: one divisor for each pair
+            theta = theta / reader.floats("rope_freqs.weight").astype(np.float64)
+        kind, factor = key("scaling.type", "none"), key("scaling.factor", 1.0)
+        if "llama.rope.scale_linear" in reader.keys:
+            kind, factor = "linear", key("scale_linear", 1.0)
+        self.magnitude = 1.0
+        if kind == "linear":
+            theta = theta / factor
+        elif kind == "yarn":
+            context = key("scaling.original_context_length", reader.keys["llama.context_length"])
+            theta = self._yarn(theta, pair, base, factor, context)
+            self.magnitude = key("scaling.attn_factor", 1.0) * (1 + 0.1 * np.log(factor))
+        elif kind != "none":
+            raise ValueError(f"rope scaling {kind}")
+        self.theta = theta
+
+    def _yarn(self, theta, pair, base, factor, context, beta_fast=32.0, beta_slow=1.0):
+        """Peng et al. 2023, section 3.2: high frequencies stay, low ones are interpolated, a ramp lies between."""
+        pair_of = lambda turns: self.n_rot * np.log(context / (turns * 2 * np.pi)) / (2 * np.log(base))
+        low = max(0, np.floor(pair_of(beta_fast)))
+        high = min(self.n_rot - 1, np.ceil(pair_of(beta_slow)))
+        interpolated = np.clip((pair - low) / max(0.001, high - low), 0, 1)
+        return theta * (1 - interpolated) + theta / factor * interpolated
+
+    def turn(self, x):
+        """x (n, heads, hd), positions 0 .. n-1."""
+        angle = np.arange(len(x), dtype=np.float64)[:, None, None] * self.theta
+        cos = (np.cos(angle) * self.magnitude).astype(x.dtype)
+        sin = (np.sin(angle) * self.magnitude).astype(x.dtype)
+        y = x.copy()
+        a, b = x[:, :, 0:self.n_rot:2], x[:, :, 1:self.n_rot:2]
+        y[:, :, 0:self.n_rot:2] = a * cos - b * sin
+        y[:, :, 1:self.n_rot:2] = a * sin + b * cos
+        return y
+
+
+# ---- Tensors by name -----------------------------------------------------------------------------------------
+
+
+class Weights:
+    """Tensors of a file as floats, dequantised when first asked for."""
+
+    def __init__(self, reader, dtype):
+        self.reader, self.dtype, self._cache = reader, dtype, {}
+
+    def __contains__(self, name):
+        return name in self.reader.tensors
+
+    def get(self, name):
+        if name not in self._cache:
+            self._cache[name] = self.reader.floats(name).astype(self.dtype)
+        return self._cache[name]
+
+    def maybe(self, name):
+        return self.get(name) if name in self else None
+
+    def linear(self, name, x, inputs):
+        """x W^T + b. `inputs(tensor name, x)` may replace the input, to study other arithmetics."""
+        y = inputs(name + ".weight", x) @ self.get(name + ".weight").T
+        bias = self.maybe(name + ".bias")
+        return y if bias is None else y + bias
+
+
+def unchanged(_name, x):
+    return x
+
+
+# ---- Insertions ----------------------------------------------------------------------------------------------
+
+
+class Insertion:
+    """An insertion file. `parents` are the Insertion objects named by otter.parents, lowest first."""
+
+    def __init__(self, path, parents=(), dtype=np.float32):
+        reader = gguf_io.Reader(path)
+        key = lambda name, default=None: reader.keys.get("otter." + name, default)
+        self.width = key("embedding_length")
+        self.n_ff = key("feed_forward_length")
+        self.n_heads, self.n_kv_heads = key("attention.head_count"), key("attention.head_count_kv")
+        self.parents = list(parents)
+        assert len(self.parents) == len(key("parents", []))
+        self.input, self.activation, self.n_outputs = key("head.input"), key("head.activation"), key("head.count")
+        self.weights = Weights(reader, dtype)
+
+    def scores(self, head_in):
+        """head_in (n, d' or d) -> (n, outputs). Eq. 7."""
+        out = np.empty((len(head_in), self.n_outputs), head_in.dtype)
+        for k in range(self.n_outputs):
+            z = head_in @ self.weights.get(f"otter.head.{k}.weight").reshape(-1)
+            bias = self.weights.maybe(f"otter.head.{k}.bias")
+            z = z if bias is None else z + bias[0]
+            out[:, k] = sigmoid(z) if self.activation == "sigmoid" else z
+        return out
+
+
+@dataclass
+class Stream:
+    """One insertion while a sequence runs."""
+    insertion: Insertion
+    h: np.ndarray                        # (n, d')
+    parents: list = field(default_factory=list)
+    normed: np.ndarray = None            # n(h') of the current norm
+    heads: np.ndarray = None             # attention output of the own heads in this layer
+    inner: np.ndarray = None             # own FFN inner activation in this layer
+
+    def join(self, base_part, part):
+        """[base; parents; own] of `part`: "normed", "heads" or "inner"."""
+        return np.concatenate([base_part] + [getattr(s, part) for s in self.parents] + [getattr(self, part)], axis=1)
+
+
+# ---- The base and the forward pass ---------------------------------------------------------------------------
+
+
+@dataclass
+class Result:
+    hidden: np.ndarray                   # H_o (n, d)
+    extended: list                       # H' (n, d') of each insertion
+    scores: list                         # (n, outputs) of each insertion
+
+
+class Model:
+    """A base model file, architecture llama or gpt2."""
+
+    def __init__(self, path, dtype=np.float32):
+        self.reader = gguf_io.Reader(path)
+        self.weights = Weights(self.reader, dtype)
+        self.dtype = dtype
+        self.architecture = self.reader.keys["general.architecture"]
+        key = lambda name, default=None: self.reader.keys.get(f"{self.architecture}.{name}", default)
+        self.d, self.n_layers, self.n_ff = key("embedding_length"), key("block_count"), key("feed_forward_length")
+        self.n_heads = key("attention.head_count")
+        self.n_kv_heads = key("attention.head_count_kv", self.n_heads)
+        self.head_dim = key("attention.key_length", self.d // self.n_heads)
+        self.is_gpt2 = self.architecture == "gpt2"
+        self.eps = key("attention.layer_norm_epsilon" if self.is_gpt2 else "attention.layer_norm_rms_epsilon")
+        self.rope = None if self.is_gpt2 else Rope(self.reader, self.head_dim)
+        self.activation = gelu if self.is_gpt2 else silu
+
+    def statistics(self, h):
+        return Statistics.layer(h, self.eps) if self.is_gpt2 else Statistics.rms(h, self.eps)
+
+    def _norm(self, name, h, streams):
+        """n(h) of the base; n(h') of every stream goes to stream.normed, by the statistics of h alone."""
+        statistics = self.statistics(h)
+        for s in streams:
+            w = s.insertion.weights
+            s.normed = s.h if s.insertion.width == 0 else statistics.apply(
+                s.h, w.get(f"otter.{name}.weight"), w.maybe(f"otter.{name}.bias"))
+        return statistics.apply(h, self.weights.get(name + ".weight"), self.weights.maybe(name + ".bias"))
+
+    def _heads(self, q, k, v, kv_round):
+        """Flat q, k, v -> concatenated head outputs (n, heads * hd)."""
+        q, k, v = (x.reshape(len(x), -1, self.head_dim) for x in (q, k, v))
+        if self.rope:
+            q, k = self.rope.turn(q), self.rope.turn(k)
+        return attention(q, kv_round(k), kv_round(v), 1 / np.sqrt(self.head_dim))
+
+    def _base_qkv(self, layer, x, inputs):
+        w = self.weights
+        if self.is_gpt2:
+            return np.split(w.linear(f"blk.{layer}.attn_qkv", x, inputs), 3, axis=1)
+        return [w.linear(f"blk.{layer}.attn_{name}", x, inputs) for name in "qkv"]
+
+    def _attention_block(self, layer, h, streams, inputs, kv_round):
+        x = self._norm(f"blk.{layer}.attn_norm", h, streams)
+        heads = self._heads(*self._base_qkv(layer, x, inputs), kv_round)
+        for s in streams:
+            s.heads = np.zeros((len(h), 0), h.dtype)
+            if s.insertion.n_heads:
+                wide = s.join(x, "normed")
+                q, k, v = (s.insertion.weights.linear(f"otter.blk.{layer}.attn_{name}", wide, inputs) for name in "qkv")
+                s.heads = self._heads(q, k, v, kv_round)
+        for s in streams:
+            if s.insertion.width:
+                s.h = s.h + s.insertion.weights.linear(f"otter.blk.{layer}.attn_output", s.join(heads, "heads"), inputs)
+        return h + self.weights.linear(f"blk.{layer}.attn_output", heads, inputs)
+
+    def _inner(self, weights, prefix, x, inputs):
+        up = weights.linear(prefix + "ffn_up", x, inputs)
+        if self.is_gpt2:
+            return gelu(up)
+        return silu(weights.linear(prefix + "ffn_gate", x, inputs)) * up
+
+    def _ffn_block(self, layer, h, streams, inputs):
+        x = self._norm(f"blk.{layer}.ffn_norm", h, streams)
+        inner = self._inner(self.weights, f"blk.{layer}.", x, inputs)
+        for s in streams:
+            s.inner = np.zeros((len(h), 0), h.dtype)
+            if s.insertion.n_ff:
+                s.inner = self._inner(s.insertion.weights, f"otter.blk.{layer}.", s.join(x, "normed"), inputs)
+        for s in streams:
+            if s.insertion.width:
+                s.h = s.h + s.insertion.weights.linear(f"otter.blk.{layer}.ffn_down", s.join(inner, "inner"), inputs)
+        return h + self.weights.linear(f"blk.{layer}.ffn_down", inner, inputs)
+
+    def _embed(self, weights, prefix, tokens, width):
+        if width == 0:
+            return np.zeros((len(tokens), 0), self.dtype)
+        h = weights.get(prefix + "token_embd.weight")[tokens]
+        position = weights.maybe(prefix + "position_embd.weight")
+        return h if position is None else h + position[:len(tokens)]
+
+    def forward(self, tokens, insertions=(), inputs=unchanged, kv_round=lambda x: x):
+        """tokens: ids of one sequence from position 0. insertions: parents before their children."""
+        tokens = np.asarray(tokens)
+        h = self._embed(self.weights, "", tokens, self.d)
+        streams, of = [], {}
+        for insertion in insertions:
+            s = Stream(insertion, self._embed(insertion.weights, "otter.", tokens, insertion.width),
+                       [of[id(parent)] for parent in insertion.parents])
+            of[id(insertion)] = s
+            streams.append(s)
+        for layer in range(self.n_layers):
+            h = self._attention_block(layer, h, streams, inputs, kv_round)
+            h = self._ffn_block(layer, h, streams, inputs)
+        hidden = self._norm("output_norm", h, streams)
+        extended = [s.normed for s in streams]
+        scores = [i.scores(hidden if i.input == "base" else e) for i, e in zip(insertions, extended)]
+        return Result(hidden, extended, scores)
+
+    def logits(self, hidden, inputs=unchanged):
+        """(n, d) -> (n, vocab): the output matrix, or the embedding where the two are tied."""
+        name = "output" if "output.weight" in self.weights else "token_embd"
+        return self.weights.linear(name, hidden, inputs)
+
+    def token_logprobs(self, tokens, chunk=128, **how):
+        """log p(tokens[i] | tokens[:i]) for i = 1 .. n-1, as float64."""
+        tokens = np.asarray(tokens)
+        hidden = self.forward(tokens, **how).hidden[:-1]
+        out = []
+        for begin in range(0, len(hidden), chunk):
+            logits = self.logits(hidden[begin:begin + chunk], how.get("inputs", unchanged)).astype(np.float64)
+            out.append(log_softmax(logits)[np.arange(len(logits)), tokens[begin + 1:begin + 1 + len(logits)]])
+        return np.concatenate(out)
