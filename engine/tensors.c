@@ -28,6 +28,9 @@ ot_status ot_tensor_require(const ot_gguf *gguf, const char *name, uint32_t n_in
                        ot_gguf_path(gguf), name, (unsigned long long)t->dims[0], (unsigned long long)t->dims[1],
                        (unsigned long long)t->dims[2], (unsigned long long)t->dims[3], n_in,
                        (unsigned long long)want_out);
+    if (!ot_type_known((uint32_t)t->type))
+        return ot_fail(err, OT_ERR_UNSUPPORTED, "%s: tensor '%s' has type %u (%s), which this build cannot compute with",
+                       ot_gguf_path(gguf), name, (unsigned)t->type, ot_type_name(t->type));
     *out = t;
     return OT_OK;
 }
