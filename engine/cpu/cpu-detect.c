@@ -30,5 +30,11 @@ unsigned ot_cpu_detect(void)
 const ot_kernels *ot_kernels_select(unsigned mask)
 {
     mask &= ot_cpu_detect();
+    if ((mask & OT_CPU_VNNI) && (mask & OT_CPU_AVX512))
+        return &ot_kernels_vnni;
+    if (mask & OT_CPU_AVX512)
+        return &ot_kernels_avx512;
+    if (mask & OT_CPU_AVX2)
+        return &ot_kernels_avx2;
     return &ot_kernels_c;
 }

@@ -5,5 +5,8 @@
 #include "engine/kernels.h"
 
 extern const ot_kernels ot_kernels_c;
+extern const ot_kernels ot_kernels_avx2;
+extern const ot_kernels ot_kernels_avx512;
+extern const ot_kernels ot_kernels_vnni;
 
 #endif

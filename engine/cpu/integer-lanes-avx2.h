@@ -1,0 +1,76 @@
+/* The operations of integer-lanes.h on pairs of AVX2 registers: features 0 to 7 and 8 to 15.
+ *
+ * vpmaddubsw makes pairs of products in 16 bits: of nibbles they stay below 30,480 over a whole block and are widened
+ * once; of bytes, |q| x (the activation with the sign of q), they stay within 32,512 and are widened at once.
+ */
+#ifndef OTTER_ENGINE_CPU_INTEGER_LANES_AVX2_H
+#define OTTER_ENGINE_CPU_INTEGER_LANES_AVX2_H
+#if defined(__AVX2__) && !defined(__AVX512F__)
+
+#include "engine/cpu/integer-lanes.h"
+
+#include <string.h>
+
+/* The register tile: rows x panels. */
+#define OT_INT_ROWS 4
+#define OT_INT_PANELS 1
+
+typedef struct line16 {
+    __m256i lo, hi;
+} line16;
+typedef __m256i quad16;
+typedef line16 sums16;
+
+OT_INLINE __m256i line_half(const uint8_t *p) { return _mm256_load_si256((const __m256i *)(const void *)p); }
+OT_INLINE line16 line_load(const uint8_t *codes) { return (line16){line_half(codes), line_half(codes + 32)}; }
+OT_INLINE line16 line_low(line16 c)
+{
+    const __m256i mask = _mm256_set1_epi8(15);
+    return (line16){_mm256_and_si256(c.lo, mask), _mm256_and_si256(c.hi, mask)};
+}
+OT_INLINE line16 line_high(line16 c)
+{
+    return line_low((line16){_mm256_srli_epi16(c.lo, 4), _mm256_srli_epi16(c.hi, 4)});
+}
+OT_INLINE quad16 quad_set1(int32_t i) { return _mm256_set1_epi32(i); }
+OT_INLINE quad16 quad_load(const int8_t *q)
+{
+    int32_t quad;
+    memcpy(&quad, q, sizeof quad);
+    return _mm256_set1_epi32(quad);
+}
+
+OT_INLINE sums16 sum_start(quad16 correction)
+{
+    (void)correction;
+    return (sums16){_mm256_setzero_si256(), _mm256_setzero_si256()};
+}
+
+OT_INLINE __m256i sum_half(__m256i sum, __m256i codes, quad16 quad, code_kind kind)
+{
+    if (kind.nibbles)
+        return _mm256_add_epi16(sum, _mm256_maddubs_epi16(codes, quad));
+    __m256i q = _mm256_xor_si256(codes, _mm256_set1_epi8(-128));
+    __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(q), _mm256_sign_epi8(quad, q));
+    return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+}
+
+OT_INLINE sums16 sum_quad(sums16 sum, line16 codes, quad16 quad, code_kind kind)
+{
+    return (sums16){sum_half(sum.lo, codes.lo, quad, kind), sum_half(sum.hi, codes.hi, quad, kind)};
+}
+
+OT_INLINE __m256 finish_half(__m256i sum, quad16 correction, code_kind kind)
+{
+    if (kind.nibbles)
+        sum = _mm256_sub_epi32(_mm256_madd_epi16(sum, _mm256_set1_epi16(1)), correction);
+    return _mm256_cvtepi32_ps(sum);
+}
+
+OT_INLINE v16 sum_finish(sums16 sum, quad16 correction, code_kind kind)
+{
+    return v16_pair(finish_half(sum.lo, correction, kind), finish_half(sum.hi, correction, kind));
+}
+
+#endif
+#endif

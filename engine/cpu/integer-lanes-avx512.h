@@ -1,0 +1,83 @@
+/* The operations of integer-lanes.h on AVX-512.
+ *
+ * With VNNI, vpdpbusd multiplies unsigned codes by signed activations and adds four products to each sum; sums start
+ * at minus the correction. Without it, vpmaddubsw makes pairs of products in 16 bits: of nibbles they stay below 30,480
+ * over a whole block and are widened once; of bytes, |q| x (the activation with the sign of q), they stay within 32,512
+ * and are widened at once.
+ */
+#ifndef OTTER_ENGINE_CPU_INTEGER_LANES_AVX512_H
+#define OTTER_ENGINE_CPU_INTEGER_LANES_AVX512_H
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
+
+#include "engine/cpu/integer-lanes.h"
+
+#include <string.h>
+
+/* The register tile: rows x panels. */
+#define OT_INT_ROWS 4
+#define OT_INT_PANELS 2
+
+typedef __m512i line16;
+typedef __m512i quad16;
+typedef __m512i sums16;
+
+OT_INLINE line16 line_load(const uint8_t *codes) { return _mm512_loadu_si512(codes); }
+OT_INLINE line16 line_low(line16 c) { return _mm512_and_si512(c, _mm512_set1_epi8(15)); }
+OT_INLINE line16 line_high(line16 c) { return _mm512_and_si512(_mm512_srli_epi16(c, 4), _mm512_set1_epi8(15)); }
+OT_INLINE quad16 quad_set1(int32_t i) { return _mm512_set1_epi32(i); }
+OT_INLINE quad16 quad_load(const int8_t *q)
+{
+    int32_t quad;
+    memcpy(&quad, q, sizeof quad);
+    return _mm512_set1_epi32(quad);
+}
+
+#if defined(__AVX512VNNI__)
+
+OT_INLINE sums16 sum_start(quad16 correction)
+{
+    return _mm512_sub_epi32(_mm512_setzero_si512(), correction);
+}
+
+OT_INLINE sums16 sum_quad(sums16 sum, line16 codes, quad16 quad, code_kind kind)
+{
+    (void)kind;
+    return _mm512_dpbusd_epi32(sum, codes, quad);
+}
+
+OT_INLINE v16 sum_finish(sums16 sum, quad16 correction, code_kind kind)
+{
+    (void)correction;
+    (void)kind;
+    return _mm512_cvtepi32_ps(sum);
+}
+
+#else
+
+OT_INLINE sums16 sum_start(quad16 correction)
+{
+    (void)correction;
+    return _mm512_setzero_si512();
+}
+
+OT_INLINE sums16 sum_quad(sums16 sum, line16 codes, quad16 quad, code_kind kind)
+{
+    if (kind.nibbles)
+        return _mm512_add_epi16(sum, _mm512_maddubs_epi16(codes, quad));
+    __m512i q = _mm512_xor_si512(codes, _mm512_set1_epi8(-128));
+    __m512i x = _mm512_mask_sub_epi8(quad, _mm512_movepi8_mask(q), _mm512_setzero_si512(), quad);
+    __m512i pairs = _mm512_maddubs_epi16(_mm512_abs_epi8(q), x);
+    return _mm512_add_epi32(sum, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)));
+}
+
+OT_INLINE v16 sum_finish(sums16 sum, quad16 correction, code_kind kind)
+{
+    if (kind.nibbles)
+        sum = _mm512_sub_epi32(_mm512_madd_epi16(sum, _mm512_set1_epi16(1)), correction);
+    return _mm512_cvtepi32_ps(sum);
+}
+
+#endif
+
+#endif
+#endif

@@ -1,0 +1,33 @@
+/* Integer sums of 16 features at a time, for integer-products.h: `line16` is a line of codes (16 features x 4 inputs),
+ * `quad16` four activations in every lane, `sums16` the running sums. Chosen by instruction set like lanes.h. */
+#ifndef OTTER_ENGINE_CPU_INTEGER_LANES_H
+#define OTTER_ENGINE_CPU_INTEGER_LANES_H
+
+#include "engine/cpu/lanes.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+/* What a product needs to know of the weights at compile time. */
+typedef struct code_kind {
+    bool nibbles, has_min;
+    int n_scales;
+} code_kind;
+
+#if defined(__AVX512F__)
+#include "engine/cpu/integer-lanes-avx512.h"
+#elif defined(__AVX2__)
+#include "engine/cpu/integer-lanes-avx2.h"
+#endif
+
+#ifdef OT_LANES
+/* The sum of 16 activations. */
+OT_INLINE int32_t sum_of_16(const int8_t *q)
+{
+    __m128i bytes = _mm_xor_si128(_mm_loadu_si128((const __m128i *)(const void *)q), _mm_set1_epi8(-128));
+    __m128i sums = _mm_sad_epu8(bytes, _mm_setzero_si128());
+    return _mm_cvtsi128_si32(sums) + _mm_extract_epi32(sums, 2) - 16 * 128;
+}
+#endif
+
+#endif

@@ -1,0 +1,46 @@
+/* The table of one instruction set: included last by its source, after the integer products. OT_TABLE is the table's
+ * variable, OT_TABLE_NAME its name. */
+#ifdef OT_TABLE
+
+#include "engine/cpu/attention-kernel.h"
+#include "engine/cpu/float-products.h"
+#include "engine/cpu/kernel-tables.h"
+#include "engine/cpu/vector-kernels.h"
+
+static void lanes_matmul(float *y, size_t y_stride, const ot_acts *x, const ot_matrix *w, uint32_t panel_begin,
+                         uint32_t panel_end, bool accumulate)
+{
+    const product p = {y, y_stride, x, w, accumulate};
+    if (panel_end > w->n_panels)
+        panel_end = w->n_panels;
+    switch (w->format) {
+    case OT_PACK_F32: matmul_f32(&p, panel_begin, panel_end); break;
+    case OT_PACK_F16: matmul_f16(&p, panel_begin, panel_end); break;
+    case OT_PACK_BF16: matmul_bf16(&p, panel_begin, panel_end); break;
+    case OT_PACK_U4: (w->has_min ? matmul_u4_min : matmul_u4)(&p, panel_begin, panel_end); break;
+    case OT_PACK_S8:
+        (w->n_scales == 2 ? matmul_s8_two_scales : w->has_min ? matmul_s8_min : matmul_s8)(&p, panel_begin, panel_end);
+        break;
+    }
+}
+
+const ot_kernels OT_TABLE = {
+    .name = OT_TABLE_NAME,
+    .quantize = lanes_quantize,
+    .matmul = lanes_matmul,
+    .rms_norm = lanes_rms_norm,
+    .scale_norm = lanes_scale_norm,
+    .add = lanes_add,
+    .silu_mul = lanes_silu_mul,
+    .dot = lanes_dot,
+    .max = lanes_max,
+    .sum_exp = lanes_sum_exp,
+    .rope = lanes_rope,
+    .kv_store = lanes_kv_store,
+    .attention = lanes_attention,
+    .axpy = lanes_axpy,
+    .gemm_tn = lanes_gemm_tn,
+    .gemm_nn = lanes_gemm_nn,
+};
+
+#endif

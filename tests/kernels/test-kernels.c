@@ -1,0 +1,656 @@
+/* Every kernel of every instruction set of this machine against the plain C reference, by equality to the last bit: odd
+ * sizes and tails, buffers that end where a page may not be touched, extreme values, any number of rows, any cut of the
+ * panels. OTTER_TEST_SEED sets the seed. */
+#include "engine/gguf.h"
+#include "engine/kernels.h"
+#include "tests/support/test-support.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const ot_kernels *ref;  /* plain C */
+static const ot_kernels *fast; /* the set under test */
+static ot_test_rng rng;
+
+/* ---- Values ---------------------------------------------------------------------------------------------- */
+
+typedef enum values { ORDINARY, ZEROS, HUGE_VALUES, TINY_VALUES, DENORMALS, ANYTHING, N_VALUES } values;
+
+static float random_float(values kind)
+{
+    uint32_t bits;
+    float f;
+    switch (kind) {
+    case ORDINARY: return ot_test_rng_float(&rng, -2.0f, 2.0f);
+    case ZEROS: return ot_test_rng_below(&rng, 2) ? 0.0f : -0.0f;
+    case HUGE_VALUES: return ot_test_rng_float(&rng, -3e38f, 3e38f);
+    case TINY_VALUES: return ot_test_rng_float(&rng, -1e-36f, 1e-36f);
+    case DENORMALS: return ot_test_rng_float(&rng, -1e-38f, 1e-38f);
+    default: break;
+    }
+    bits = (uint32_t)ot_test_rng_next(&rng); /* any exponent, but no infinity and no NaN */
+    if ((bits & 0x7f800000u) == 0x7f800000u)
+        bits &= ~0x00800000u;
+    memcpy(&f, &bits, sizeof f);
+    return f;
+}
+
+static void fill(float *x, size_t n, values kind)
+{
+    for (size_t i = 0; i < n; i++)
+        x[i] = random_float(kind);
+}
+
+static uint32_t below(uint32_t n)
+{
+    return ot_test_rng_below(&rng, n);
+}
+
+/* n floats that end at a forbidden page; their start has whatever alignment follows. */
+static float *guarded_floats(size_t n)
+{
+    return ot_test_guarded_alloc((n ? n : 1) * sizeof(float), sizeof(float));
+}
+
+static void free_floats(float *x, size_t n)
+{
+    ot_test_guarded_free(x, (n ? n : 1) * sizeof(float));
+}
+
+/* Equal bits, or both NaN (which NaN comes out of a product is not ours to choose). */
+static bool same(const float *a, const float *b, size_t n, const char *what)
+{
+    for (size_t i = 0; i < n; i++) {
+        if (memcmp(&a[i], &b[i], sizeof a[i]) != 0 && !(isnan(a[i]) && isnan(b[i]))) {
+            printf("%s %s: element %zu of %zu is %.9g (%a), expected %.9g (%a)\n", fast->name, what, i, n, (double)a[i],
+                   (double)a[i], (double)b[i], (double)b[i]);
+            return false;
+        }
+    }
+    return true;
+}
+
+static const uint32_t lengths[] = {0, 1, 2, 7, 8, 9, 15, 16, 17, 23, 24, 25, 31, 32, 33, 47, 48, 64, 65, 100, 576, 601};
+enum { N_LENGTHS = sizeof lengths / sizeof *lengths };
+
+/* ---- exp ------------------------------------------------------------------------------------------------- */
+
+static void exp_is_accurate(void)
+{
+    double worst = 0;
+    for (float x = -87.3f; x <= 88.7f; x += 0.00371f) {
+        double error = fabs((double)ot_expf(x) - exp((double)x)) / exp((double)x);
+        worst = error > worst ? error : worst;
+    }
+    CHECK(worst < 2e-7);
+    CHECK(ot_expf(0.0f) == 1.0f);
+    CHECK(ot_expf(-87.4f) == 0.0f && ot_expf(-INFINITY) == 0.0f && ot_expf(-3e38f) == 0.0f);
+    CHECK(ot_expf(88.8f) == INFINITY && ot_expf(INFINITY) == INFINITY);
+    CHECK(isnan(ot_expf(NAN)));
+    CHECK_NEAR(ot_sigmoid(0.0f), 0.5, 0);
+    CHECK(ot_sigmoid(-100.0f) == 0.0f && ot_sigmoid(100.0f) == 1.0f);
+}
+
+static void exp_of_vectors_is_exp_of_scalars(void)
+{
+    static const float edges[] = {-INFINITY, -87.31f, -87.3f, -87.29f, -0.0f, 0.0f, 88.69f, 88.7f, 88.71f, INFINITY, NAN};
+    for (int i = 0; i < 20000; i++) {
+        float x = i < 11 ? edges[i] : i & 1 ? ot_test_rng_float(&rng, -90.0f, 90.0f) : random_float(ANYTHING);
+        float got = fast->sum_exp(&x, 1, 0.0f), expected = ot_expf(x);
+        if (!CHECK(same(&got, &expected, 1, "exp")))
+            return;
+    }
+}
+
+/* ---- Vectors --------------------------------------------------------------------------------------------- */
+
+static void check_vectors(uint32_t n, values kind)
+{
+    float *a = guarded_floats(n), *b = guarded_floats(n), *x = guarded_floats(n), *y = guarded_floats(n), got, expected;
+    const float shift = random_float(ORDINARY), factor = random_float(kind);
+    REQUIRE(a && b && x && y);
+    fill(a, n, kind);
+    fill(b, n, kind == HUGE_VALUES ? ORDINARY : kind);
+    ot_test_context("%s, length %u, values %d", fast->name, n, kind);
+
+    got = fast->dot(a, b, n), expected = ref->dot(a, b, n);
+    CHECK(same(&got, &expected, 1, "dot"));
+    got = fast->max(a, n), expected = ref->max(a, n);
+    CHECK(same(&got, &expected, 1, "max"));
+    got = fast->sum_exp(a, n, shift), expected = ref->sum_exp(a, n, shift);
+    CHECK(same(&got, &expected, 1, "sum_exp"));
+    if (n > 0) {
+        got = fast->rms_norm(x, a, b, n, 1e-5f), expected = ref->rms_norm(y, a, b, n, 1e-5f);
+        CHECK(same(&got, &expected, 1, "rms_norm's factor") && same(x, y, n, "rms_norm"));
+    }
+    fast->scale_norm(x, a, b, factor, n), ref->scale_norm(y, a, b, factor, n);
+    CHECK(same(x, y, n, "scale_norm"));
+    fast->silu_mul(x, a, b, n), ref->silu_mul(y, a, b, n);
+    CHECK(same(x, y, n, "silu_mul"));
+    memcpy(x, b, n * sizeof *x), memcpy(y, b, n * sizeof *y);
+    fast->add(x, a, n), ref->add(y, a, n);
+    CHECK(same(x, y, n, "add"));
+    fast->axpy(x, a, factor, n), ref->axpy(y, a, factor, n);
+    CHECK(same(x, y, n, "axpy"));
+    free_floats(a, n), free_floats(b, n), free_floats(x, n), free_floats(y, n);
+}
+
+static void vectors_match(void)
+{
+    for (int i = 0; i < N_LENGTHS; i++)
+        for (int kind = 0; kind < N_VALUES; kind++)
+            check_vectors(lengths[i], (values)kind);
+}
+
+static void max_ignores_nan(void)
+{
+    for (uint32_t n = 1; n < 40; n++) {
+        float x[40], got, expected = -INFINITY;
+        for (uint32_t i = 0; i < n; i++) {
+            x[i] = below(3) ? random_float(ORDINARY) : NAN;
+            expected = x[i] > expected ? x[i] : expected;
+        }
+        got = fast->max(x, n);
+        CHECK(same(&got, &expected, 1, "max with NaN"));
+    }
+}
+
+static void rope_matches(void)
+{
+    static const uint32_t dims[] = {2, 4, 6, 16, 18, 32, 34, 36, 64, 80, 96, 128};
+    for (unsigned i = 0; i < 2 * sizeof dims / sizeof *dims; i++) {
+        const uint32_t head_dim = dims[i / 2], n_rot = 2 + 2 * below(head_dim / 2), n_heads = 1 + below(4);
+        const size_t n = (size_t)head_dim * n_heads;
+        float *x = guarded_floats(n), *y = guarded_floats(n), *table = guarded_floats(n_rot);
+        REQUIRE(x && y && table);
+        fill(table, n_rot, ORDINARY);
+        fill(x, n, i % 5 ? ORDINARY : ANYTHING);
+        memcpy(y, x, n * sizeof *x);
+        fast->rope(x, table, n_heads, head_dim, n_rot, i & 1);
+        ref->rope(y, table, n_heads, head_dim, n_rot, i & 1);
+        ot_test_context("%s, head_dim %u, n_rot %u, neox %u", fast->name, head_dim, n_rot, i & 1);
+        CHECK(same(x, y, n, "rope"));
+        free_floats(x, n), free_floats(y, n), free_floats(table, n_rot);
+    }
+}
+
+/* ---- Activations ----------------------------------------------------------------------------------------- */
+
+typedef struct acts_buffers {
+    ot_acts acts;
+    size_t x_size, q_size, b_size; /* elements */
+} acts_buffers;
+
+static void acts_open(acts_buffers *b, uint32_t n_rows, uint32_t n_in)
+{
+    const size_t blocks = n_in / OT_QBLOCK, x_stride = n_in + below(5);
+    memset(b, 0, sizeof *b);
+    b->acts = (ot_acts){.n_rows = n_rows, .n_in = n_in, .x_stride = x_stride, .q_stride = ((size_t)n_in + 63) / 64 * 64,
+                        .b_stride = blocks + below(3)};
+    b->x_size = (n_rows - 1) * x_stride + n_in;
+    b->q_size = n_rows * b->acts.q_stride;
+    b->b_size = n_rows * b->acts.b_stride + 1;
+    b->acts.x = guarded_floats(b->x_size);
+    b->acts.q = ot_test_guarded_alloc(b->q_size, 64);
+    b->acts.scale = guarded_floats(b->b_size);
+    b->acts.bsum = guarded_floats(b->b_size);
+    b->acts.qsum = (int32_t *)(void *)guarded_floats(b->b_size);
+    memset(b->acts.q, 0, b->q_size);
+    memset(b->acts.scale, 0, b->b_size * sizeof(float));
+    memset(b->acts.bsum, 0, b->b_size * sizeof(float));
+    memset(b->acts.qsum, 0, b->b_size * sizeof(float));
+}
+
+static void acts_close(acts_buffers *b)
+{
+    free_floats((float *)b->acts.x, b->x_size);
+    ot_test_guarded_free(b->acts.q, b->q_size);
+    free_floats(b->acts.scale, b->b_size);
+    free_floats(b->acts.bsum, b->b_size);
+    free_floats((float *)(void *)b->acts.qsum, b->b_size);
+}
+
+static float *acts_x(acts_buffers *b)
+{
+    return (float *)b->acts.x;
+}
+
+static void quantize_matches(void)
+{
+    for (int i = 0; i < 200; i++) {
+        acts_buffers a, b;
+        const uint32_t n_rows = 1 + below(3), n_in = OT_QBLOCK * (1 + below(5));
+        const values kind = (values)(i % N_VALUES);
+        acts_open(&a, n_rows, n_in);
+        b = a;
+        b.acts.q = ot_test_guarded_alloc(a.q_size, 64);
+        b.acts.scale = guarded_floats(a.b_size);
+        b.acts.bsum = guarded_floats(a.b_size);
+        b.acts.qsum = (int32_t *)(void *)guarded_floats(a.b_size);
+        memset(b.acts.q, 0, a.q_size);
+        memset(b.acts.scale, 0, a.b_size * sizeof(float));
+        memset(b.acts.bsum, 0, a.b_size * sizeof(float));
+        memset(b.acts.qsum, 0, a.b_size * sizeof(float));
+        fill(acts_x(&a), a.x_size, kind);
+        if (i % 7 == 3)
+            acts_x(&a)[below(n_in)] = i & 1 ? NAN : -INFINITY;
+        if (i % 7 == 4) /* halves, which round to even */
+            for (uint32_t k = 0; k < n_in; k++)
+                acts_x(&a)[k] = k % OT_QBLOCK ? (float)(int)below(127) + 0.5f : 127.0f;
+        fast->quantize(&a.acts, 0, n_rows);
+        ref->quantize(&b.acts, 0, n_rows);
+        ot_test_context("%s, %u rows of %u, values %d", fast->name, n_rows, n_in, kind);
+        CHECK(memcmp(a.acts.q, b.acts.q, a.q_size) == 0);
+        CHECK(same(a.acts.scale, b.acts.scale, a.b_size, "scale") && same(a.acts.bsum, b.acts.bsum, a.b_size, "bsum"));
+        CHECK(memcmp(a.acts.qsum, b.acts.qsum, a.b_size * sizeof(int32_t)) == 0);
+        ot_test_guarded_free(b.acts.q, b.q_size);
+        free_floats(b.acts.scale, b.b_size), free_floats(b.acts.bsum, b.b_size);
+        free_floats((float *)(void *)b.acts.qsum, b.b_size);
+        acts_close(&a);
+    }
+}
+
+/* What a quantised row stands for is within half a step of the row. */
+static void quantized_rows_are_near(void)
+{
+    acts_buffers a;
+    acts_open(&a, 2, 96);
+    fill(acts_x(&a), a.x_size, ORDINARY);
+    fast->quantize(&a.acts, 0, 2);
+    for (uint32_t r = 0; r < 2; r++) {
+        for (uint32_t k = 0; k < 96; k++) {
+            const size_t at = r * a.acts.b_stride + k / OT_QBLOCK;
+            float x = a.acts.scale[at] * (float)a.acts.q[r * a.acts.q_stride + k];
+            if (!CHECK_NEAR(x, a.acts.x[r * a.acts.x_stride + k], a.acts.scale[at] * 0.50001f))
+                return;
+        }
+    }
+    acts_close(&a);
+}
+
+/* ---- Matrix products ------------------------------------------------------------------------------------- */
+
+static const ot_type types[] = {OT_TYPE_F32,  OT_TYPE_F16,  OT_TYPE_BF16, OT_TYPE_Q4_0, OT_TYPE_Q4_1, OT_TYPE_Q5_0,
+                                OT_TYPE_Q5_1, OT_TYPE_Q8_0, OT_TYPE_Q4_K, OT_TYPE_Q5_K, OT_TYPE_Q6_K};
+enum { N_TYPES = sizeof types / sizeof *types };
+
+/* Rows as in a file, of random bytes; the halves that are scales are made small and finite. Extreme ones have all their
+ * codes at one end. */
+static uint8_t *random_rows(ot_type type, uint32_t n_in, uint32_t n_out, bool extreme, size_t *row_bytes)
+{
+    static const struct {
+        ot_type type;
+        int n_halves, at[2];
+    } scales[] = {{OT_TYPE_Q4_0, 1, {0}},    {OT_TYPE_Q4_1, 2, {0, 2}}, {OT_TYPE_Q5_0, 1, {0}},
+                  {OT_TYPE_Q5_1, 2, {0, 2}}, {OT_TYPE_Q8_0, 1, {0}},    {OT_TYPE_Q4_K, 2, {0, 2}},
+                  {OT_TYPE_Q5_K, 2, {0, 2}}, {OT_TYPE_Q6_K, 1, {208}}};
+    const size_t block_bytes = ot_type_block_bytes(type), n_blocks = (size_t)n_out * (n_in / ot_type_block(type));
+    uint8_t *rows = malloc(n_blocks * block_bytes);
+    *row_bytes = n_in / ot_type_block(type) * block_bytes;
+    for (size_t i = 0; rows && i < n_blocks; i++) {
+        uint8_t *block = rows + i * block_bytes;
+        const uint8_t end = (uint8_t[]){0x00, 0xff, 0x80, 0x7f}[below(4)];
+        for (size_t j = 0; j < block_bytes; j++)
+            block[j] = extreme ? end : (uint8_t)below(256);
+        if (ot_type_block(type) == 1) { /* floats in -2..2 */
+            float f = random_float(extreme ? TINY_VALUES : ORDINARY);
+            uint16_t h = type == OT_TYPE_F16 ? ot_f32_to_f16(f) : ot_f32_to_bf16(f);
+            memcpy(block, type == OT_TYPE_F32 ? (void *)&f : (void *)&h, block_bytes);
+        }
+        for (unsigned s = 0; s < sizeof scales / sizeof *scales; s++) {
+            for (int k = 0; scales[s].type == type && k < scales[s].n_halves; k++) {
+                uint16_t h = ot_f32_to_f16(random_float(ORDINARY) * (extreme ? 1e-6f : 0.01f));
+                memcpy(block + scales[s].at[k], &h, sizeof h);
+            }
+        }
+    }
+    return rows;
+}
+
+static void packed_rows_are_the_files_rows(void)
+{
+    for (int t = 0; t < N_TYPES; t++) {
+        for (uint32_t n_out = 1; n_out <= 33; n_out += 8) {
+            const uint32_t n_in = ot_type_block(types[t]) == 1 ? 37 : 512;
+            size_t row_bytes;
+            uint8_t *rows = random_rows(types[t], n_in, n_out, false, &row_bytes);
+            float got[512], expected[512];
+            ot_matrix m;
+            ot_error err = {0};
+            REQUIRE(rows);
+            REQUIRE_OK(ot_matrix_pack(&m, types[t], rows, n_in, n_out, &err), &err);
+            for (uint32_t o = 0; o < n_out; o++) {
+                ot_matrix_row(&m, o, got);
+                ot_dequantize(types[t], rows + o * row_bytes, expected, n_in);
+                for (uint32_t k = 0; k < n_in; k++) {
+                    got[k] += 0.0f; /* -0 and 0 are the same weight */
+                    expected[k] += 0.0f;
+                }
+                ot_test_context("%s, row %u of %u", ot_type_name(types[t]), o, n_out);
+                CHECK_SAME_FLOATS(got, expected, n_in);
+            }
+            ot_matrix_free(&m);
+            free(rows);
+        }
+    }
+}
+
+static void packing_refuses_half_blocks(void)
+{
+    uint8_t rows[256] = {0};
+    ot_error err = {0};
+    ot_matrix m;
+    CHECK_INT(ot_matrix_pack(&m, OT_TYPE_Q4_1, rows, 48, 1, &err), OT_ERR_INVALID);
+    CHECK(m.data == NULL);
+    CHECK_INT(ot_matrix_pack(&m, OT_TYPE_Q6_K, rows, 32, 1, &err), OT_ERR_INVALID);
+    CHECK_INT(ot_matrix_pack(&m, OT_TYPE_F32, rows, 0, 1, &err), OT_ERR_INVALID);
+    CHECK_INT(ot_matrix_pack(&m, (ot_type)99, rows, 32, 1, &err), OT_ERR_UNSUPPORTED);
+    ot_matrix_free(&m);
+    ot_matrix_free(NULL);
+}
+
+static void repacking_is_packing(void)
+{
+    enum { N_IN = 19, N_OUT = 21 };
+    float rows[N_IN * N_OUT], row[N_IN];
+    ot_matrix m;
+    ot_error err = {0};
+    fill(rows, N_IN * N_OUT, ORDINARY);
+    REQUIRE_OK(ot_matrix_pack(&m, OT_TYPE_F32, rows, N_IN, N_OUT, &err), &err);
+    fill(rows, N_IN * N_OUT, ORDINARY);
+    ot_matrix_repack_f32(&m, rows);
+    for (uint32_t o = 0; o < N_OUT; o++) {
+        ot_matrix_row(&m, o, row);
+        CHECK_SAME_FLOATS(row, rows + o * N_IN, N_IN);
+    }
+    ot_matrix_free(&m);
+}
+
+/* One product of n_rows rows, whole, in two cuts, and row by row: all equal to the reference; nothing is written outside. */
+static void check_product(const ot_matrix *m, acts_buffers *a, bool accumulate)
+{
+    const uint32_t n_rows = a->acts.n_rows;
+    const size_t stride = m->n_out + below(4), size = (n_rows - 1) * stride + m->n_out;
+    float *before = guarded_floats(size), *expected = guarded_floats(size), *got = guarded_floats(size);
+    const uint32_t cut = below(m->n_panels + 1);
+    REQUIRE(before && expected && got);
+    fill(before, size, ORDINARY);
+    memcpy(expected, before, size * sizeof *got);
+    ref->matmul(expected, stride, &a->acts, m, 0, m->n_panels, accumulate);
+
+    memcpy(got, before, size * sizeof *got);
+    fast->matmul(got, stride, &a->acts, m, 0, m->n_panels, accumulate);
+    CHECK(same(got, expected, size, "matmul"));
+
+    memcpy(got, before, size * sizeof *got);
+    fast->matmul(got, stride, &a->acts, m, cut, m->n_panels, accumulate);
+    fast->matmul(got, stride, &a->acts, m, 0, cut, accumulate);
+    CHECK(same(got, expected, size, "matmul in two cuts"));
+
+    memcpy(got, before, size * sizeof *got);
+    for (uint32_t r = 0; r < n_rows; r++) {
+        ot_acts row = a->acts;
+        row.n_rows = 1;
+        row.x += r * row.x_stride;
+        row.q += r * row.q_stride;
+        row.scale += r * row.b_stride;
+        row.bsum += r * row.b_stride;
+        row.qsum += r * row.b_stride;
+        fast->matmul(got + r * stride, stride, &row, m, 0, m->n_panels, accumulate);
+    }
+    CHECK(same(got, expected, size, "matmul row by row"));
+    free_floats(before, size), free_floats(expected, size), free_floats(got, size);
+}
+
+static void check_matrix(ot_type type, uint32_t n_in, uint32_t n_out, uint32_t n_rows, bool extreme)
+{
+    size_t row_bytes;
+    uint8_t *rows = random_rows(type, n_in, n_out, extreme, &row_bytes);
+    acts_buffers a;
+    ot_matrix m;
+    ot_error err = {0};
+    REQUIRE(rows);
+    REQUIRE_OK(ot_matrix_pack(&m, type, rows, n_in, n_out, &err), &err);
+    free(rows);
+    acts_open(&a, n_rows, n_in);
+    fill(acts_x(&a), a.x_size, extreme ? ANYTHING : ORDINARY);
+    if (extreme && below(2)) /* every quantised activation at an end of its range */
+        for (size_t i = 0; i < a.x_size; i++)
+            acts_x(&a)[i] = below(8) ? 1.5f : -1.5f;
+    ref->quantize(&a.acts, 0, n_rows);
+    ot_test_context("%s, %s, %u -> %u, %u rows, extreme %d", fast->name, ot_type_name(type), n_in, n_out, n_rows, extreme);
+    check_product(&m, &a, below(2));
+    acts_close(&a);
+    ot_matrix_free(&m);
+}
+
+static void products_match(void)
+{
+    static const uint32_t outs[] = {1, 5, 15, 16, 17, 31, 32, 33, 48, 63, 64, 80};
+    for (int t = 0; t < N_TYPES; t++) {
+        const uint32_t block = ot_type_block(types[t]);
+        for (uint32_t n_rows = 1; n_rows <= 19; n_rows++) {
+            const uint32_t n_in = block == 1 ? 1 + below(90) : block * (1 + below(block == 32 ? 6 : 2));
+            check_matrix(types[t], n_in, outs[below(12)], n_rows, n_rows % 4 == 0);
+        }
+        for (int i = 0; i < 12; i++)
+            check_matrix(types[t], block == 1 ? 65 : 256, outs[i], 1 + below(3), i & 1);
+    }
+}
+
+/* ---- Attention ------------------------------------------------------------------------------------------- */
+
+enum { MAX_QUERIES = 14, MAX_SLOTS = 320, N_UNITS = MAX_SLOTS / OT_PAGE_TOKENS };
+
+typedef struct attention_case {
+    ot_attn_group group;
+    float *queries, *outs, *scratch;
+    size_t n_scratch;
+    const float *q[MAX_QUERIES];
+    float *out[MAX_QUERIES];
+    uint32_t n_prefix[MAX_QUERIES], n_tail[MAX_QUERIES], slots[MAX_QUERIES][40];
+    const uint32_t *tail[MAX_QUERIES];
+    uint8_t *pages[N_UNITS];
+    const uint8_t *units[N_UNITS];
+    size_t unit_bytes;
+} attention_case;
+
+/* Pages hold K and V between two unused spans; slots past `n_slots` hold NaN, which must reach nothing. */
+static bool attention_open(attention_case *c, uint32_t head_dim, uint32_t n_queries, uint32_t n_slots, ot_kv_type type)
+{
+    const size_t element = type == OT_KV_F16 ? 2 : 4, part = head_dim * OT_PAGE_TOKENS * element;
+    memset(c, 0, sizeof *c);
+    c->unit_bytes = 2 * part + 128;
+    for (int i = 0; i < N_UNITS; i++) {
+        if (!(c->pages[i] = ot_test_guarded_alloc(c->unit_bytes, 64)))
+            return false;
+        memset(c->pages[i], 0xff, c->unit_bytes);
+        c->units[i] = c->pages[i];
+    }
+    for (uint32_t s = 0; s < n_slots; s++) {
+        float k[256], v[256];
+        fill(k, head_dim, ORDINARY);
+        fill(v, head_dim, ORDINARY);
+        ref->kv_store(c->pages[s / OT_PAGE_TOKENS], 128, 128 + part, s % OT_PAGE_TOKENS, k, v, head_dim, type);
+    }
+    c->queries = guarded_floats(n_queries * head_dim);
+    c->outs = guarded_floats(n_queries * head_dim);
+    fill(c->queries, n_queries * head_dim, ORDINARY);
+    c->group = (ot_attn_group){.n_queries = n_queries, .head_dim = head_dim, .scale = 1.0f / sqrtf((float)head_dim),
+                               .q = c->q, .out = c->out, .n_prefix = c->n_prefix, .n_tail = c->n_tail, .tail = c->tail,
+                               .units = c->units, .k_offset = 128, .v_offset = 128 + part, .kv_type = type};
+    uint32_t longest = 0;
+    for (uint32_t i = 0; i < n_queries; i++) {
+        c->q[i] = c->queries + i * head_dim;
+        c->out[i] = c->outs + i * head_dim;
+        c->tail[i] = c->slots[i];
+        c->n_tail[i] = below(3) ? 0 : below(n_slots < 40 ? n_slots : 40);
+        c->n_prefix[i] = below(4) ? n_slots / 2 + below(n_slots / 2 + 1) : below(n_slots + 1);
+        for (uint32_t j = 0; j < c->n_tail[i]; j++)
+            c->slots[i][j] = below(n_slots);
+        longest = c->n_prefix[i] + c->n_tail[i] > longest ? c->n_prefix[i] + c->n_tail[i] : longest;
+    }
+    c->group.scratch_stride = (longest + 31) / 32 * 32;
+    c->n_scratch = n_queries * c->group.scratch_stride;
+    c->scratch = c->group.scratch = guarded_floats(c->n_scratch);
+    return c->queries && c->outs && c->scratch;
+}
+
+static void attention_close(attention_case *c)
+{
+    const size_t n = (size_t)c->group.n_queries * c->group.head_dim;
+    for (int i = 0; i < N_UNITS; i++)
+        ot_test_guarded_free(c->pages[i], c->unit_bytes);
+    free_floats(c->queries, n), free_floats(c->outs, n), free_floats(c->scratch, c->n_scratch);
+}
+
+static void check_attention(uint32_t head_dim, uint32_t n_queries, uint32_t n_slots, ot_kv_type type)
+{
+    static attention_case c;
+    float expected[MAX_QUERIES * 256];
+    const size_t n = (size_t)n_queries * head_dim;
+    REQUIRE(attention_open(&c, head_dim, n_queries, n_slots, type));
+    ot_test_context("%s, head_dim %u, %u queries, %u slots, kv type %d", fast->name, head_dim, n_queries, n_slots, type);
+    ref->attention(&c.group);
+    memcpy(expected, c.outs, n * sizeof *expected);
+    memset(c.outs, 0xff, n * sizeof *expected);
+    fast->attention(&c.group);
+    CHECK(same(c.outs, expected, n, "attention"));
+
+    /* Each query alone. */
+    memset(c.outs, 0xff, n * sizeof *expected);
+    for (uint32_t i = 0; i < n_queries; i++) {
+        ot_attn_group one = c.group;
+        one.n_queries = 1;
+        one.q += i, one.out += i, one.n_prefix += i, one.n_tail += i, one.tail += i;
+        fast->attention(&one);
+    }
+    CHECK(same(c.outs, expected, n, "attention, each query alone"));
+    attention_close(&c);
+}
+
+static void attention_matches(void)
+{
+    static const uint32_t dims[] = {1, 4, 8, 16, 20, 32, 48, 64, 72, 80, 96, 128, 256};
+    for (unsigned i = 0; i < sizeof dims / sizeof *dims; i++)
+        for (uint32_t n_queries = 1; n_queries <= MAX_QUERIES; n_queries += 1 + below(3))
+            check_attention(dims[i], n_queries, 1 + below(n_queries & 1 ? 100 : 40), n_queries & 2 ? OT_KV_F16 : OT_KV_F32);
+    check_attention(64, 9, MAX_SLOTS, OT_KV_F16);
+    check_attention(64, 6, 128, OT_KV_F32);
+}
+
+/* Where keys are stored cannot matter: slots of the prefix, named as a tail, give the same bits. */
+static void tails_equal_prefixes(void)
+{
+    static attention_case c;
+    float expected[2 * 64];
+    REQUIRE(attention_open(&c, 64, 2, 70, OT_KV_F16));
+    memcpy((float *)c.q[1], c.q[0], 64 * sizeof(float));
+    c.n_prefix[0] = 35, c.n_tail[0] = 0;
+    c.n_prefix[1] = 3, c.n_tail[1] = 32;
+    for (uint32_t j = 0; j < 32; j++)
+        c.slots[1][j] = 3 + j;
+    free_floats(c.scratch, c.n_scratch);
+    c.group.scratch_stride = 64;
+    c.n_scratch = 128;
+    c.scratch = c.group.scratch = guarded_floats(c.n_scratch);
+    fast->attention(&c.group);
+    memcpy(expected, c.outs, sizeof expected);
+    CHECK_SAME_FLOATS(expected + 64, expected, 64);
+    attention_close(&c);
+}
+
+static void kv_store_matches(void)
+{
+    static const uint32_t dims[] = {1, 4, 15, 16, 17, 64, 80, 100};
+    for (unsigned i = 0; i < 2 * sizeof dims / sizeof *dims; i++) {
+        const uint32_t d = dims[i / 2], slot = below(OT_PAGE_TOKENS);
+        const size_t part = (size_t)d * OT_PAGE_TOKENS * (i & 1 ? 2 : 4), size = (2 * part + 63) / 64 * 64;
+        const ot_kv_type type = i & 1 ? OT_KV_F16 : OT_KV_F32;
+        uint8_t *got = ot_test_guarded_alloc(size, 64), *expected = ot_test_guarded_alloc(size, 64);
+        float *k = guarded_floats(d), *v = guarded_floats(d);
+        REQUIRE(got && expected && k && v);
+        memset(got, 0x55, size), memset(expected, 0x55, size);
+        fill(k, d, ORDINARY), fill(v, d, i % 3 ? ORDINARY : ANYTHING);
+        fast->kv_store(got, 0, part, slot, k, v, d, type);
+        ref->kv_store(expected, 0, part, slot, k, v, d, type);
+        ot_test_context("%s, head_dim %u, slot %u, kv type %d", fast->name, d, slot, type);
+        CHECK_BYTES(got, size, expected, size);
+        ot_test_guarded_free(got, size), ot_test_guarded_free(expected, size);
+        free_floats(k, d), free_floats(v, d);
+    }
+}
+
+/* ---- Training -------------------------------------------------------------------------------------------- */
+
+static void check_gemm(uint32_t n_k, uint32_t n_m, uint32_t n_n, bool transposed, bool accumulate)
+{
+    const size_t a_rows = transposed ? n_k : n_m, a_width = transposed ? n_m : n_k;
+    const size_t a_stride = a_width + below(3), b_stride = n_n + below(3), c_stride = n_n + below(3);
+    const size_t a_size = a_rows ? (a_rows - 1) * a_stride + a_width : 0, b_size = n_k ? (n_k - 1) * b_stride + n_n : 0;
+    const size_t c_size = (n_m - 1) * c_stride + n_n;
+    float *a = guarded_floats(a_size), *b = guarded_floats(b_size), *got = guarded_floats(c_size);
+    float *expected = guarded_floats(c_size);
+    const uint32_t cut = below(n_m + 1);
+    REQUIRE(a && b && got && expected);
+    fill(a, a_size, ORDINARY), fill(b, b_size, ORDINARY), fill(got, c_size, ORDINARY);
+    memcpy(expected, got, c_size * sizeof *got);
+    (transposed ? ref->gemm_tn : ref->gemm_nn)(expected, c_stride, a, a_stride, b, b_stride, n_k, 0, n_m, n_n, accumulate);
+    for (int part = 0; part < 2; part++) /* in two cuts */
+        (transposed ? fast->gemm_tn : fast->gemm_nn)(got, c_stride, a, a_stride, b, b_stride, n_k, part ? cut : 0,
+                                                     part ? n_m : cut, n_n, accumulate);
+    ot_test_context("%s, %u x %u, %u deep, accumulate %d", fast->name, n_m, n_n, n_k, accumulate);
+    CHECK(same(got, expected, c_size, transposed ? "gemm_tn" : "gemm_nn"));
+    free_floats(a, a_size), free_floats(b, b_size), free_floats(got, c_size), free_floats(expected, c_size);
+}
+
+static void gradient_products_match(void)
+{
+    static const uint32_t depths[] = {0, 1, 2, 33, 127, 128, 129, 300};
+    for (int i = 0; i < 96; i++)
+        check_gemm(depths[i % 8], 1 + below(i % 3 ? 20 : 40), 1 + below(i % 4 ? 35 : 100), i & 8, i & 16);
+}
+
+/* ---- Running --------------------------------------------------------------------------------------------- */
+
+static void run_set(const ot_kernels *set)
+{
+    fast = set;
+    printf("---- %s\n", set->name);
+    RUN(exp_of_vectors_is_exp_of_scalars);
+    RUN(vectors_match);
+    RUN(max_ignores_nan);
+    RUN(rope_matches);
+    RUN(quantize_matches);
+    RUN(quantized_rows_are_near);
+    RUN(products_match);
+    RUN(kv_store_matches);
+    RUN(attention_matches);
+    RUN(tails_equal_prefixes);
+    RUN(gradient_products_match);
+}
+
+int main(int argc, char **argv)
+{
+    static const unsigned masks[] = {0, OT_CPU_AVX2, OT_CPU_AVX2 | OT_CPU_AVX512, ~0u};
+    const ot_kernels *last = NULL;
+
+    ot_test_start(argc, argv);
+    rng.state = ot_test_seed(20240607);
+    ref = ot_kernels_select(0);
+    CHECK_STR(ref->name, "c");
+    fast = ref;
+    RUN(exp_is_accurate);
+    RUN(packed_rows_are_the_files_rows);
+    RUN(packing_refuses_half_blocks);
+    RUN(repacking_is_packing);
+    for (unsigned i = 0; i < sizeof masks / sizeof *masks; i++) {
+        const ot_kernels *set = ot_kernels_select(masks[i]);
+        if (set != last) /* a machine without a set gets the one below again */
+            run_set(set);
+        last = set;
+    }
+    return ot_test_finish();
+}
