@@ -1,0 +1,236 @@
+/* otter eval: AUC, accuracy and calibration of a head on labelled rows, accuracy on pairs, or how quiet it is on prompts. */
+#include "cli/commands.h"
+
+#include <errno.h>
+#include <jansson.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "train/train.h"
+
+typedef struct eval_arguments {
+    ot_eval_options options;
+    bool json, half, quiet;
+} eval_arguments;
+
+static void print_help(void)
+{
+    printf("Usage: otter eval --model FILE --head FILE --data FILE [OPTION]...\n\n"
+           "Scores the rows of a JSON Lines file (plain or gzip): {text, label} gives AUC with its 95%% interval, accuracy,\n"
+           "calibration, and these by source; {messages, chosen, rejected} the accuracy on pairs; {prompt} how quiet the head is.\n\n"
+           "  --half                 figures for the first half of each text's tokens, too\n"
+           "  --chat                 texts as a user's message in the chat template\n"
+           "  --output N             which output of the head (0)\n"
+           "  --max-rows N           rows, spread evenly over the file; 0: all (0)\n"
+           "  --max-length N         tokens of a text; longer ones are cut (512)\n"
+           "  --batch-tokens N       tokens in a batch (1024)\n"
+           "  --parent NAME=FILE     an insertion that the head is stacked on (repeatable, lowest first)\n"
+           "  --chat-template NAME   family, instead of the model's own template\n"
+           "  --allow-base-mismatch  accept a head made for another base file\n"
+           "  --threads N            0: all cores (0)\n"
+           "  --json                 print JSON\n"
+           "  --quiet                no progress\n");
+}
+
+/* ---- Arguments ---------------------------------------------------------------------------------------------- */
+
+static bool set_text(char *field, size_t size, const char *value)
+{
+    if (strlen(value) >= size)
+        return false;
+    strcpy(field, value);
+    return true;
+}
+
+static bool set_count(uint32_t *field, const char *value)
+{
+    char *end;
+    errno = 0;
+    const unsigned long x = strtoul(value, &end, 10);
+    if (*value < '0' || *value > '9' || *end != '\0' || errno != 0 || x > (1u << 30))
+        return false;
+    *field = (uint32_t)x;
+    return true;
+}
+
+static bool set_switch(eval_arguments *a, const char *name)
+{
+    const struct { const char *name; bool *field; } switches[] = {
+        {"--json", &a->json}, {"--half", &a->half}, {"--quiet", &a->quiet}, {"--chat", &a->options.chat},
+        {"--allow-base-mismatch", &a->options.allow_base_mismatch},
+    };
+    for (size_t i = 0; i < sizeof switches / sizeof switches[0]; i++)
+        if (strcmp(name, switches[i].name) == 0)
+            return *switches[i].field = true;
+    return false;
+}
+
+/* 1: taken, 0: no such option, -1: a bad value. */
+static int set_option(eval_arguments *a, const char *name, const char *value)
+{
+    ot_eval_options *o = &a->options;
+    const struct { const char *name; char *field; size_t size; } texts[] = {
+        {"--model", o->model, sizeof o->model}, {"--head", o->head, sizeof o->head}, {"--data", o->data, sizeof o->data},
+        {"--chat-template", o->chat_template, sizeof o->chat_template},
+    };
+    const struct { const char *name; uint32_t *field; } counts[] = {
+        {"--output", &o->output}, {"--max-rows", &o->max_rows}, {"--max-length", &o->max_length},
+        {"--batch-tokens", &o->batch_tokens}, {"--threads", &o->threads},
+    };
+    for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++)
+        if (strcmp(name, texts[i].name) == 0)
+            return set_text(texts[i].field, texts[i].size, value) ? 1 : -1;
+    for (size_t i = 0; i < sizeof counts / sizeof counts[0]; i++)
+        if (strcmp(name, counts[i].name) == 0)
+            return set_count(counts[i].field, value) ? 1 : -1;
+    if (strcmp(name, "--parent") == 0)
+        return o->n_parents < OT_MAX_PARENTS && set_text(o->parents[o->n_parents++], OT_TRAIN_PATH, value) ? 1 : -1;
+    return 0;
+}
+
+static bool parse(eval_arguments *a, int argc, char **argv)
+{
+    for (int i = 1; i < argc; i++) {
+        if (set_switch(a, argv[i]))
+            continue;
+        const char *value = i + 1 < argc ? argv[i + 1] : "";
+        const int taken = set_option(a, argv[i], value);
+        if (taken == 0)
+            fprintf(stderr, "otter eval: no option %s; `otter eval --help` lists them\n", argv[i]);
+        else if (i + 1 >= argc || taken < 0)
+            fprintf(stderr, "otter eval: %s: '%s' is not a value for it\n", argv[i], value);
+        if (taken <= 0 || i + 1 >= argc)
+            return false;
+        i++;
+    }
+    const char *missing = !a->options.model[0] ? "--model" : !a->options.head[0] ? "--head" : !a->options.data[0] ? "--data" : NULL;
+    if (missing != NULL)
+        fprintf(stderr, "otter eval: %s is missing\n", missing);
+    return missing == NULL;
+}
+
+/* ---- As text ------------------------------------------------------------------------------------------------ */
+
+static void print_figures(const char *name, const ot_eval_figures *f)
+{
+    printf("%-18s %8llu %8llu  %.4f [%.4f, %.4f]  %.4f  %.4f  %.4f\n", name, (unsigned long long)f->n_rows,
+           (unsigned long long)f->n_positive, f->auc, f->auc_low, f->auc_high, f->accuracy, f->brier, f->ece);
+}
+
+static void print_calibration(const ot_eval_figures *f)
+{
+    printf("\ncalibration       rows   mean score  mean label\n");
+    for (int b = 0; b < OT_EVAL_BINS; b++)
+        if (f->bin_rows[b] > 0)
+            printf("%.1f to %.1f    %8llu  %10.4f  %10.4f\n", (double)b / OT_EVAL_BINS, (b + 1.0) / OT_EVAL_BINS,
+                   (unsigned long long)f->bin_rows[b], f->bin_score[b], f->bin_label[b]);
+}
+
+static void print_labelled(const eval_arguments *a, const ot_eval_result *r)
+{
+    char name[80];
+    printf("%-18s %8s %8s  %-25s  %-6s  %-6s  %-6s\n", "texts", "rows", "positive", "AUC [95% interval]", "accur.", "Brier", "ECE");
+    print_figures("whole", &r->whole);
+    for (uint32_t i = 0; i < r->n_sources && r->n_sources > 1; i++)
+        print_figures(r->source_names[i], &r->sources[i]);
+    if (a->half) {
+        print_figures("half", &r->half);
+        for (uint32_t i = 0; i < r->n_sources && r->n_sources > 1; i++) {
+            snprintf(name, sizeof name, "half %s", r->source_names[i]);
+            print_figures(name, &r->source_halves[i]);
+        }
+    }
+    print_calibration(&r->whole);
+}
+
+static void print_text(const eval_arguments *a, const ot_eval_result *r)
+{
+    if (r->is_labelled)
+        print_labelled(a, r);
+    if (r->is_paired)
+        printf("pairs %llu, accuracy %.4f, mean margin %.4f\n", (unsigned long long)r->n_rows, r->pair_accuracy, r->pair_margin);
+    if (r->is_unlabelled)
+        printf("prompts %llu: mean score %.4f, 95%% below %.4f, 99%% below %.4f, above 0.5: %.4f of the tokens\n",
+               (unsigned long long)r->n_rows, r->quiet_mean, r->quiet_p95, r->quiet_p99, r->quiet_above_half);
+    printf("\n%llu tokens in %.1f s\n", (unsigned long long)r->n_tokens, r->seconds);
+}
+
+/* ---- As JSON ------------------------------------------------------------------------------------------------ */
+
+static json_t *number(double x)
+{
+    return isfinite(x) ? json_real(x) : json_null();
+}
+
+static json_t *figures_json(const ot_eval_figures *f)
+{
+    json_t *bins = json_array();
+    for (int b = 0; b < OT_EVAL_BINS; b++)
+        json_array_append_new(bins, json_pack("{s:I, s:o, s:o}", "rows", (json_int_t)f->bin_rows[b], "score",
+                                              number(f->bin_score[b]), "label", number(f->bin_label[b])));
+    return json_pack("{s:I, s:I, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "rows", (json_int_t)f->n_rows, "positive",
+                     (json_int_t)f->n_positive, "auc", number(f->auc), "auc_low", number(f->auc_low), "auc_high",
+                     number(f->auc_high), "accuracy", number(f->accuracy), "brier", number(f->brier), "log_loss",
+                     number(f->log_loss), "ece", number(f->ece), "calibration", bins);
+}
+
+static void add_labelled(json_t *root, const eval_arguments *a, const ot_eval_result *r)
+{
+    json_t *sources = json_object();
+    json_object_set_new(root, "whole", figures_json(&r->whole));
+    if (a->half)
+        json_object_set_new(root, "half", figures_json(&r->half));
+    for (uint32_t i = 0; i < r->n_sources; i++) {
+        json_t *one = json_pack("{s:o}", "whole", figures_json(&r->sources[i]));
+        if (a->half)
+            json_object_set_new(one, "half", figures_json(&r->source_halves[i]));
+        json_object_set_new(sources, r->source_names[i], one);
+    }
+    json_object_set_new(root, "sources", sources);
+}
+
+static bool print_json(const eval_arguments *a, const ot_eval_result *r)
+{
+    json_t *root = json_pack("{s:I, s:I, s:o}", "rows", (json_int_t)r->n_rows, "tokens", (json_int_t)r->n_tokens, "seconds",
+                             number(r->seconds));
+    if (r->is_labelled)
+        add_labelled(root, a, r);
+    if (r->is_paired)
+        json_object_set_new(root, "pairs", json_pack("{s:o, s:o}", "accuracy", number(r->pair_accuracy), "margin",
+                                                     number(r->pair_margin)));
+    if (r->is_unlabelled)
+        json_object_set_new(root, "quiet", json_pack("{s:o, s:o, s:o, s:o}", "mean", number(r->quiet_mean), "p95",
+                                                     number(r->quiet_p95), "p99", number(r->quiet_p99), "above_half",
+                                                     number(r->quiet_above_half)));
+    const bool good = root != NULL && json_dumpf(root, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(7)) == 0;
+    putchar('\n');
+    json_decref(root);
+    return good;
+}
+
+int ot_cli_eval(int argc, char **argv)
+{
+    eval_arguments a = {0};
+    ot_eval_result result;
+    ot_error err = {0};
+    ot_eval_options_default(&a.options);
+    for (int i = 1; i < argc; i++)
+        if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0) {
+            print_help();
+            return 0;
+        }
+    if (!parse(&a, argc, argv))
+        return 2;
+    const ot_status st = ot_eval_file(&a.options, a.quiet ? NULL : stderr, &result, &err);
+    if (st != OT_OK) {
+        fprintf(stderr, "otter eval: %s\n", err.message);
+        return st == OT_ERR_INVALID && err.param[0] != '\0' ? 2 : 1;
+    }
+    if (!a.json)
+        print_text(&a, &result);
+    else if (!print_json(&a, &result))
+        return 1;
+    return 0;
+}

@@ -1,0 +1,20 @@
+/* Scores of a dataset by a head that is loaded, through ordinary forward passes. */
+#ifndef OTTER_TRAIN_EVALUATE_H
+#define OTTER_TRAIN_EVALUATE_H
+
+#include "train/dataset.h"
+#include "train/sequence-batch.h"
+
+typedef struct ot_evaluator {
+    ot_engine *engine;
+    const ot_insertion *insertion;
+    ot_sequence_batch *sequences;  /* of this insertion */
+    uint32_t batch_tokens;         /* at most the engine's and the batch's rows */
+    uint32_t output;               /* of the head */
+    const ot_chat_template *chat;  /* not NULL: texts as a user's message (labelled rows and prompts) */
+    FILE *progress;                /* may be NULL */
+} ot_evaluator;
+
+ot_status ot_evaluate(const ot_evaluator *e, const ot_dataset *data, ot_eval_result *result, ot_error *err);
+
+#endif

@@ -1,0 +1,382 @@
+/* The options of `otter init` and `otter train`: one table gives flags, YAML keys, help and types. */
+#include <errno.h>
+#include <math.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+#include <yaml.h>
+
+#include "train/train-internal.h"
+
+typedef enum kind { TEXT, TEXTS, UINT, NUMBER, SEED, SWITCH } kind;
+
+typedef struct option {
+    const char *name;
+    kind kind;
+    size_t at;            /* offset of the field */
+    size_t size;          /* TEXT: bytes; TEXTS: entries */
+    size_t count_at;      /* TEXTS: offset of the count */
+    double min, max;      /* NUMBER, UINT */
+    bool init;            /* an option of init, too */
+    const char *what;
+} option;
+
+#define FIELD(f) offsetof(ot_train_options, f)
+#define SIZE(f) sizeof(((ot_train_options *)0)->f)
+#define TEXT_OPTION(name, f, init, what) {name, TEXT, FIELD(f), SIZE(f), 0, 0, 0, init, what}
+#define TEXTS_OPTION(name, f, n, init, what) {name, TEXTS, FIELD(f), SIZE(f) / OT_TRAIN_PATH, FIELD(n), 0, 0, init, what}
+#define UINT_OPTION(name, f, min, max, init, what) {name, UINT, FIELD(f), 0, 0, min, max, init, what}
+#define NUMBER_OPTION(name, f, min, max, what) {name, NUMBER, FIELD(f), 0, 0, min, max, false, what}
+#define SWITCH_OPTION(name, f, init, what) {name, SWITCH, FIELD(f), 0, 0, 0, 0, init, what}
+
+static const option table[] = {
+    TEXT_OPTION("model", model, true, "FILE  the base model"),
+    TEXT_OPTION("out", out, true, "FILE  the insertion to write"),
+    TEXT_OPTION("name", name, true, "NAME  general.name of the insertion (default: the label)"),
+    TEXTS_OPTION("parent", parents, n_parents, true, "NAME=FILE  stack on this insertion (repeatable, lowest first)"),
+    UINT_OPTION("width", width, 0, 65536, true, "N  d', the width of the inserted stream; 0: task-head-only (32)"),
+    UINT_OPTION("heads", heads, 0, 1024, true, "N  new attention heads (3)"),
+    UINT_OPTION("kv-heads", kv_heads, 0, 1024, true, "N  new key/value heads (1)"),
+    UINT_OPTION("ffn", ffn, 0, 1u << 20, true, "N  f', new inner units of the FFN (64)"),
+    TEXT_OPTION("kind", kind, true, "scalar  kind of the head (scalar)"),
+    TEXT_OPTION("input", input, true, "extended|base  what the head reads (extended; base if --width is 0)"),
+    TEXT_OPTION("activation", activation, true, "sigmoid|identity  (sigmoid; identity with --loss pairwise)"),
+    UINT_OPTION("outputs", outputs, 1, OT_MAX_HEADS, true, "N  outputs of the head (as many as labels, or 1)"),
+    TEXTS_OPTION("label", labels, n_labels, true, "NAME  name of an output (repeatable)"),
+    TEXT_OPTION("init", init, true, "random|normal|copy|mirror  initialisation (mirror)"),
+    {"seed", SEED, FIELD(seed), 0, 0, 0, 0, true, "N  seed of every random choice (1)"},
+    TEXT_OPTION("type", type, true, "q8_0|f16|bf16|f32  matrices in the file (q8_0; init: f32)"),
+    SWITCH_OPTION("allow-base-mismatch", allow_base_mismatch, true, "accept parents made for another base file"),
+    TEXT_OPTION("init-from", init_from, false, "FILE  start from this insertion instead of a new one"),
+    TEXT_OPTION("data", data, false, "FILE  JSON Lines (plain or gzip) to train on"),
+    TEXT_OPTION("dev", dev, false, "FILE  held-out rows"),
+    TEXT_OPTION("loss", loss, false, "bce|pairwise  (by the shape of the rows)"),
+    NUMBER_OPTION("lr", lr, 0, 1e3, "X  peak learning rate (4e-3)"),
+    NUMBER_OPTION("warmup", warmup, 0, 1e9, "N  steps of linear warm-up (30)"),
+    UINT_OPTION("steps", steps, 0, 1u << 30, false, "N  steps; 0: by --epochs"),
+    NUMBER_OPTION("epochs", epochs, 0, 1e6, "X  passes over the data (1)"),
+    NUMBER_OPTION("max-minutes", max_minutes, 0, 1e6, "X  end sooner, decay included, when training has taken this long"),
+    UINT_OPTION("batch-tokens", batch_tokens, 1, 1u << 20, false, "N  tokens in a step (1024)"),
+    UINT_OPTION("max-length", max_length, 1, 1u << 20, false, "N  tokens of a text; longer ones are cut (256)"),
+    UINT_OPTION("max-rows", max_rows, 0, UINT32_MAX, false, "N  rows of --data, spread evenly; 0: all"),
+    NUMBER_OPTION("lambda", lambda, 0, 1e6, "X  weight of the regulariser (0.01)"),
+    NUMBER_OPTION("clip", clip, 0, 1e9, "X  largest norm of a gradient; 0: none (1)"),
+    NUMBER_OPTION("weight-decay", weight_decay, 0, 1e3, "X  AdamW's, on matrices only (0)"),
+    NUMBER_OPTION("beta1", beta1, 0, 0.999999, "X  (0.9)"),
+    NUMBER_OPTION("beta2", beta2, 0, 0.999999, "X  (0.98)"),
+    NUMBER_OPTION("adam-eps", adam_eps, 0, 1, "X  (1e-8)"),
+    NUMBER_OPTION("prefix-weight", prefix_weight, 0, 1, "X  share of the loss on a text's prefixes (0.5)"),
+    NUMBER_OPTION("prefix-power", prefix_power, 0, 100, "X  a positive label counts (i/n)^X at token i of n (1)"),
+    TEXTS_OPTION("calm", calm, n_calm, false, "FILE  quiet rows ({prompt}, or pairs): further samples of label 0 (repeatable)"),
+    NUMBER_OPTION("calm-fraction", calm_fraction, 0, 10, "X  quiet samples, relative to the rows (0.1)"),
+    UINT_OPTION("calm-length", calm_length, 1, 1u << 20, false, "N  tokens of a quiet sample at most (64)"),
+    NUMBER_OPTION("chat-fraction", chat_fraction, 0, 1, "X  of the rows: inside the chat template (0)"),
+    NUMBER_OPTION("context-fraction", context_fraction, 0, 1, "X  of the rows: behind a harmless row (0)"),
+    TEXT_OPTION("chat-template", chat_template, false, "NAME  family, instead of the model's own template"),
+    UINT_OPTION("eval-every", eval_every, 0, 1u << 30, false, "N  steps between evaluations on --dev; 0: only at the end (200)"),
+    UINT_OPTION("eval-rows", eval_rows, 0, UINT32_MAX, false, "N  rows of --dev in those; 0: all (500)"),
+    TEXT_OPTION("checkpoint", checkpoint, false, "FILE  where to keep the state of the run"),
+    UINT_OPTION("checkpoint-every", checkpoint_every, 0, 1u << 30, false, "N  steps between checkpoints; 0: only when interrupted (200)"),
+    SWITCH_OPTION("resume", resume, false, "go on from --checkpoint"),
+    UINT_OPTION("log-every", log_every, 1, 1u << 30, false, "N  steps between lines of progress (10)"),
+    UINT_OPTION("threads", threads, 0, 1024, false, "N  threads; 0: all cores (0)"),
+};
+#define N_OPTIONS (sizeof table / sizeof table[0])
+
+void ot_train_options_default(ot_train_options *options)
+{
+    *options = (ot_train_options){
+        .width = 32, .heads = 3, .kv_heads = 1, .ffn = 64, .seed = 1, .kind = "scalar", .init = "mirror",
+        .lr = 4e-3, .warmup = 30, .lambda = 0.01, .clip = 1, .beta1 = 0.9, .beta2 = 0.98, .adam_eps = 1e-8, .epochs = 1,
+        .batch_tokens = 1024, .max_length = 256, .eval_every = 200, .eval_rows = 500, .checkpoint_every = 200,
+        .log_every = 10, .prefix_weight = 0.5, .prefix_power = 1, .calm_fraction = 0.1, .calm_length = 64,
+    };
+}
+
+static const option *find_option(const char *name)
+{
+    for (size_t i = 0; i < N_OPTIONS; i++)
+        if (strcmp(table[i].name, name) == 0)
+            return &table[i];
+    return NULL;
+}
+
+bool ot_train_options_is_switch(const char *name)
+{
+    const option *o = find_option(name);
+    return o != NULL && o->kind == SWITCH;
+}
+
+/* ---- Values ------------------------------------------------------------------------------------------------- */
+
+static ot_status bad_value(const option *o, const char *value, const char *expected, ot_error *err)
+{
+    return ot_fail_param(err, OT_ERR_INVALID, o->name, "--%s: '%s' is not %s", o->name, value, expected);
+}
+
+static ot_status set_number(const option *o, void *field, const char *value, ot_error *err)
+{
+    char *end, expected[80];
+    errno = 0;
+    const double x = strtod(value, &end);
+    snprintf(expected, sizeof expected, "%s from %.10g to %.10g", o->kind == UINT ? "an integer" : "a number", o->min, o->max);
+    if (*value == '\0' || *end != '\0' || !isfinite(x) || x < o->min || x > o->max)
+        return bad_value(o, value, expected, err);
+    if (o->kind == NUMBER) {
+        *(double *)field = x;
+        return OT_OK;
+    }
+    if (x != floor(x))
+        return bad_value(o, value, expected, err);
+    *(uint32_t *)field = (uint32_t)x;
+    return OT_OK;
+}
+
+static ot_status set_text(const option *o, char *field, size_t size, const char *value, ot_error *err)
+{
+    if (strlen(value) >= size)
+        return ot_fail_param(err, OT_ERR_INVALID, o->name, "--%s: longer than %zu bytes", o->name, size - 1);
+    strcpy(field, value);
+    return OT_OK;
+}
+
+static ot_status set_value(ot_train_options *options, const option *o, const char *value, ot_error *err)
+{
+    char *field = (char *)options + o->at, *end;
+    switch (o->kind) {
+    case TEXT: return set_text(o, field, o->size, value, err);
+    case TEXTS: {
+        uint32_t *n = (uint32_t *)((char *)options + o->count_at);
+        if (*n >= o->size)
+            return ot_fail_param(err, OT_ERR_INVALID, o->name, "--%s: more than %zu", o->name, o->size);
+        const ot_status st = set_text(o, field + (size_t)*n * OT_TRAIN_PATH, OT_TRAIN_PATH, value, err);
+        *n += st == OT_OK;
+        return st;
+    }
+    case UINT:
+    case NUMBER: return set_number(o, field, value, err);
+    case SEED:
+        errno = 0;
+        *(uint64_t *)(void *)field = strtoull(value, &end, 10);
+        return *value < '0' || *value > '9' || *end != '\0' || errno != 0 ? bad_value(o, value, "a whole number", err) : OT_OK;
+    case SWITCH:
+        if (strcmp(value, "true") != 0 && strcmp(value, "false") != 0)
+            return bad_value(o, value, "true or false", err);
+        *(bool *)field = value[0] == 't';
+        return OT_OK;
+    }
+    return OT_OK;
+}
+
+ot_status ot_train_options_set(ot_train_options *options, const char *name, const char *value, ot_error *err)
+{
+    const option *o = find_option(name);
+    if (o == NULL)
+        return ot_fail_param(err, OT_ERR_NOT_FOUND, name, "no option named '%s'", name);
+    return set_value(options, o, value, err);
+}
+
+/* ---- YAML --------------------------------------------------------------------------------------------------- */
+
+typedef struct yaml_reader {
+    yaml_parser_t parser;
+    yaml_event_t event;
+    const char *path;
+    ot_error *err;
+} yaml_reader;
+
+static ot_status next_event(yaml_reader *y)
+{
+    yaml_event_delete(&y->event);
+    if (yaml_parser_parse(&y->parser, &y->event))
+        return OT_OK;
+    return ot_fail(y->err, OT_ERR_FORMAT, "%s:%zu: %s", y->path, y->parser.problem_mark.line + 1,
+                   y->parser.problem != NULL ? y->parser.problem : "not YAML");
+}
+
+static ot_status unexpected(const yaml_reader *y, const char *expected)
+{
+    return ot_fail(y->err, OT_ERR_FORMAT, "%s:%zu: expected %s", y->path, y->event.start_mark.line + 1, expected);
+}
+
+static ot_status set_from_yaml(yaml_reader *y, ot_train_options *options, const char *name)
+{
+    ot_error why = {0};
+    const ot_status st = ot_train_options_set(options, name, (const char *)y->event.data.scalar.value, &why);
+    return st == OT_OK ? st : ot_fail_param(y->err, st, name, "%s:%zu: %s", y->path, y->event.start_mark.line + 1, why.message);
+}
+
+/* The value of a key, which stands as the current event's name: a scalar, or a list of scalars. */
+static ot_status read_value(yaml_reader *y, ot_train_options *options, const char *name)
+{
+    ot_status st = next_event(y);
+    if (st != OT_OK)
+        return st;
+    if (y->event.type == YAML_SCALAR_EVENT)
+        return set_from_yaml(y, options, name);
+    if (y->event.type != YAML_SEQUENCE_START_EVENT)
+        return unexpected(y, "a scalar or a list");
+    while ((st = next_event(y)) == OT_OK && y->event.type == YAML_SCALAR_EVENT)
+        if ((st = set_from_yaml(y, options, name)) != OT_OK)
+            return st;
+    if (st == OT_OK && y->event.type != YAML_SEQUENCE_END_EVENT)
+        return unexpected(y, "a scalar");
+    return st;
+}
+
+static ot_status read_mapping(yaml_reader *y, ot_train_options *options)
+{
+    ot_status st;
+    while ((st = next_event(y)) == OT_OK && (y->event.type == YAML_STREAM_START_EVENT || y->event.type == YAML_DOCUMENT_START_EVENT))
+        ;
+    if (st == OT_OK && y->event.type == YAML_STREAM_END_EVENT)
+        return OT_OK;
+    if (st == OT_OK && y->event.type != YAML_MAPPING_START_EVENT)
+        return unexpected(y, "a mapping of options");
+    while (st == OT_OK && (st = next_event(y)) == OT_OK && y->event.type != YAML_MAPPING_END_EVENT) {
+        char name[64];
+        if (y->event.type != YAML_SCALAR_EVENT || y->event.data.scalar.length >= sizeof name)
+            return unexpected(y, "the name of an option");
+        strcpy(name, (const char *)y->event.data.scalar.value);
+        st = read_value(y, options, name);
+    }
+    return st;
+}
+
+ot_status ot_train_options_load(ot_train_options *options, const char *path, ot_error *err)
+{
+    yaml_reader y = {.path = path, .err = err};
+    FILE *file = fopen(path, "rb");
+    if (file == NULL)
+        return ot_fail(err, OT_ERR_IO, "%s: %s", path, strerror(errno));
+    ot_status st = OT_ERR_NOMEM;
+    if (yaml_parser_initialize(&y.parser)) {
+        yaml_parser_set_input_file(&y.parser, file);
+        st = read_mapping(&y, options);
+        yaml_event_delete(&y.event);
+        yaml_parser_delete(&y.parser);
+    }
+    fclose(file);
+    return st;
+}
+
+/* ---- Command lines ------------------------------------------------------------------------------------------ */
+
+/* The value of argv[*i]: behind '=', or the next argument. */
+static ot_status flag_value(int argc, char **argv, int *i, char *name, size_t size, const char **value, ot_error *err)
+{
+    const char *arg = argv[*i];
+    if (strncmp(arg, "--", 2) != 0 || strlen(arg) - 2 >= size)
+        return ot_fail(err, OT_ERR_INVALID, "unexpected argument '%s'", arg);
+    strcpy(name, arg + 2);
+    char *eq = strchr(name, '=');
+    if (eq != NULL) {
+        *eq = '\0';
+        *value = strchr(arg, '=') + 1;
+        return OT_OK;
+    }
+    if (ot_train_options_is_switch(name)) {
+        *value = "true";
+        return OT_OK;
+    }
+    if (*i + 1 >= argc)
+        return ot_fail_param(err, OT_ERR_INVALID, name, "%s needs a value", arg);
+    *value = argv[++*i];
+    return OT_OK;
+}
+
+ot_status ot_train_options_parse(ot_train_options *options, int argc, char **argv, bool *help, ot_error *err)
+{
+    char name[OT_TRAIN_PATH + 64];
+    const char *value = NULL;
+    bool dropped[N_OPTIONS] = {false};
+    ot_status st = OT_OK;
+    *help = false;
+    for (int i = 1; i < argc; i++)
+        *help |= strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0;
+    if (*help)
+        return OT_OK;
+    for (int i = 1; st == OT_OK && i < argc; i++)
+        if ((st = flag_value(argc, argv, &i, name, sizeof name, &value, err)) == OT_OK && strcmp(name, "config") == 0)
+            st = ot_train_options_load(options, value, err);
+    for (int i = 1; st == OT_OK && i < argc; i++) {
+        st = flag_value(argc, argv, &i, name, sizeof name, &value, err);
+        const option *o = find_option(name);
+        if (st != OT_OK || strcmp(name, "config") == 0)
+            continue;
+        if (o == NULL)
+            return ot_fail_param(err, OT_ERR_INVALID, name, "no option --%s", name);
+        if (o->kind == TEXTS && !dropped[o - table]) {
+            *(uint32_t *)((char *)options + o->count_at) = 0;
+            dropped[o - table] = true;
+        }
+        st = set_value(options, o, value, err);
+    }
+    return st;
+}
+
+void ot_train_options_print(FILE *to, bool init_only)
+{
+    if (!init_only)
+        fprintf(to, "  --%-20s %s\n", "config", "FILE  YAML with these names; flags beat it");
+    for (size_t i = 0; i < N_OPTIONS; i++)
+        if (table[i].init || !init_only)
+            fprintf(to, "  --%-20s %s\n", table[i].name, table[i].what);
+}
+
+/* ---- Sizes and kind ----------------------------------------------------------------------------------------- */
+
+static ot_status unknown(const char *name, const char *value, const char *expected, ot_error *err)
+{
+    return ot_fail_param(err, OT_ERR_INVALID, name, "--%s '%s' is not %s", name, value, expected);
+}
+
+static ot_status spec_kind(const ot_train_options *o, ot_insertion_spec *s, ot_error *err)
+{
+    const char *input = o->input[0] ? o->input : o->width == 0 ? "base" : "extended";
+    const char *activation = o->activation[0] ? o->activation : strcmp(o->loss, "pairwise") == 0 ? "identity" : "sigmoid";
+    if (strcmp(o->kind, "scalar") != 0)
+        return unknown("kind", o->kind, "scalar, the only kind that can be trained", err);
+    if (strcmp(input, "extended") != 0 && strcmp(input, "base") != 0)
+        return unknown("input", input, "extended or base", err);
+    if (strcmp(activation, "sigmoid") != 0 && strcmp(activation, "identity") != 0)
+        return unknown("activation", activation, "sigmoid or identity", err);
+    s->kind = OT_HEAD_SCALAR;
+    s->input = input[0] == 'b' ? OT_INPUT_BASE : OT_INPUT_EXTENDED;
+    s->activation = activation[0] == 's' ? OT_ACT_SIGMOID : OT_ACT_IDENTITY;
+    return OT_OK;
+}
+
+ot_status ot_train_options_spec(const ot_train_options *o, ot_insertion_spec *s, ot_error *err)
+{
+    *s = (ot_insertion_spec){.n_embd = o->width};
+    if (o->width > 0) {
+        s->n_ff = o->ffn;
+        s->n_heads = o->heads;
+        s->n_kv_heads = o->heads > 0 ? o->kv_heads : 0;
+    }
+    const ot_status st = spec_kind(o, s, err);
+    if (st != OT_OK)
+        return st;
+    s->n_outputs = o->outputs > 0 ? o->outputs : o->n_labels > 0 ? o->n_labels : 1;
+    if (o->n_labels > s->n_outputs)
+        return ot_fail_param(err, OT_ERR_INVALID, "label", "%u labels for %u outputs", o->n_labels, s->n_outputs);
+    for (uint32_t k = 0; k < s->n_outputs; k++) {
+        if (k >= o->n_labels)
+            snprintf(s->labels[k], sizeof s->labels[k], s->n_outputs > 1 ? "score-%u" : "score", k);
+        else if (strlen(o->labels[k]) >= sizeof s->labels[k])
+            return ot_fail_param(err, OT_ERR_INVALID, "label", "--label '%.64s...' is too long", o->labels[k]);
+        else
+            strcpy(s->labels[k], o->labels[k]);
+    }
+    memcpy(s->name, o->name[0] ? o->name : s->labels[0], sizeof s->name);
+    s->n_parents = o->n_parents;
+    for (uint32_t i = 0; i < o->n_parents; i++) {
+        const char *eq = strchr(o->parents[i], '=');
+        const size_t n = eq != NULL ? (size_t)(eq - o->parents[i]) : 0;
+        if (n == 0 || n >= sizeof s->parents[i])
+            return ot_fail_param(err, OT_ERR_INVALID, "parent", "--parent '%s' is not NAME=FILE", o->parents[i]);
+        memcpy(s->parents[i], o->parents[i], n);
+    }
+    return OT_OK;
+}

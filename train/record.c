@@ -1,0 +1,155 @@
+/* Writing an insertion with the record of how it came about: otter.training.* keys. Files are named without their
+ * folders, which mean nothing on another machine. */
+#include <string.h>
+#include <time.h>
+
+#include "train/run.h"
+
+static const char *base_name(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    return slash != NULL ? slash + 1 : path;
+}
+
+static ot_status named_type(const char *name, ot_type *type, ot_error *err)
+{
+    static const struct { const char *name; ot_type type; } types[] = {
+        {"", OT_TYPE_Q8_0}, {"q8_0", OT_TYPE_Q8_0}, {"f16", OT_TYPE_F16}, {"bf16", OT_TYPE_BF16}, {"f32", OT_TYPE_F32}};
+    for (size_t i = 0; i < sizeof types / sizeof types[0]; i++)
+        if (strcmp(types[i].name, name) == 0) {
+            *type = types[i].type;
+            return OT_OK;
+        }
+    return ot_fail_param(err, OT_ERR_INVALID, "type", "--type '%s' is not q8_0, f16, bf16 or f32", name);
+}
+
+/* Keys are put until one fails; the caller sees the first failure. */
+typedef struct recorder {
+    ot_gguf_writer *w;
+    ot_status st;
+} recorder;
+
+static void put_text(recorder *r, const char *key, const char *value)
+{
+    char full[96];
+    snprintf(full, sizeof full, "otter.training.%s", key);
+    if (r->st == OT_OK)
+        r->st = ot_gguf_put_str(r->w, full, value);
+}
+
+static void put_count(recorder *r, const char *key, uint64_t value)
+{
+    char full[96];
+    snprintf(full, sizeof full, "otter.training.%s", key);
+    if (r->st == OT_OK)
+        r->st = ot_gguf_put_u64(r->w, full, value);
+}
+
+static void put_number(recorder *r, const char *key, double value)
+{
+    char full[96];
+    snprintf(full, sizeof full, "otter.training.%s", key);
+    if (r->st == OT_OK)
+        r->st = ot_gguf_put_f32(r->w, full, (float)value);
+}
+
+static void put_settings(recorder *r, const ot_train_options *o, const ot_run *run)
+{
+    char calm[OT_TRAIN_MAX_FILES * 128] = "";
+    for (uint32_t i = 0; i < o->n_calm; i++)
+        snprintf(calm + strlen(calm), sizeof calm - strlen(calm), "%s%.100s", i > 0 ? ", " : "", base_name(o->calm[i]));
+    put_text(r, "data", base_name(o->data));
+    put_count(r, "rows", run->data->n_rows);
+    if (o->n_calm > 0) {
+        put_text(r, "calm", calm);
+        put_number(r, "calm_fraction", o->calm_fraction);
+    }
+    put_text(r, "loss_function", run->loss == OT_LOSS_PAIRWISE ? "pairwise" : "bce");
+    put_number(r, "lr", o->lr);
+    put_number(r, "warmup", o->warmup);
+    put_number(r, "lambda", o->lambda);
+    put_number(r, "clip", o->clip);
+    put_number(r, "weight_decay", o->weight_decay);
+    put_number(r, "beta1", o->beta1);
+    put_number(r, "beta2", o->beta2);
+    put_count(r, "batch_tokens", o->batch_tokens);
+    put_count(r, "max_length", o->max_length);
+    if (run->loss == OT_LOSS_BCE) {
+        put_number(r, "prefix_weight", o->prefix_weight);
+        put_number(r, "prefix_power", o->prefix_power);
+        put_number(r, "chat_fraction", o->chat_fraction);
+        put_number(r, "context_fraction", o->context_fraction);
+    }
+}
+
+static void put_outcome(recorder *r, const ot_run *run)
+{
+    put_count(r, "steps", run->state.n_steps);
+    put_number(r, "epochs", run->state.epoch + (run->plan.n_batches > 0 ? (double)run->state.batch / run->plan.n_batches : 0));
+    put_count(r, "tokens", run->state.n_tokens);
+    put_number(r, "seconds", run->state.seconds);
+    put_number(r, "loss", run->state.loss);
+}
+
+static void put_figures(recorder *r, const ot_train_options *o, const ot_eval_result *e)
+{
+    char key[96];
+    put_text(r, "dev", base_name(o->dev));
+    put_count(r, "dev_rows", e->n_rows);
+    if (e->is_paired) {
+        put_number(r, "dev_pair_accuracy", e->pair_accuracy);
+        return;
+    }
+    put_number(r, "dev_auc", e->whole.auc);
+    put_number(r, "dev_auc_low", e->whole.auc_low);
+    put_number(r, "dev_auc_high", e->whole.auc_high);
+    put_number(r, "dev_auc_half", e->half.auc);
+    put_number(r, "dev_accuracy", e->whole.accuracy);
+    put_number(r, "dev_brier", e->whole.brier);
+    put_number(r, "dev_ece", e->whole.ece);
+    for (uint32_t i = 0; i < e->n_sources; i++) {
+        if (e->source_names[i][0] == '\0')
+            continue;
+        snprintf(key, sizeof key, "dev_auc.%s", e->source_names[i]);
+        put_number(r, key, e->sources[i].auc);
+        snprintf(key, sizeof key, "dev_auc_half.%s", e->source_names[i]);
+        put_number(r, key, e->source_halves[i].auc);
+    }
+}
+
+static void put_origin(recorder *r, const ot_train_options *o)
+{
+    char date[32] = "";
+    const time_t now = time(NULL);
+    struct tm utc;
+    if (gmtime_r(&now, &utc) != NULL)
+        strftime(date, sizeof date, "%Y-%m-%dT%H:%M:%SZ", &utc);
+    put_text(r, "init", o->init_from[0] != '\0' ? base_name(o->init_from) : o->init);
+    put_count(r, "seed", o->seed);
+    put_text(r, "date", date);
+    put_text(r, "otter_version", OTTER_VERSION);
+}
+
+ot_status ot_record_write(const ot_train_options *options, ot_insertion *insertion, const ot_run *run,
+                          const ot_eval_result *figures, ot_error *err)
+{
+    ot_type type = OT_TYPE_Q8_0;
+    recorder r = {NULL, OT_OK};
+    ot_status st = named_type(options->type, &type, err);
+    if (st == OT_OK)
+        st = ot_gguf_writer_open(&r.w, err);
+    if (st == OT_OK)
+        st = ot_insertion_put(insertion, r.w, type, err);
+    if (st == OT_OK) {
+        put_origin(&r, options);
+        if (run != NULL) {
+            put_settings(&r, options, run);
+            put_outcome(&r, run);
+        }
+        if (figures != NULL)
+            put_figures(&r, options, figures);
+        st = r.st == OT_OK ? ot_gguf_write(r.w, options->out, err) : ot_fail(err, r.st, "out of memory for the record");
+    }
+    ot_gguf_writer_close(&r.w);
+    return st;
+}

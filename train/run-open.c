@@ -1,0 +1,232 @@
+/* Opening and closing of a training run, and `otter init`. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "train/run.h"
+
+/* ---- The insertion ------------------------------------------------------------------------------------------ */
+
+static ot_status open_from_file(const ot_train_options *o, const ot_model *model, ot_insertion **parents, uint32_t n_parents,
+                                const ot_insertion_spec *spec, ot_insertion **out, ot_error *err)
+{
+    const ot_insertion_options open = {.allow_base_mismatch = o->allow_base_mismatch};
+    return ot_insertion_open_trainable(out, model, spec->name, o->init_from, (const ot_insertion *const *)parents, n_parents, &open,
+                                       err);
+}
+
+ot_status ot_run_make_insertion(const ot_train_options *o, const ot_model *model, ot_insertion **parents, uint32_t n_parents,
+                                bool pairwise, FILE *log, ot_insertion **out, ot_error *err)
+{
+    ot_insertion_spec spec;
+    ot_init_method method;
+    ot_status st = ot_train_options_spec(o, &spec, err);
+    if (st != OT_OK)
+        return st;
+    if (o->init_from[0] != '\0')
+        return open_from_file(o, model, parents, n_parents, &spec, out, err);
+    if (!ot_init_method_named(o->init, &method))
+        return ot_fail_param(err, OT_ERR_INVALID, "init", "--init '%s' is not random, normal, copy or mirror", o->init);
+    if (pairwise && o->activation[0] == '\0')
+        spec.activation = OT_ACT_IDENTITY;
+    st = ot_insertion_create(out, model, &spec, (const ot_insertion *const *)parents, err);
+    if (st == OT_OK)
+        st = ot_init_params(*out, model, method, o->seed, NULL, err);
+    if (st == OT_OK && log != NULL)
+        fprintf(log, "initialised %llu parameters (%s): width %u, %u heads on %u, ffn %u\n",
+                (unsigned long long)ot_insertion_get_info(*out)->n_params, o->init, spec.n_embd, spec.n_heads, spec.n_kv_heads,
+                spec.n_ff);
+    return st;
+}
+
+ot_status ot_train_init_file(const ot_train_options *options, FILE *log, ot_error *err)
+{
+    ot_model *model = NULL;
+    ot_insertion *parents[OT_MAX_PARENTS], *insertion = NULL;
+    uint32_t n_parents = 0;
+    ot_train_options o = *options;
+    if (o.model[0] == '\0' || o.out[0] == '\0')
+        return ot_fail_param(err, OT_ERR_INVALID, o.model[0] ? "out" : "model", "--%s is missing", o.model[0] ? "out" : "model");
+    if (o.type[0] == '\0')
+        strcpy(o.type, "f32");
+    ot_status st = ot_model_open(&model, o.model, err);
+    if (st == OT_OK)
+        st = ot_train_open_parents(model, o.parents, o.n_parents, o.allow_base_mismatch, parents, &n_parents, err);
+    if (st == OT_OK)
+        st = ot_run_make_insertion(&o, model, parents, n_parents, false, log, &insertion, err);
+    if (st == OT_OK)
+        st = ot_record_write(&o, insertion, NULL, NULL, err);
+    ot_insertion_close(&insertion);
+    while (n_parents > 0)
+        ot_insertion_close(&parents[--n_parents]);
+    ot_model_close(&model);
+    return st;
+}
+
+/* ---- A run -------------------------------------------------------------------------------------------------- */
+
+static ot_status require_options(const ot_train_options *o, ot_error *err)
+{
+    const struct { const char *name, *value; } required[] = {{"model", o->model}, {"data", o->data}, {"out", o->out}};
+    for (size_t i = 0; i < sizeof required / sizeof required[0]; i++)
+        if (required[i].value[0] == '\0')
+            return ot_fail_param(err, OT_ERR_INVALID, required[i].name, "--%s is missing", required[i].name);
+    if (o->resume && o->checkpoint[0] == '\0')
+        return ot_fail_param(err, OT_ERR_INVALID, "checkpoint", "--resume needs --checkpoint");
+    if (o->steps == 0 && o->epochs <= 0)
+        return ot_fail_param(err, OT_ERR_INVALID, "epochs", "neither --steps nor --epochs is above 0");
+    return OT_OK;
+}
+
+static ot_status load_data(ot_run *run, ot_error *err)
+{
+    const ot_train_options *o = run->options;
+    ot_insertion_spec spec;
+    ot_error no_chat = {0};
+    ot_status st = ot_train_options_spec(o, &spec, err);
+    if (st != OT_OK)
+        return st;
+    st = ot_train_chat_template(&run->chat, run->model, o->chat_template, &no_chat);
+    if (st != OT_OK && o->chat_template[0] != '\0')
+        return ot_fail(err, st, "%s", no_chat.message);
+    ot_dataset_options rows = {
+        .tokenizer = ot_model_tokenizer(run->model), .chat = run->chat, .n_outputs = spec.n_outputs,
+        .output_labels = (const char (*)[64])spec.labels, .max_length = o->max_length, .max_rows = o->max_rows,
+    };
+    if ((st = ot_dataset_load(&run->data, o->data, &rows, err)) != OT_OK)
+        return st;
+    rows.max_rows = o->eval_rows;
+    if (o->dev[0] != '\0' && (st = ot_dataset_load(&run->dev, o->dev, &rows, err)) != OT_OK)
+        return st;
+    rows.max_rows = 0;
+    for (uint32_t i = 0; i < o->n_calm; i++) {
+        if ((st = ot_dataset_load(&run->calm[i], o->calm[i], &rows, err)) != OT_OK)
+            return st;
+        if (run->calm[i]->shape == OT_SHAPE_LABEL)
+            return ot_fail_param(err, OT_ERR_INVALID, "calm", "%s: quiet rows have no label", o->calm[i]);
+    }
+    fprintf(run->log, "%s: %u rows, %llu tokens%s\n", o->data, run->data->n_rows, (unsigned long long)run->data->n_tokens,
+            run->data->n_skipped > 0 ? " (some rows skipped: empty, or alike within --max-length)" : "");
+    return OT_OK;
+}
+
+static ot_status choose_loss(ot_run *run, ot_error *err)
+{
+    const char *name = run->options->loss;
+    const bool pairs = run->data->shape == OT_SHAPE_PAIR;
+    if (run->data->shape == OT_SHAPE_PROMPT)
+        return ot_fail_param(err, OT_ERR_INVALID, "data", "%s: rows without a label or a pair of answers", run->options->data);
+    run->loss = pairs ? OT_LOSS_PAIRWISE : OT_LOSS_BCE;
+    if (name[0] != '\0' && strcmp(name, pairs ? "pairwise" : "bce") != 0)
+        return ot_fail_param(err, OT_ERR_INVALID, "loss", "--loss '%s' does not fit the rows of %s, which are for %s", name,
+                             run->options->data, pairs ? "pairwise" : "bce");
+    return OT_OK;
+}
+
+static ot_status open_engine(ot_run *run, ot_error *err)
+{
+    const ot_train_options *o = run->options;
+    ot_engine_options e;
+    ot_engine_options_default(&e);
+    e.n_threads = o->threads;
+    e.max_rows = o->batch_tokens;
+    e.max_context = o->batch_tokens;
+    e.max_insertions = OT_MAX_PARENTS + 1;
+    e.kv_type = OT_KV_F16;
+    ot_status st = ot_engine_open(&run->engine, run->model, &e, err);
+    if (st == OT_OK)
+        st = ot_sequence_batch_open(&run->sequences, run->model, run->insertion, e.kv_type, o->batch_tokens, err);
+    if (st == OT_OK)
+        st = ot_gradients_open(&run->gradients, run->engine, run->insertion, o->batch_tokens, o->max_length, o->lambda, err);
+    return st;
+}
+
+static ot_status open_learner(ot_run *run, ot_error *err)
+{
+    const ot_train_options *o = run->options;
+    const uint32_t n_params = ot_insertion_n_params(run->insertion);
+    const uint32_t n_outputs = ot_insertion_get_info(run->insertion)->spec.n_outputs;
+    if (n_outputs != run->data->n_outputs)
+        return ot_fail_param(err, OT_ERR_INVALID, "outputs", "the insertion has %u outputs, --outputs and --label say %u", n_outputs,
+                             run->data->n_outputs);
+    const ot_status st = ot_adamw_open(&run->adam, run->insertion, err);
+    if (st != OT_OK)
+        return st;
+    run->adam.beta1 = o->beta1;
+    run->adam.beta2 = o->beta2;
+    run->adam.eps = o->adam_eps;
+    run->adam.weight_decay = o->weight_decay;
+    run->gradient_of = ot_train_alloc(n_params, sizeof *run->gradient_of);
+    run->raw = ot_train_alloc((size_t)o->batch_tokens * n_outputs, sizeof(float));
+    run->d_raw = ot_train_alloc((size_t)o->batch_tokens * n_outputs, sizeof(float));
+    if (run->gradient_of == NULL || run->raw == NULL || run->d_raw == NULL)
+        return ot_fail(err, OT_ERR_NOMEM, "out of memory");
+    for (uint32_t i = 0; i < n_params; i++)
+        run->gradient_of[i] = ot_gradients_of(run->gradients, i);
+    return OT_OK;
+}
+
+static void set_plan_options(ot_run *run)
+{
+    const ot_train_options *o = run->options;
+    run->plan_options = (ot_plan_options){
+        .data = run->data, .calm = (const ot_dataset *const *)run->calm, .n_calm = o->n_calm,
+        .tokenizer = ot_model_tokenizer(run->model), .chat = run->chat, .chat_fraction = o->chat_fraction,
+        .context_fraction = o->context_fraction, .calm_fraction = o->calm_fraction, .calm_length = o->calm_length,
+        .max_length = o->max_length, .batch_tokens = o->batch_tokens, .seed = o->seed,
+    };
+    run->state = (ot_run_state){.seed = o->seed, .n_rows = run->data->n_rows, .batch_tokens = o->batch_tokens,
+                                .max_length = o->max_length};
+}
+
+static ot_status resume(ot_run *run, ot_error *err)
+{
+    const ot_run_state expected = run->state;
+    const ot_status st = ot_checkpoint_read(run->options->checkpoint, run->insertion, &run->adam, &run->state, err);
+    if (st != OT_OK)
+        return st;
+    if (run->state.seed != expected.seed || run->state.n_rows != expected.n_rows ||
+        run->state.batch_tokens != expected.batch_tokens || run->state.max_length != expected.max_length)
+        return ot_fail(err, OT_ERR_MISMATCH, "%s: made with another seed, data, --batch-tokens or --max-length",
+                       run->options->checkpoint);
+    fprintf(run->log, "going on after step %llu\n", (unsigned long long)run->state.n_steps);
+    return OT_OK;
+}
+
+ot_status ot_run_open(ot_run *run, const ot_train_options *o, FILE *log, ot_error *err)
+{
+    *run = (ot_run){.options = o, .log = log, .last_auc = -1};
+    char parents[OT_MAX_PARENTS][OT_TRAIN_PATH];
+    memcpy(parents, o->parents, sizeof parents);
+    ot_status st = require_options(o, err);
+    if (st != OT_OK || (st = ot_model_open(&run->model, o->model, err)) != OT_OK ||
+        (st = ot_train_open_parents(run->model, parents, o->n_parents, o->allow_base_mismatch, run->parents, &run->n_parents,
+                                    err)) != OT_OK ||
+        (st = load_data(run, err)) != OT_OK || (st = choose_loss(run, err)) != OT_OK ||
+        (st = ot_run_make_insertion(o, run->model, run->parents, run->n_parents, run->loss == OT_LOSS_PAIRWISE, log,
+                                    &run->insertion, err)) != OT_OK ||
+        (st = open_engine(run, err)) != OT_OK || (st = open_learner(run, err)) != OT_OK)
+        return st;
+    set_plan_options(run);
+    return o->resume ? resume(run, err) : OT_OK;
+}
+
+void ot_run_close(ot_run *run)
+{
+    ot_epoch_plan_free(&run->plan);
+    ot_adamw_close(&run->adam);
+    free(run->gradient_of);
+    free(run->raw);
+    free(run->d_raw);
+    ot_gradients_close(&run->gradients);
+    ot_sequence_batch_close(&run->sequences);
+    ot_engine_close(&run->engine);
+    for (uint32_t i = 0; i < OT_TRAIN_MAX_FILES; i++)
+        ot_dataset_close(&run->calm[i]);
+    ot_dataset_close(&run->dev);
+    ot_dataset_close(&run->data);
+    ot_chat_template_close(&run->chat);
+    ot_insertion_close(&run->insertion);
+    while (run->n_parents > 0)
+        ot_insertion_close(&run->parents[--run->n_parents]);
+    ot_model_close(&run->model);
+}

@@ -1,0 +1,291 @@
+/* The training loop.
+ *
+ * A step: the next batch of the epoch's plan goes through the engine with a tape, the loss and its gradient are made, the
+ * gradient is clipped, AdamW moves the weights and the insertion is repacked. Each sample weighs the same in an epoch,
+ * however many share its batch.
+ *
+ * The learning rate is peak * min(1, step / warmup) * (1 - progress). progress grows by (1 - progress) / (steps left) at each
+ * step; with a fixed number of steps that is a straight line, and under --max-minutes the steps left are estimated anew from
+ * the rate so far, so that the decay ends when the time does, whatever the machine does meanwhile. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "train/run.h"
+
+/* ---- One step ----------------------------------------------------------------------------------------------- */
+
+/* Fills the sequence batch with a batch of the plan. */
+static ot_status gather_batch(ot_run *run, ot_batch *batch, ot_error *err)
+{
+    const ot_epoch_plan *p = &run->plan;
+    ot_sequence_batch_clear(run->sequences);
+    for (uint32_t i = p->batch_first[run->state.batch]; i < p->batch_first[run->state.batch + 1]; i++) {
+        const ot_sample *s = &p->samples[p->order[i]];
+        for (uint32_t l = 0; l < s->n_leaves; l++)
+            ot_sequence_batch_add(run->sequences, p->tokens + s->leaf[l].tokens.first, s->leaf[l].tokens.n, OT_ROW_OUTPUT);
+    }
+    return ot_sequence_batch_finish(run->sequences, batch, ot_gradients_tape(run->gradients), err);
+}
+
+/* Sum of the samples' losses, and the derivatives. */
+static double losses_of_batch(ot_run *run, const ot_batch *batch, double scale)
+{
+    const ot_epoch_plan *p = &run->plan;
+    const ot_loss_options options = {run->options->prefix_weight, run->options->prefix_power};
+    const uint32_t n_outputs = run->data->n_outputs;
+    size_t at = 0;
+    double loss = 0.0;
+    ot_gradients_outputs(run->gradients, batch, run->raw);
+    memset(run->d_raw, 0, (size_t)batch->n_rows * n_outputs * sizeof(float));
+    for (uint32_t i = p->batch_first[run->state.batch]; i < p->batch_first[run->state.batch + 1]; i++) {
+        const ot_sample *s = &p->samples[p->order[i]];
+        loss += run->loss == OT_LOSS_PAIRWISE
+                    ? ot_loss_pairwise(s, run->raw + at, run->d_raw + at, n_outputs, scale)
+                    : ot_loss_bce(&options, s, run->raw + at, run->d_raw + at, n_outputs, scale);
+        at += (size_t)ot_sample_tokens(s) * n_outputs;
+    }
+    return loss;
+}
+
+static ot_status not_finite(const ot_run *run, ot_error *err)
+{
+    return ot_fail(err, OT_ERR_INVALID,
+                   "step %llu: the loss or its gradient is not finite: the inserted stream overflowed. Nothing was written. "
+                   "Try a lower --lr, a higher --lambda, or another --init (random overflows on deep models)",
+                   (unsigned long long)run->state.n_steps + 1);
+}
+
+static ot_status take_step(ot_run *run, double lr, ot_error *err)
+{
+    const ot_train_options *o = run->options;
+    const ot_epoch_plan *p = &run->plan;
+    const uint32_t n = p->batch_first[run->state.batch + 1] - p->batch_first[run->state.batch];
+    const double scale = (double)p->n_batches / p->n_samples, t0 = ot_train_now();
+    ot_batch batch;
+    ot_status st = gather_batch(run, &batch, err);
+    if (st == OT_OK)
+        st = ot_engine_forward(run->engine, &batch, err);
+    if (st != OT_OK)
+        return st;
+    const double loss = losses_of_batch(run, &batch, scale) / (scale * n), t1 = ot_train_now();
+    run->last_penalty = ot_gradients_backward(run->gradients, &batch, run->d_raw);
+    run->last_norm = ot_gradients_norm(run->gradients);
+    const double t2 = ot_train_now();
+    if (!isfinite(loss) || !isfinite(run->last_norm) || !isfinite(run->last_penalty))
+        return not_finite(run, err);
+    const double clip = o->clip > 0 && run->last_norm > o->clip ? o->clip / run->last_norm : 1.0;
+    ot_adamw_step(&run->adam, run->insertion, run->gradient_of, lr, clip, ot_engine_pool(run->engine));
+    ot_insertion_commit(run->insertion, ot_engine_pool(run->engine));
+    run->forward_seconds += t1 - t0;
+    run->backward_seconds += t2 - t1;
+    run->update_seconds += ot_train_now() - t2;
+    const double keep = run->state.n_steps < 20 ? (double)run->state.n_steps / (run->state.n_steps + 1) : 0.95;
+    run->state.loss = keep * run->state.loss + (1 - keep) * loss;
+    run->state.n_tokens += batch.n_rows;
+    run->state.n_steps++;
+    run->state.batch++;
+    return OT_OK;
+}
+
+/* ---- The schedule ------------------------------------------------------------------------------------------- */
+
+static double elapsed(const ot_run *run)
+{
+    return ot_train_now() - run->started;
+}
+
+/* Steps that are left, this one included; at least 1 (0: the run is over). */
+static double steps_left(const ot_run *run)
+{
+    const ot_train_options *o = run->options;
+    const double total = o->steps > 0 ? o->steps : ceil(o->epochs * run->plan.n_batches);
+    double left = total - (double)run->state.n_steps;
+    if (o->max_minutes > 0 && run->state.n_steps >= 5) {
+        const double rate = (double)run->state.n_steps / elapsed(run), by_time = (o->max_minutes * 60 - elapsed(run)) * rate;
+        /* What is left of the clock, and nothing at all only when the decay has arrived. */
+        left = fmin(left, by_time < 1 ? (1 - run->state.progress > 2.0 / (double)run->state.n_steps ? 1 : 0) : by_time);
+    }
+    return left;
+}
+
+static ot_status next_epoch_if_needed(ot_run *run, ot_error *err)
+{
+    if (run->plan.n_batches > 0 && run->state.batch < run->plan.n_batches)
+        return OT_OK;
+    if (run->plan.n_batches > 0) {
+        run->state.epoch++;
+        run->state.batch = 0;
+    }
+    ot_epoch_plan_free(&run->plan);
+    const ot_status st = ot_epoch_plan_make(&run->plan, &run->plan_options, run->state.epoch, err);
+    if (st == OT_OK && run->state.batch >= run->plan.n_batches)
+        return ot_fail(err, OT_ERR_MISMATCH, "%s: the checkpoint is of other data or options", run->options->checkpoint);
+    return st;
+}
+
+/* ---- Reports, checkpoints ----------------------------------------------------------------------------------- */
+
+static void report(const ot_run *run, double lr, double left)
+{
+    const ot_run_state *s = &run->state;
+    const double seconds = elapsed(run), remaining = left * seconds / (double)s->n_steps;
+    fprintf(run->log, "step %llu/%.0f  epoch %llu  tokens %llu  loss %.4f  penalty %.4f  norm %.2f  lr %.2e",
+            (unsigned long long)s->n_steps, (double)s->n_steps + left, (unsigned long long)s->epoch + 1,
+            (unsigned long long)s->n_tokens, s->loss, run->last_penalty, run->last_norm, lr);
+    if (run->last_auc >= 0)
+        fprintf(run->log, "  %s %.4f", run->loss == OT_LOSS_PAIRWISE ? "pairs" : "auc", run->last_auc);
+    fprintf(run->log, "  %.0f tokens/s  left %d:%02d\n", (double)s->n_tokens / seconds, (int)remaining / 60, (int)remaining % 60);
+    fflush(run->log);
+}
+
+static ot_status evaluate(ot_run *run, const ot_insertion *insertion, ot_sequence_batch *sequences, const ot_dataset *data,
+                          ot_eval_result *result, ot_error *err)
+{
+    const double start = ot_train_now();
+    const ot_evaluator e = {.engine = run->engine, .insertion = insertion, .sequences = sequences,
+                            .batch_tokens = run->options->batch_tokens};
+    const ot_status st = ot_evaluate(&e, data, result, err);
+    if (st == OT_OK)
+        run->last_auc = result->is_paired ? result->pair_accuracy : result->whole.auc;
+    run->eval_seconds += ot_train_now() - start;
+    return st;
+}
+
+static ot_status periodic_evaluation(ot_run *run, ot_error *err)
+{
+    ot_eval_result result;
+    const ot_status st = evaluate(run, run->insertion, run->sequences, run->dev, &result, err);
+    if (st != OT_OK)
+        return st;
+    if (result.is_labelled)
+        fprintf(run->log, "dev (%llu rows): auc %.4f [%.4f, %.4f], half texts %.4f, accuracy %.4f, log loss %.4f\n",
+                (unsigned long long)result.n_rows, result.whole.auc, result.whole.auc_low, result.whole.auc_high, result.half.auc,
+                result.whole.accuracy, result.whole.log_loss);
+    else
+        fprintf(run->log, "dev (%llu pairs): accuracy %.4f, margin %.4f\n", (unsigned long long)result.n_rows,
+                result.pair_accuracy, result.pair_margin);
+    return OT_OK;
+}
+
+static ot_status write_checkpoint(ot_run *run, ot_error *err)
+{
+    run->state.seconds = elapsed(run);
+    return ot_checkpoint_write(run->options->checkpoint, run->insertion, &run->adam, &run->state, err);
+}
+
+static ot_status interrupt(ot_run *run, ot_error *err)
+{
+    if (run->options->checkpoint[0] == '\0')
+        return ot_fail(err, OT_ERR_CANCELLED, "interrupted after step %llu; without --checkpoint nothing was kept",
+                       (unsigned long long)run->state.n_steps);
+    const ot_status st = write_checkpoint(run, err);
+    return st != OT_OK ? st : ot_fail(err, OT_ERR_CANCELLED, "interrupted after step %llu; go on with --resume (%s)",
+                                      (unsigned long long)run->state.n_steps, run->options->checkpoint);
+}
+
+/* What is due after a step. */
+static ot_status housekeeping(ot_run *run, double lr, double left, ot_error *err)
+{
+    const ot_train_options *o = run->options;
+    const uint64_t n = run->state.n_steps;
+    ot_status st = OT_OK;
+    if (run->dev != NULL && o->eval_every > 0 && n % o->eval_every == 0 && left > 1)
+        st = periodic_evaluation(run, err);
+    if (st == OT_OK && o->checkpoint[0] != '\0' && o->checkpoint_every > 0 && n % o->checkpoint_every == 0)
+        st = write_checkpoint(run, err);
+    if (n % o->log_every == 0 || n == 1 || left <= 1)
+        report(run, lr, fmax(0, left - 1));
+    return st;
+}
+
+static ot_status loop(ot_run *run, const volatile int *stop, ot_error *err)
+{
+    const ot_train_options *o = run->options;
+    run->started = ot_train_now() - run->state.seconds;
+    for (;;) {
+        ot_status st = next_epoch_if_needed(run, err);
+        const double left = st == OT_OK ? steps_left(run) : 0;
+        if (st != OT_OK || left <= 0)
+            return st;
+        const double warm = o->warmup > 0 ? fmin(1.0, ((double)run->state.n_steps + 1) / o->warmup) : 1.0;
+        const double lr = o->lr * warm * (1 - run->state.progress);
+        if ((st = take_step(run, lr, err)) != OT_OK)
+            return st;
+        run->state.progress += (1 - run->state.progress) / fmax(1.0, left);
+        if (stop != NULL && *stop)
+            return interrupt(run, err);
+        if ((st = housekeeping(run, lr, left, err)) != OT_OK)
+            return st;
+    }
+}
+
+/* ---- The end ------------------------------------------------------------------------------------------------ */
+
+/* The file that was written, as a server opens it, on all held-out rows. */
+static ot_status evaluate_file(ot_run *run, ot_eval_result *result, ot_error *err)
+{
+    const ot_train_options *o = run->options;
+    const ot_insertion_spec *spec = &ot_insertion_get_info(run->insertion)->spec;
+    const ot_insertion_options open = {.allow_base_mismatch = o->allow_base_mismatch};
+    const ot_dataset_options rows = {
+        .tokenizer = ot_model_tokenizer(run->model), .chat = run->chat, .n_outputs = spec->n_outputs,
+        .output_labels = (const char (*)[64])spec->labels, .max_length = o->max_length,
+    };
+    ot_insertion *written = NULL;
+    ot_sequence_batch *sequences = NULL;
+    ot_dataset *dev = NULL;
+    ot_status st = ot_insertion_open(&written, run->model, spec->name, o->out, (const ot_insertion *const *)run->parents,
+                                     run->n_parents, &open, err);
+    if (st == OT_OK)
+        st = ot_sequence_batch_open(&sequences, run->model, written, OT_KV_F16, o->batch_tokens, err);
+    if (st == OT_OK)
+        st = ot_dataset_load(&dev, o->dev, &rows, err);
+    if (st == OT_OK)
+        st = evaluate(run, written, sequences, dev, result, err);
+    ot_dataset_close(&dev);
+    ot_sequence_batch_close(&sequences);
+    ot_insertion_close(&written);
+    return st;
+}
+
+static ot_status finish(ot_run *run, ot_error *err)
+{
+    ot_eval_result result;
+    run->state.seconds = elapsed(run);
+    ot_status st = ot_record_write(run->options, run->insertion, run, NULL, err);
+    if (st != OT_OK)
+        return st;
+    const double all = run->forward_seconds + run->backward_seconds + run->update_seconds + run->eval_seconds;
+    fprintf(run->log, "trained %llu steps, %llu tokens in %.0f s: forward %.0f%%, backward %.0f%%, update %.0f%%, evaluation %.0f%%\n",
+            (unsigned long long)run->state.n_steps, (unsigned long long)run->state.n_tokens, run->state.seconds,
+            100 * run->forward_seconds / all, 100 * run->backward_seconds / all, 100 * run->update_seconds / all,
+            100 * run->eval_seconds / all);
+    if (run->dev == NULL)
+        return OT_OK;
+    if ((st = evaluate_file(run, &result, err)) != OT_OK)
+        return st;
+    if (result.is_labelled)
+        fprintf(run->log, "%s on %llu held-out rows: auc %.4f [%.4f, %.4f], half texts %.4f, accuracy %.4f, ece %.4f\n",
+                run->options->out, (unsigned long long)result.n_rows, result.whole.auc, result.whole.auc_low, result.whole.auc_high,
+                result.half.auc, result.whole.accuracy, result.whole.ece);
+    else
+        fprintf(run->log, "%s on %llu held-out pairs: accuracy %.4f\n", run->options->out, (unsigned long long)result.n_rows,
+                result.pair_accuracy);
+    return ot_record_write(run->options, run->insertion, run, &result, err);
+}
+
+ot_status ot_train_run(const ot_train_options *options, const volatile int *stop, FILE *log, ot_error *err)
+{
+    ot_run *run = ot_train_alloc(1, sizeof *run);
+    if (run == NULL)
+        return ot_fail(err, OT_ERR_NOMEM, "out of memory");
+    ot_status st = ot_run_open(run, options, log, err);
+    if (st == OT_OK)
+        st = loop(run, stop, err);
+    if (st == OT_OK)
+        st = finish(run, err);
+    ot_run_close(run);
+    free(run);
+    return st;
+}

@@ -1,0 +1,53 @@
+/* Inside the trainer: everything that a run of `otter train` holds. */
+#ifndef OTTER_TRAIN_RUN_H
+#define OTTER_TRAIN_RUN_H
+
+#include "train/adamw.h"
+#include "train/checkpoint.h"
+#include "train/epoch-plan.h"
+#include "train/evaluate.h"
+#include "train/gradients.h"
+#include "train/losses.h"
+#include "train/train-internal.h"
+
+typedef struct ot_run {
+    const ot_train_options *options;
+    FILE *log;
+
+    ot_model *model;
+    ot_insertion *parents[OT_MAX_PARENTS];
+    uint32_t n_parents;
+    ot_insertion *insertion;        /* the one that learns */
+    ot_engine *engine;
+    ot_chat_template *chat;         /* NULL if the model has none */
+    ot_dataset *data;
+    ot_dataset *dev;                /* the rows of periodic evaluations; NULL without --dev */
+    ot_dataset *calm[OT_TRAIN_MAX_FILES];
+    ot_train_loss loss;
+
+    ot_sequence_batch *sequences;
+    ot_gradients *gradients;
+    const float **gradient_of;      /* (parameters) */
+    ot_adamw adam;
+    float *raw, *d_raw;             /* (batch_tokens, outputs) */
+    ot_plan_options plan_options;
+    ot_epoch_plan plan;
+    ot_run_state state;
+    double started;                 /* the clock, less what state.seconds already holds */
+    double last_penalty, last_norm, last_auc;
+    double forward_seconds, backward_seconds, update_seconds, eval_seconds;
+} ot_run;
+
+/* Opens everything that the options name, and initialises the insertion; ot_run_close in any case. */
+ot_status ot_run_open(ot_run *run, const ot_train_options *options, FILE *log, ot_error *err);
+void ot_run_close(ot_run *run);
+
+/* Creates (or opens, with --init-from) the trainable insertion that the options describe. */
+ot_status ot_run_make_insertion(const ot_train_options *options, const ot_model *model, ot_insertion **parents,
+                                uint32_t n_parents, bool pairwise, FILE *log, ot_insertion **out, ot_error *err);
+
+/* Writes options->out with the run's record (NULL: only the initialisation), and figures if not NULL. */
+ot_status ot_record_write(const ot_train_options *options, ot_insertion *insertion, const ot_run *run,
+                          const ot_eval_result *figures, ot_error *err);
+
+#endif
