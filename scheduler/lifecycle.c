@@ -1,0 +1,251 @@
+/* Beginnings and ends: requests that arrive, choices that finish, cancellations, and telling others about it. Everything that a
+ * choice holds (pages, its place in a list) is given back in ot_choice_end and nowhere else. The request itself stays until
+ * the end of the step, since the step's records point to it. */
+#include "scheduler/policy.h"
+
+#include <string.h>
+
+#include "scheduler/heads-registry.h"
+
+/* ---- Beginning ------------------------------------------------------------------------------------------- */
+
+/* Where a head is counted: by the name it was loaded under. Names stay, as counters must. */
+static uint32_t find_stats_head(ot_stats *stats, const char *name)
+{
+    static const double score_bounds[] = {0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 1};
+    for (uint32_t i = 0; i < stats->n_heads; i++)
+        if (strcmp(stats->heads[i].name, name) == 0)
+            return i;
+    if (stats->n_heads == OT_STATS_MAX_HEADS)
+        return OT_STATS_MAX_HEADS;
+    uint32_t i = stats->n_heads++;
+    strncpy(stats->heads[i].name, name, sizeof stats->heads[i].name - 1);
+    ot_histogram_init(&stats->heads[i].score, score_bounds, sizeof score_bounds / sizeof score_bounds[0]);
+    return i;
+}
+
+static void count_head_use(ot_scheduler *s, ot_request *r, bool begins)
+{
+    for (uint32_t i = 0; i < r->n_signals; i++) {
+        if (begins)
+            r->signals[i].stats_index = find_stats_head(&s->stats, ot_head_name(r->signals[i].head));
+        uint32_t at = r->signals[i].stats_index;
+        bool counted = at == OT_STATS_MAX_HEADS;
+        for (uint32_t j = 0; j < i && !counted; j++)
+            counted = r->signals[j].stats_index == at; /* two outputs of one head */
+        if (!counted)
+            s->stats.heads[at].running_requests += begins ? 1 : -(uint64_t)1;
+    }
+}
+
+void ot_request_begin(ot_scheduler *s, ot_request *r)
+{
+    r->live_next = s->live;
+    if (s->live != NULL)
+        s->live->live_prev = r;
+    s->live = r;
+    ot_waiting_insert(s, &r->choices[0]);
+    if (r->reward)
+        s->stats.intervention_requests[OT_MODE_REWARD]++;
+    if (r->guard != OT_GUARD_NONE)
+        s->stats.intervention_requests[OT_MODE_GUARD]++;
+    if (r->n_signals > 0 && !r->reward && r->guard == OT_GUARD_NONE)
+        s->stats.intervention_requests[OT_MODE_SIGNALS]++;
+    count_head_use(s, r, true);
+}
+
+/* ---- End ------------------------------------------------------------------------------------------------- */
+
+static void finish_request(ot_scheduler *s, ot_request *r)
+{
+    if (r->live_next != NULL)
+        r->live_next->live_prev = r->live_prev;
+    if (r->live_prev != NULL)
+        r->live_prev->live_next = r->live_next;
+    else
+        s->live = r->live_next;
+    count_head_use(s, r, false);
+    if (!r->was_admitted) {
+        pthread_mutex_lock(&s->lock);
+        s->n_waiting--;
+        pthread_mutex_unlock(&s->lock);
+    }
+    ot_histogram_observe(&s->stats.e2e_latency_s, ot_clock_s() - r->submitted_s);
+    ot_histogram_observe(&s->stats.request_prompt_tokens, r->n_prompt);
+    r->ended_next = s->ended;
+    s->ended = r;
+}
+
+static int reason_of(ot_finish finish)
+{
+    switch (finish) {
+    case OT_FINISH_STOP: return OT_REASON_STOP;
+    case OT_FINISH_LENGTH: return OT_REASON_LENGTH;
+    case OT_FINISH_FILTER: return OT_REASON_FILTER;
+    case OT_FINISH_CANCELLED: return OT_REASON_ABORT;
+    case OT_FINISH_ERROR:
+    case OT_FINISH_NONE: break;
+    }
+    return OT_REASON_ERROR;
+}
+
+void ot_choice_end(ot_scheduler *s, ot_choice *c, ot_finish finish)
+{
+    ot_request *r = c->request;
+    if (c->state == OT_CHOICE_FINISHED)
+        return;
+    if (c->state == OT_CHOICE_WAITING)
+        ot_waiting_remove(s, c);
+    else if (c->state != OT_CHOICE_IDLE)
+        ot_active_remove(s, c);
+    c->state = OT_CHOICE_FINISHED;
+    ot_kv_seq_close(&c->seq);
+    ot_output_flush(&c->output, s->text_scratch);
+    s->stats.finished[reason_of(finish)]++;
+    ot_histogram_observe(&s->stats.request_generation_tokens, c->n_generated);
+    atomic_store_explicit(&c->finish, finish, memory_order_release);
+    ot_note_news(s, r);
+    if (--r->n_unfinished == 0)
+        finish_request(s, r);
+}
+
+void ot_request_end(ot_scheduler *s, ot_request *r, ot_finish finish, const ot_error *err)
+{
+    if (err != NULL)
+        r->error = *err;
+    for (uint32_t i = 0; i < r->n_choices; i++)
+        ot_choice_end(s, &r->choices[i], finish);
+}
+
+static int phase_of(const ot_request *r)
+{
+    if (!r->was_admitted)
+        return OT_PHASE_QUEUE;
+    if (!r->prompt_done)
+        return OT_PHASE_PREFILL;
+    return r->reward ? OT_PHASE_CANDIDATES : OT_PHASE_DECODE;
+}
+
+void ot_take_cancellations(ot_scheduler *s)
+{
+    if (!atomic_exchange(&s->cancel_asked, false))
+        return;
+    ot_request *next;
+    for (ot_request *r = s->live; r != NULL; r = next) {
+        next = r->live_next;
+        if (!atomic_load_explicit(&r->cancelled, memory_order_acquire))
+            continue;
+        s->stats.cancelled[phase_of(r)]++;
+        ot_request_end(s, r, OT_FINISH_CANCELLED, NULL);
+    }
+}
+
+/* ---- Announcing ------------------------------------------------------------------------------------------ */
+
+void ot_note_news(ot_scheduler *s, ot_request *r)
+{
+    if (r->has_news)
+        return;
+    r->has_news = true;
+    r->news_next = s->news;
+    s->news = r;
+}
+
+/* Under ready_lock. */
+static bool push_ready(ot_scheduler *s, ot_request *r)
+{
+    if (r->released || r->in_ready)
+        return false;
+    r->in_ready = true;
+    r->ready_next = NULL;
+    r->ready_prev = s->ready_last;
+    if (s->ready_last != NULL)
+        s->ready_last->ready_next = r;
+    else
+        s->ready_first = r;
+    s->ready_last = r;
+    return true;
+}
+
+void ot_announce(ot_scheduler *s)
+{
+    bool pushed = false;
+    if (s->news != NULL) {
+        pthread_mutex_lock(&s->ready_lock);
+        while (s->news != NULL) {
+            ot_request *r = s->news;
+            s->news = r->news_next;
+            r->has_news = false;
+            pushed |= push_ready(s, r);
+        }
+        pthread_cond_broadcast(&s->ready_cond);
+        pthread_mutex_unlock(&s->ready_lock);
+    }
+    while (s->ended != NULL) {
+        ot_request *r = s->ended;
+        s->ended = r->ended_next;
+        atomic_fetch_sub(&s->n_live, 1);
+        ot_request_unref(r);
+    }
+    if (pushed && s->options.on_output != NULL)
+        s->options.on_output(s->options.on_output_ctx);
+}
+
+/* ---- Counters -------------------------------------------------------------------------------------------- */
+
+/* vLLM's buckets. */
+static const double first_token_bounds[] = {0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1,  0.25, 0.5,   0.75,
+                                            1,     2.5,   5,    7.5,  10,   20,   40,   80,   160,  640,   2560};
+static const double inter_token_bounds[] = {0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5,
+                                            0.75, 1,     2.5,  5,     7.5, 10,   20,  40,  80};
+static const double latency_bounds[] = {0.3, 0.5, 0.8, 1,  1.5, 2,   2.5, 5,   10,  15,  20,
+                                        30,  40,  50,  60, 120, 240, 480, 960, 1920, 7680};
+static const double iteration_bounds[] = {1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384};
+/* 1, 2, 5 times powers of ten, up to the context. */
+static const double token_bounds[] = {1,    2,    5,     10,    20,    50,     100,    200,    500,     1000,
+                                      2000, 5000, 10000, 20000, 50000, 100000, 200000, 500000, 1000000, 2000000};
+static const double step_bounds[] = {0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025,
+                                     0.05,   0.1,     0.25,   0.5,   1,      2.5,   5};
+
+#define INIT(h, bounds) ot_histogram_init(h, bounds, sizeof(bounds) / sizeof((bounds)[0]))
+
+void ot_stats_open(ot_scheduler *s)
+{
+    ot_stats *t = &s->stats;
+    INIT(&t->time_to_first_token_s, first_token_bounds);
+    INIT(&t->inter_token_latency_s, inter_token_bounds);
+    INIT(&t->e2e_latency_s, latency_bounds);
+    INIT(&t->queue_time_s, latency_bounds);
+    INIT(&t->iteration_tokens, iteration_bounds);
+    uint32_t n = 0;
+    while (n < sizeof token_bounds / sizeof token_bounds[0] && token_bounds[n] <= s->options.ctx_size)
+        n++;
+    ot_histogram_init(&t->request_prompt_tokens, token_bounds, n);
+    ot_histogram_init(&t->request_generation_tokens, token_bounds, n);
+    for (int i = 0; i < OT_N_STEP_PHASES; i++)
+        INIT(&t->step_s[i], step_bounds);
+    t->page_tokens = OT_PAGE_TOKENS;
+    ot_stats_publish(s);
+}
+
+void ot_stats_publish(ot_scheduler *s)
+{
+    ot_kv_cache_stats kv;
+    ot_kv_cache_get_stats(s->cache, &kv);
+    s->stats.kv_units_total = kv.units_total;
+    s->stats.kv_units_used = kv.units_used;
+    s->stats.kv_unit_bytes = kv.unit_bytes;
+    uint32_t running = 0, waiting = 0;
+    for (const ot_request *r = s->live; r != NULL; r = r->live_next) {
+        bool runs = false;
+        for (uint32_t i = 0; i < r->n_choices && !runs; i++)
+            runs = r->choices[i].state == OT_CHOICE_PREFILL || r->choices[i].state == OT_CHOICE_DECODE;
+        running += runs;
+        waiting += !runs;
+    }
+    s->stats.requests_running = running;
+    s->stats.requests_waiting = waiting;
+    pthread_mutex_lock(&s->stats_lock);
+    s->shared_stats = s->stats;
+    pthread_mutex_unlock(&s->stats_lock);
+}

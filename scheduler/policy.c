@@ -1,0 +1,126 @@
+/* What decoding policies have in common: reading logits, and sending tokens. */
+#include "scheduler/policy.h"
+
+#include <string.h>
+
+const ot_policy *ot_policy_for(const ot_request_params *p)
+{
+    return p->intervention.reward ? &ot_policy_args : &ot_policy_plain;
+}
+
+/* ---- Logits ---------------------------------------------------------------------------------------------- */
+
+static void note_alternatives(ot_scheduler *s, ot_choice *c, const ot_position *at)
+{
+    ot_pending *p = &c->pending;
+    int32_t tokens[OT_MAX_TOP_LOGPROBS];
+    p->n_top = ot_sampler_top(s->sampler, at->raw, c->request->top_logprobs, tokens);
+    for (uint32_t i = 0; i < p->n_top; i++)
+        p->top[i] = (ot_token_logprob){tokens[i], ot_log_prob(at->raw_norm, at->raw, tokens[i])};
+}
+
+void ot_policy_read(ot_scheduler *s, ot_choice *c, const float *logits, bool needs_norm, ot_position *at)
+{
+    const ot_request *r = c->request;
+    bool too_early = c->n_text - r->n_prompt < r->min_tokens;
+    ot_adjust adjust = {
+        .sampling = &r->sampling,
+        .text = c->tokens,
+        .n_prompt = r->n_prompt,
+        .n_text = c->n_text,
+        .banned = {s->eog_tokens, r->stop_tokens},
+        .n_banned = {too_early && !r->ignore_eos ? s->n_eog : 0, too_early ? r->n_stop_tokens : 0},
+    };
+    at->raw = logits;
+    at->adjusted = ot_sampler_adjust(s->sampler, logits, &adjust);
+    at->draw = (ot_draw){r->sampling.seed, r->first_choice + c->index, c->n_text};
+    if (r->logprobs || (needs_norm && at->adjusted == at->raw))
+        at->raw_norm = ot_sampler_normalize(s->sampler, logits);
+    c->pending.n = c->pending.at = c->pending.n_top = 0;
+    if (r->top_logprobs > 0)
+        note_alternatives(s, c, at);
+}
+
+/* ---- Turns ----------------------------------------------------------------------------------------------- */
+
+void ot_policy_scores(const ot_scheduler *s, const ot_turn *t, uint32_t node, float *scores)
+{
+    const ot_request *r = t->choice->request;
+    for (uint32_t i = 0; i < r->n_signals; i++)
+        scores[i] = ot_engine_score(s->engine, t->first_row + node, r->signals[i].insertion, r->signals[i].output);
+}
+
+void ot_policy_accept(ot_turn *t, uint32_t node)
+{
+    ot_choice *c = t->choice;
+    t->path[t->n_path++] = (uint8_t)node;
+    c->tokens[c->n_text++] = t->nodes[node].token;
+}
+
+void ot_policy_want(ot_turn *t, uint32_t node)
+{
+    t->wanted[t->n_wanted++] = (uint8_t)node;
+}
+
+void ot_policy_count_changed(ot_scheduler *s, ot_choice *c, int mode)
+{
+    s->stats.intervention_changed[mode]++;
+    atomic_fetch_add_explicit(&c->request->changed_tokens, 1, memory_order_relaxed);
+}
+
+/* ---- Sending --------------------------------------------------------------------------------------------- */
+
+static bool is_among(const int32_t *tokens, uint32_t n, int32_t token)
+{
+    for (uint32_t i = 0; i < n; i++)
+        if (tokens[i] == token)
+            return true;
+    return false;
+}
+
+static void count_token(ot_scheduler *s, ot_choice *c, const float *scores)
+{
+    ot_request *r = c->request;
+    s->stats.generation_tokens++;
+    atomic_fetch_add_explicit(&r->completion_tokens, 1, memory_order_relaxed);
+    if (!r->had_token) {
+        r->had_token = true;
+        ot_histogram_observe(&s->stats.time_to_first_token_s, s->now_s - r->submitted_s);
+    }
+    if (c->n_generated > 1)
+        ot_histogram_observe(&s->stats.inter_token_latency_s, s->now_s - c->last_token_s);
+    c->last_token_s = s->now_s;
+    for (uint32_t i = 0; i < r->n_signals; i++)
+        if (r->signals[i].stats_index < OT_STATS_MAX_HEADS)
+            ot_histogram_observe(&s->stats.heads[r->signals[i].stats_index].score, scores[i]);
+}
+
+void ot_policy_emit(ot_scheduler *s, ot_choice *c, const ot_candidate *v, const float *scores)
+{
+    ot_request *r = c->request;
+    ot_token_out entry;
+    memset(&entry, 0, offsetof(ot_token_out, text));
+    entry.token = v->token;
+    entry.logprob = v->logprob;
+    entry.n_top = c->pending.n_top;
+    memcpy(entry.top, c->pending.top, c->pending.n_top * sizeof entry.top[0]);
+    if (r->n_signals > 0)
+        memcpy(entry.signals, scores, r->n_signals * sizeof entry.signals[0]);
+    c->n_generated++;
+    count_token(s, c, scores);
+
+    bool ends = (!r->ignore_eos && ot_tokenizer_is_eog(s->tokenizer, v->token)) ||
+                is_among(r->stop_tokens, r->n_stop_tokens, v->token);
+    ot_str text = {"", 0};
+    if (!ends && !ot_tokenizer_is_special(s->tokenizer, v->token))
+        text = ot_token_bytes(s->tokenizer, v->token);
+    uint32_t before = c->output.written;
+    /* A stop string counts from the first token that may end the text. */
+    ends |= ot_output_put(&c->output, &entry, text, c->n_generated > r->min_tokens, s->text_scratch);
+    if (c->output.written != before)
+        ot_note_news(s, r);
+    if (ends)
+        ot_choice_end(s, c, OT_FINISH_STOP);
+    else if (c->n_generated == r->max_new)
+        ot_choice_end(s, c, OT_FINISH_LENGTH);
+}

@@ -1,0 +1,82 @@
+/* The one interface of decoding policies: *which rows next* and *what do these results mean*.
+ *
+ * A choice that has read its prompt takes turns. In a turn its policy
+ *     plan     asks for rows: a small tree of nodes that continue the text. Plain sampling asks for one, ARGS for k
+ *              candidates side by side, a drafting policy for a chain or a tree.
+ *     judge    sees the scores of those rows, may accept nodes, and says whose logits it needs.
+ *     advance  sees these logits, may accept further nodes, and decides what is pending for the next turn. It is
+ *              also called once with the logits of the prompt's end (turn NULL), for each choice of the request.
+ * Accepted nodes form a path from the root. Their tokens join the text at once, their keys and values are moved into place
+ * after the turn; whatever else the turn wrote is scratch.
+ *
+ * A policy keeps what it needs between turns in ot_choice.pending, and nothing anywhere else: all of its decisions
+ * must follow from the request, the text, logits and scores.
+ */
+#ifndef OTTER_SCHEDULER_POLICY_H
+#define OTTER_SCHEDULER_POLICY_H
+
+#include "scheduler/core.h"
+#include "scheduler/request.h"
+#include "scheduler/sampling.h"
+
+#define OT_MAX_NODES OT_MAX_CANDIDATES
+
+typedef struct ot_node {
+    int32_t token;
+    int32_t parent; /* an earlier node of the turn, or -1: it follows the text */
+} ot_node;
+
+typedef struct ot_turn {
+    ot_choice *choice;
+    uint32_t start;                /* n_text when the turn began; node i writes slot start + i */
+    uint32_t first_row;            /* node i is row first_row + i of the batch */
+    uint32_t n_nodes;
+    ot_node nodes[OT_MAX_NODES];
+    uint32_t n_path;
+    uint8_t path[OT_MAX_NODES];    /* accepted nodes, root first */
+    uint32_t n_wanted;
+    uint8_t wanted[OT_MAX_NODES];  /* nodes whose logits advance will get, in this order */
+} ot_turn;
+
+typedef struct ot_policy {
+    const char *name;
+    /* Fills t->nodes (at least one). Must not change the choice: the turn may not be run. */
+    void (*plan)(const ot_choice *c, ot_turn *t);
+    void (*judge)(ot_scheduler *s, ot_choice *c, ot_turn *t);
+    /* logits[i] (n_vocab) are those of t->wanted[i], or logits[0] of the prompt's last token if t is NULL. */
+    void (*advance)(ot_scheduler *s, ot_choice *c, ot_turn *t, const float *const *logits);
+} ot_policy;
+
+extern const ot_policy ot_policy_plain; /* policy-plain.c */
+extern const ot_policy ot_policy_args;  /* policy-args.c */
+const ot_policy *ot_policy_for(const ot_request_params *params);
+
+/* ---- What policies build on (policy.c) --------------------------------------------------------------------- */
+
+/* The logits of a position as policies see them. */
+typedef struct ot_position {
+    const float *raw, *adjusted;   /* adjusted: after penalties, bias and bans; raw itself if nothing changes */
+    ot_log_norm raw_norm;          /* valid if the client asked for log-probabilities, or adjusted == raw and norm was asked for */
+    ot_draw draw;
+} ot_position;
+/* Reads the logits that decide position c->n_text: fills *p, starts c->pending anew and notes the alternatives to report. */
+void ot_policy_read(ot_scheduler *s, ot_choice *c, const float *logits, bool needs_norm, ot_position *p);
+/* Scores of a node of the turn, one for each signal of the request. */
+void ot_policy_scores(const ot_scheduler *s, const ot_turn *t, uint32_t node, float *scores);
+/* The node's token joins the text. */
+void ot_policy_accept(ot_turn *t, uint32_t node);
+/* Asks for the node's logits. */
+void ot_policy_want(ot_turn *t, uint32_t node);
+/* Sends a token to the reader; ends the choice if it was the last. scores may be NULL without signals. */
+void ot_policy_emit(ot_scheduler *s, ot_choice *c, const ot_candidate *candidate, const float *scores);
+/* Counts a token that differs from what the base alone would have picked. */
+void ot_policy_count_changed(ot_scheduler *s, ot_choice *c, int mode);
+
+/* ---- Guard (policy-guard.c): asked by every policy before a token is accepted -------------------------------- */
+
+/* Whether the text up to and including a token with these scores is refused. */
+bool ot_guard_refuses(const ot_request *r, const float *scores);
+/* How many tokens may be tried for one position. */
+uint32_t ot_guard_attempts(const ot_request *r);
+
+#endif

@@ -1,0 +1,149 @@
+/* Inside scheduler/: a request and its choices as the engine thread sees them, and what other threads may touch of them.
+ *
+ * A request is one allocation (an arena that request.c lays out), made by the submitting thread and freed by whoever lets go of
+ * it last. Fields are the engine thread's after submission, but for those marked atomic.
+ *
+ * A choice's text is tokens[0 .. n_text): the prompt and the generated tokens whose rows have run (or must run again, after a
+ * preemption). What was decided for the position after it is `pending`: it survives a preemption, so that a resumed choice
+ * goes on as if nothing had happened, to the bit.
+ */
+#ifndef OTTER_SCHEDULER_REQUEST_H
+#define OTTER_SCHEDULER_REQUEST_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "kv-cache/kv-cache.h"
+#include "scheduler/output.h"
+#include "scheduler/scheduler.h"
+
+struct ot_policy;
+
+/* A token that may come next. */
+typedef struct ot_candidate {
+    int32_t token;
+    float lm;      /* log-probability after penalties and bias: LM(v) of eq. 2 */
+    float logprob; /* of the model's own distribution, for the client */
+} ot_candidate;
+
+/* What the last logits of a choice left to be decided or run. */
+typedef struct ot_pending {
+    uint32_t n;            /* 0: nothing; the choice has to read its prompt first */
+    uint32_t at;           /* plain: the candidate whose turn it is; those before were refused by the guard */
+    bool emitted;          /* plain: candidates[0] has been sent; its row is still to run */
+    int32_t base_token;    /* what the base alone would have picked */
+    ot_candidate candidates[OT_MAX_CANDIDATES];
+    uint32_t n_top;
+    ot_token_logprob top[OT_MAX_TOP_LOGPROBS];
+} ot_pending;
+
+typedef enum ot_choice_state {
+    OT_CHOICE_IDLE,     /* a sibling that waits for the prompt to be read */
+    OT_CHOICE_WAITING,  /* to be admitted, for the first time or again: holds no pages */
+    OT_CHOICE_PREFILL,  /* rows of its text are still to run */
+    OT_CHOICE_DECODE,   /* takes turns */
+    OT_CHOICE_FINISHED
+} ot_choice_state;
+
+typedef struct ot_choice {
+    ot_request *request;
+    uint32_t index;
+    ot_choice_state state;
+    bool out_of_room;      /* its reader is behind: sits out until the ring is half empty */
+    bool in_batch;
+    int32_t *tokens;       /* (n_prompt + max_new) */
+    uint32_t n_text;
+    uint32_t n_computed;   /* slots of the text that are filled */
+    uint32_t n_generated;  /* tokens sent */
+    ot_kv_seq *seq;        /* NULL before the first admission */
+    ot_pending pending;
+    ot_output output;
+    double last_token_s;   /* when the last token was decided */
+    struct ot_choice *next, *prev; /* list of waiting choices */
+    _Atomic int finish;        /* ot_finish, stored after the last entry was published */
+    _Atomic bool reader_wakes; /* the engine thread wants to know when the ring is read */
+} ot_choice;
+
+/* A signal of the request, resolved once. */
+typedef struct ot_signal {
+    ot_head *head;
+    const ot_insertion *insertion;
+    uint32_t output;
+    float weight;
+    bool bounded;         /* a sigmoid: the score lies in [0, 1] */
+    uint32_t stats_index; /* of the head in ot_stats, or OT_STATS_MAX_HEADS */
+} ot_signal;
+
+struct ot_request {
+    _Atomic uint32_t refs;        /* the caller's and the engine thread's */
+    ot_scheduler *scheduler;      /* counted */
+    void *owner;
+    const struct ot_policy *policy;
+    ot_sampling sampling;         /* with its own copy of the bias lists */
+    uint32_t first_choice, n_choices, n_prompt;
+    uint32_t max_new;             /* tokens to generate at most, cut to the context */
+    uint32_t min_tokens;
+    bool ignore_eos, logprobs, prompt_logprobs, prompt_scores, uses_cache;
+    uint32_t top_logprobs;
+    uint32_t n_stops, longest_stop;
+    ot_stop *stops;
+    uint32_t n_stop_tokens;
+    int32_t *stop_tokens;
+    uint8_t cache_salt[16];
+
+    uint32_t n_signals;
+    ot_signal signals[OT_MAX_SIGNALS];
+    bool reward;
+    uint32_t n_candidates;        /* k */
+    ot_guard_action guard;
+    uint32_t guard_signal, guard_max_resamples;
+    float guard_above;
+    uint32_t n_components;
+    ot_kv_component components[OT_KV_MAX_INSERTIONS]; /* insertions that run, closed under parents, parents first */
+
+    /* prompt results, complete before the first token or finish is published */
+    float *prompt_logprob;        /* (n_prompt) */
+    ot_token_logprob *prompt_top; /* (n_prompt, top_logprobs) */
+    float *prompt_score;          /* (n_signals, n_prompt) */
+    float last_scores[OT_MAX_SIGNALS];
+    bool prompt_done, was_admitted;
+    uint32_t cached_tokens;
+
+    uint64_t arrival;             /* order of submission */
+    double submitted_s;
+    bool had_token;
+    uint32_t n_unfinished;        /* choices */
+    ot_request *next_incoming;    /* list of submitted requests that the engine thread has not seen; under scheduler lock */
+    ot_request *live_next, *live_prev; /* engine thread: all unfinished requests */
+    bool has_news;                /* to be announced at the end of the step ... */
+    ot_request *news_next;        /* ... in this list */
+    ot_request *ended_next;       /* list of those that ended in this step */
+
+    /* from other threads */
+    _Atomic bool cancelled;
+    _Atomic uint32_t completion_tokens, changed_tokens, cached_tokens_seen;
+    _Atomic uint64_t candidates_scored;
+    ot_error error;               /* written before finish becomes OT_FINISH_ERROR */
+    /* under ready_lock */
+    bool in_ready, released;
+    ot_request *ready_next, *ready_prev;
+
+    ot_choice choices[];          /* (n_choices), then everything that the pointers above point to */
+};
+
+/* Lays out and fills a request from checked parameters. max_new, and the sizes of the vocabulary's longest token, are the
+ * scheduler's. One reference. Heads are not taken over yet. */
+ot_status ot_request_build(ot_request **out, const ot_request_params *params, uint32_t max_new, uint32_t output_ring,
+                           uint32_t longest_token, ot_error *err);
+/* Drops one reference; the last one releases the heads and frees. */
+void ot_request_unref(ot_request *r);
+/* Insertions that the signals need, closed under parents, parents first. OT_ERR_INVALID if they are too many. */
+ot_status ot_request_collect_components(const ot_intervention *intervention, ot_kv_component *out, uint32_t *n,
+                                        ot_error *err);
+
+/* Slots of scratch that a choice of this request may use beyond its text. */
+uint32_t ot_request_scratch_slots(const ot_request *r);
+
+#endif

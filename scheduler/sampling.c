@@ -1,0 +1,431 @@
+/* Sampling. The vocabulary is walked in blocks of 64 logits, so that the two costly passes, finding the k best and summing
+ * exponentials, run on the kernels' vectors: a block whose maximum is below the k-th largest block maximum cannot
+ * hold one of the k best, and a draw finds its block by the blocks' sums before it looks at single tokens. Sorting is by a
+ * binary heap, which needs no memory and has no bad case. */
+#include "scheduler/sampling.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "scheduler/random.h"
+
+#define BLOCK 64
+
+struct ot_sampler {
+    const ot_kernels *kernels;
+    uint32_t n_vocab, n_blocks;
+    float *adjusted;   /* (n_vocab) logits after penalties and bias */
+    float *scaled;     /* (n_vocab) (logits - max) / temperature */
+    float *block;      /* (n_blocks) maxima or sums */
+    float *heap;       /* (n_blocks) */
+    uint32_t *counts;  /* (n_vocab) occurrences, zero between calls */
+    int32_t *ids;      /* (n_vocab) */
+};
+
+ot_status ot_sampler_open(ot_sampler **out, const ot_kernels *kernels, uint32_t n_vocab, ot_error *err)
+{
+    ot_sampler *s = calloc(1, sizeof *s);
+    *out = s;
+    if (s == NULL)
+        return ot_fail(err, OT_ERR_NOMEM, "no memory for the sampler");
+    s->kernels = kernels;
+    s->n_vocab = n_vocab;
+    s->n_blocks = (n_vocab + BLOCK - 1) / BLOCK;
+    s->adjusted = malloc(n_vocab * sizeof(float));
+    s->scaled = malloc(n_vocab * sizeof(float));
+    s->block = malloc(s->n_blocks * sizeof(float));
+    s->heap = malloc(s->n_blocks * sizeof(float));
+    s->counts = calloc(n_vocab, sizeof(uint32_t));
+    s->ids = malloc(n_vocab * sizeof(int32_t));
+    if (s->adjusted == NULL || s->scaled == NULL || s->block == NULL || s->heap == NULL || s->counts == NULL ||
+        s->ids == NULL) {
+        ot_sampler_close(out);
+        return ot_fail(err, OT_ERR_NOMEM, "no memory for the sampler");
+    }
+    return OT_OK;
+}
+
+void ot_sampler_close(ot_sampler **sampler)
+{
+    ot_sampler *s = *sampler;
+    if (s == NULL)
+        return;
+    free(s->adjusted);
+    free(s->scaled);
+    free(s->block);
+    free(s->heap);
+    free(s->counts);
+    free(s->ids);
+    free(s);
+    *sampler = NULL;
+}
+
+ot_log_norm ot_sampler_normalize(ot_sampler *s, const float *logits)
+{
+    float max = s->kernels->max(logits, s->n_vocab);
+    return (ot_log_norm){max, logf(s->kernels->sum_exp(logits, s->n_vocab, max))};
+}
+
+static uint32_t block_size(const ot_sampler *s, uint32_t b)
+{
+    uint32_t left = s->n_vocab - b * BLOCK;
+    return left < BLOCK ? left : BLOCK;
+}
+
+/* ---- The k best ------------------------------------------------------------------------------------------ */
+
+/* The order of choice: higher logit first, then lower id. */
+static bool better(const float *logits, int32_t a, int32_t b)
+{
+    return logits[a] > logits[b] || (logits[a] == logits[b] && a < b);
+}
+
+/* Restores a heap of n ids whose root is the worst, after its root changed. */
+static void sift_down(const float *logits, int32_t *heap, uint32_t n)
+{
+    uint32_t at = 0;
+    for (;;) {
+        uint32_t child = 2 * at + 1;
+        if (child >= n)
+            return;
+        if (child + 1 < n && better(logits, heap[child], heap[child + 1]))
+            child++;
+        if (better(logits, heap[child], heap[at]))
+            return;
+        int32_t t = heap[at];
+        heap[at] = heap[child];
+        heap[child] = t;
+        at = child;
+    }
+}
+
+static void heap_push(const float *logits, int32_t *heap, uint32_t n, int32_t id)
+{
+    uint32_t at = n;
+    while (at > 0 && better(logits, heap[(at - 1) / 2], id)) {
+        heap[at] = heap[(at - 1) / 2];
+        at = (at - 1) / 2;
+    }
+    heap[at] = id;
+}
+
+/* Same on floats, least at the root: keeps the k largest. */
+static void keep_largest(float *heap, uint32_t *n, uint32_t k, float value)
+{
+    uint32_t at;
+    if (*n < k) {
+        at = (*n)++;
+        while (at > 0 && heap[(at - 1) / 2] > value) {
+            heap[at] = heap[(at - 1) / 2];
+            at = (at - 1) / 2;
+        }
+        heap[at] = value;
+        return;
+    }
+    if (!(value > heap[0]))
+        return;
+    for (at = 0;;) {
+        uint32_t child = 2 * at + 1;
+        if (child >= k)
+            break;
+        if (child + 1 < k && heap[child + 1] < heap[child])
+            child++;
+        if (heap[child] >= value)
+            break;
+        heap[at] = heap[child];
+        at = child;
+    }
+    heap[at] = value;
+}
+
+/* The k-th largest block maximum: at least k logits are no smaller. -inf if there are fewer blocks. Fills s->block. */
+static float kth_block_max(ot_sampler *s, const float *logits, uint32_t k)
+{
+    uint32_t n = 0;
+    for (uint32_t b = 0; b < s->n_blocks; b++) {
+        s->block[b] = s->kernels->max(logits + (size_t)b * BLOCK, block_size(s, b));
+        if (k <= s->n_blocks)
+            keep_largest(s->heap, &n, k, s->block[b]);
+    }
+    return k <= s->n_blocks ? s->heap[0] : -INFINITY;
+}
+
+uint32_t ot_sampler_top(ot_sampler *s, const float *logits, uint32_t k, int32_t *tokens)
+{
+    if (k > s->n_vocab)
+        k = s->n_vocab;
+    if (k == 0)
+        return 0;
+    float floor = kth_block_max(s, logits, k);
+    uint32_t n = 0;
+    for (uint32_t b = 0; b < s->n_blocks; b++) {
+        if (!(s->block[b] >= floor))
+            continue;
+        uint32_t end = b * BLOCK + block_size(s, b);
+        for (uint32_t i = b * BLOCK; i < end; i++) {
+            if (!(logits[i] >= floor) || logits[i] == -INFINITY)
+                continue;
+            if (n < k) {
+                heap_push(logits, tokens, n++, (int32_t)i);
+            } else if (better(logits, (int32_t)i, tokens[0])) {
+                tokens[0] = (int32_t)i;
+                sift_down(logits, tokens, n);
+            }
+        }
+    }
+    for (uint32_t left = n; left > 1; left--) { /* the worst to the end, again and again */
+        int32_t t = tokens[0];
+        tokens[0] = tokens[left - 1];
+        tokens[left - 1] = t;
+        sift_down(logits, tokens, left - 1);
+    }
+    return n;
+}
+
+/* ---- Penalties, bias, bans ------------------------------------------------------------------------------- */
+
+static void repetition(ot_sampler *s, float *z, const ot_adjust *a)
+{
+    float r = a->sampling->repetition_penalty;
+    for (uint32_t i = 0; i < a->n_text; i++) {
+        int32_t t = a->text[i];
+        if (s->counts[t]++ == 0)
+            z[t] = z[t] > 0 ? z[t] / r : z[t] * r;
+    }
+    for (uint32_t i = 0; i < a->n_text; i++)
+        s->counts[a->text[i]] = 0;
+}
+
+static void presence_and_frequency(ot_sampler *s, float *z, const ot_adjust *a)
+{
+    const ot_sampling *p = a->sampling;
+    for (uint32_t i = a->n_prompt; i < a->n_text; i++)
+        s->counts[a->text[i]]++;
+    for (uint32_t i = a->n_prompt; i < a->n_text; i++) {
+        int32_t t = a->text[i];
+        if (s->counts[t] == 0)
+            continue;
+        z[t] -= p->frequency_penalty * (float)s->counts[t];
+        z[t] -= p->presence_penalty;
+        s->counts[t] = 0;
+    }
+}
+
+const float *ot_sampler_adjust(ot_sampler *s, const float *logits, const ot_adjust *a)
+{
+    const ot_sampling *p = a->sampling;
+    bool repeats = p->repetition_penalty != 1.0f;
+    bool counts = (p->presence_penalty != 0 || p->frequency_penalty != 0) && a->n_text > a->n_prompt;
+    if (!repeats && !counts && p->n_bias == 0 && a->n_banned[0] + a->n_banned[1] == 0)
+        return logits;
+    float *z = s->adjusted;
+    memcpy(z, logits, s->n_vocab * sizeof *z);
+    if (repeats)
+        repetition(s, z, a);
+    if (counts)
+        presence_and_frequency(s, z, a);
+    for (uint32_t i = 0; i < p->n_bias; i++)
+        z[p->bias_tokens[i]] += p->bias_values[i];
+    for (int list = 0; list < 2; list++)
+        for (uint32_t i = 0; i < a->n_banned[list]; i++)
+            z[a->banned[list][i]] = -INFINITY;
+    return z;
+}
+
+/* ---- Filters --------------------------------------------------------------------------------------------- */
+
+static bool is_filtered(const ot_sampling *p)
+{
+    return p->top_k > 0 || p->top_p < 1 || p->min_p > 0;
+}
+
+/* Writes (logits - max) / temperature; returns max. */
+static float scale_logits(ot_sampler *s, const float *logits, float temperature)
+{
+    float max = s->kernels->max(logits, s->n_vocab);
+    for (uint32_t i = 0; i < s->n_vocab; i++)
+        s->scaled[i] = (logits[i] - max) / temperature;
+    return max;
+}
+
+/* How many tokens min_p leaves, which are the best ones. */
+static uint32_t count_min_p(const ot_sampler *s, float min_p)
+{
+    float floor = logf(min_p); /* the best token's scaled logit is 0 */
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < s->n_vocab; i++)
+        n += s->scaled[i] >= floor;
+    return n > 0 ? n : 1;
+}
+
+/* Mass of ids[0..n), then the length of the shortest beginning that holds top_p of `whole`; n + 1 if it takes more. */
+static uint32_t cut_top_p(const float *scaled, const int32_t *ids, uint32_t n, double top_p, double whole)
+{
+    double sum = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        sum += ot_expf(scaled[ids[i]]);
+        if (sum >= top_p * whole)
+            return i + 1;
+    }
+    return n + 1;
+}
+
+static double mass(const float *scaled, const int32_t *ids, uint32_t n)
+{
+    double sum = 0;
+    for (uint32_t i = 0; i < n; i++)
+        sum += ot_expf(scaled[ids[i]]);
+    return sum;
+}
+
+/* The tokens that the filters leave, best first, in s->ids. s->scaled is filled. Returns their number, at least 1. */
+static uint32_t filtered_set(ot_sampler *s, const ot_sampling *p)
+{
+    uint32_t limit = p->top_k > 0 && p->top_k < s->n_vocab ? p->top_k : s->n_vocab;
+    if (p->min_p > 0) {
+        uint32_t n = count_min_p(s, p->min_p);
+        limit = n < limit ? n : limit;
+    }
+    if (p->top_p >= 1)
+        return ot_sampler_top(s, s->scaled, limit, s->ids);
+    if (limit < s->n_vocab) {
+        uint32_t n = ot_sampler_top(s, s->scaled, limit, s->ids);
+        uint32_t cut = cut_top_p(s->scaled, s->ids, n, p->top_p, mass(s->scaled, s->ids, n));
+        return cut < n ? cut : n;
+    }
+    /* top_p alone: most often a few tokens hold the mass, so take more only as long as they do not. */
+    double whole = s->kernels->sum_exp(s->scaled, s->n_vocab, 0);
+    for (uint32_t want = 64;; want = want > s->n_vocab / 8 ? s->n_vocab : want * 8) {
+        uint32_t n = ot_sampler_top(s, s->scaled, want, s->ids);
+        uint32_t cut = cut_top_p(s->scaled, s->ids, n, p->top_p, whole);
+        if (cut <= n || n < want || want == s->n_vocab)
+            return cut <= n ? cut : n;
+    }
+}
+
+uint32_t ot_sampler_filter(ot_sampler *s, const float *logits, const ot_sampling *p, const int32_t *candidates,
+                           uint32_t n)
+{
+    if (n == 0 || !is_filtered(p) || p->temperature <= 0)
+        return n;
+    if (p->top_k > 0 && p->top_k <= n && p->top_p >= 1 && p->min_p <= 0)
+        return p->top_k;
+    (void)candidates; /* a beginning of the filtered set, which is ordered in the same way */
+    scale_logits(s, logits, p->temperature);
+    uint32_t left = filtered_set(s, p);
+    return left < n ? left : n;
+}
+
+/* ---- Draws ----------------------------------------------------------------------------------------------- */
+
+/* The token at `target` of the cumulative mass over the whole vocabulary, in order of ids. s->block holds the blocks' sums,
+ * which add up to the mass. -1 if there is no mass. */
+static int32_t find_in_blocks(const ot_sampler *s, double target)
+{
+    int32_t last = -1;
+    for (uint32_t b = 0; b < s->n_blocks; b++) {
+        if (!(s->block[b] > 0))
+            continue;
+        if (target >= s->block[b] && b + 1 < s->n_blocks) {
+            target -= s->block[b];
+            last = (int32_t)b;
+            continue;
+        }
+        last = (int32_t)b;
+        break;
+    }
+    if (last < 0)
+        return -1;
+    uint32_t begin = (uint32_t)last * BLOCK, end = begin + block_size(s, (uint32_t)last);
+    int32_t found = -1;
+    for (uint32_t i = begin; i < end; i++) {
+        float e = ot_expf(s->scaled[i]);
+        if (!(e > 0))
+            continue;
+        found = (int32_t)i; /* the last one with any mass takes what rounding leaves over */
+        if (target < e)
+            break;
+        target -= e;
+    }
+    return found;
+}
+
+static void sum_block(ot_sampler *s, uint32_t b)
+{
+    s->block[b] = s->kernels->sum_exp(s->scaled + (size_t)b * BLOCK, block_size(s, b), 0);
+}
+
+static uint32_t pick_from_all(ot_sampler *s, ot_draw d, uint32_t n, int32_t *tokens)
+{
+    for (uint32_t b = 0; b < s->n_blocks; b++)
+        sum_block(s, b);
+    uint32_t got = 0;
+    for (; got < n; got++) {
+        double whole = 0;
+        for (uint32_t b = 0; b < s->n_blocks; b++)
+            whole += s->block[b];
+        int32_t token = find_in_blocks(s, whole * ot_random_uniform(d.seed, d.choice, d.position, got));
+        if (token < 0)
+            break;
+        tokens[got] = token;
+        s->scaled[token] = -INFINITY;
+        if (got + 1 < n)
+            sum_block(s, (uint32_t)token / BLOCK);
+    }
+    return got;
+}
+
+static uint32_t pick_from_set(ot_sampler *s, uint32_t n_set, ot_draw d, uint32_t n, int32_t *tokens)
+{
+    uint32_t got = 0;
+    for (; got < n && got < n_set; got++) {
+        double target = mass(s->scaled, s->ids, n_set) * ot_random_uniform(d.seed, d.choice, d.position, got);
+        int32_t found = -1;
+        for (uint32_t i = 0; i < n_set; i++) {
+            float e = ot_expf(s->scaled[s->ids[i]]);
+            if (!(e > 0))
+                continue;
+            found = s->ids[i];
+            if (target < e)
+                break;
+            target -= e;
+        }
+        if (found < 0)
+            break;
+        tokens[got] = found;
+        s->scaled[found] = -INFINITY;
+    }
+    return got;
+}
+
+static bool is_among(const int32_t *tokens, uint32_t n, int32_t token)
+{
+    for (uint32_t i = 0; i < n; i++)
+        if (tokens[i] == token)
+            return true;
+    return false;
+}
+
+/* Goes on with the best tokens that are not there yet. */
+static uint32_t append_best(ot_sampler *s, const float *logits, uint32_t got, uint32_t n, int32_t *tokens)
+{
+    uint32_t n_best = ot_sampler_top(s, logits, n, s->ids);
+    uint32_t n_drawn = got;
+    for (uint32_t i = 0; i < n_best && got < n; i++)
+        if (!is_among(tokens, n_drawn, s->ids[i]))
+            tokens[got++] = s->ids[i];
+    return got;
+}
+
+uint32_t ot_sampler_pick(ot_sampler *s, const float *logits, const ot_sampling *p, ot_draw draw, uint32_t n,
+                         int32_t *tokens)
+{
+    uint32_t got = 0;
+    if (p->temperature > 0) {
+        scale_logits(s, logits, p->temperature);
+        got = is_filtered(p) ? pick_from_set(s, filtered_set(s, p), draw, n, tokens)
+                             : pick_from_all(s, draw, n, tokens);
+    }
+    return got < n ? append_best(s, logits, got, n, tokens) : got;
+}

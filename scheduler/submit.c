@@ -1,0 +1,230 @@
+/* The way in: parameters are checked and copied on the submitting thread, then all requests of a call enter the queue together,
+ * or none does. Every number that sizes something is bounded here. */
+#include "scheduler/policy.h"
+
+#include <math.h>
+#include <string.h>
+
+/* ---- Checks ---------------------------------------------------------------------------------------------- */
+
+static bool in_range(float x, float low, float high)
+{
+    return isfinite(x) && x >= low && x <= high;
+}
+
+static ot_status check_sampling(const ot_scheduler *s, const ot_sampling *p, ot_error *err)
+{
+    if (!in_range(p->temperature, 0, 100))
+        return ot_fail_param(err, OT_ERR_INVALID, "temperature", "temperature must lie in 0..100");
+    if (!in_range(p->top_p, 0, 1) || p->top_p <= 0)
+        return ot_fail_param(err, OT_ERR_INVALID, "top_p", "top_p must be above 0 and at most 1");
+    if (!in_range(p->min_p, 0, 1))
+        return ot_fail_param(err, OT_ERR_INVALID, "min_p", "min_p must lie in 0..1");
+    if (!in_range(p->presence_penalty, -2, 2))
+        return ot_fail_param(err, OT_ERR_INVALID, "presence_penalty", "presence_penalty must lie in -2..2");
+    if (!in_range(p->frequency_penalty, -2, 2))
+        return ot_fail_param(err, OT_ERR_INVALID, "frequency_penalty", "frequency_penalty must lie in -2..2");
+    if (!in_range(p->repetition_penalty, 0, 100) || p->repetition_penalty <= 0)
+        return ot_fail_param(err, OT_ERR_INVALID, "repetition_penalty", "repetition_penalty must be above 0 and at most 100");
+    for (uint32_t i = 0; i < p->n_bias; i++) {
+        if (p->bias_tokens[i] < 0 || (uint32_t)p->bias_tokens[i] >= s->n_vocab)
+            return ot_fail_param(err, OT_ERR_INVALID, "logit_bias", "token %d is not in the vocabulary of %u",
+                                 p->bias_tokens[i], s->n_vocab);
+        if (!in_range(p->bias_values[i], -100, 100))
+            return ot_fail_param(err, OT_ERR_INVALID, "logit_bias", "the bias of token %d must lie in -100..100",
+                                 p->bias_tokens[i]);
+    }
+    return OT_OK;
+}
+
+static ot_status check_tokens(const ot_scheduler *s, const int32_t *tokens, uint32_t n, const char *param, ot_error *err)
+{
+    for (uint32_t i = 0; i < n; i++)
+        if (tokens[i] < 0 || (uint32_t)tokens[i] >= s->n_vocab)
+            return ot_fail_param(err, OT_ERR_INVALID, param, "token %d at %u is not in the vocabulary of %u", tokens[i], i,
+                                 s->n_vocab);
+    return OT_OK;
+}
+
+static ot_status check_stops(const ot_request_params *p, ot_error *err)
+{
+    if (p->n_stops > OT_MAX_STOPS)
+        return ot_fail_param(err, OT_ERR_INVALID, "stop", "%u stop strings; at most %d", p->n_stops, OT_MAX_STOPS);
+    for (uint32_t i = 0; i < p->n_stops; i++) {
+        size_t size = strlen(p->stops[i]);
+        if (size == 0 || size > OT_MAX_STOP_BYTES)
+            return ot_fail_param(err, OT_ERR_INVALID, "stop", "a stop string has 1 to %d bytes, not %zu", OT_MAX_STOP_BYTES,
+                                 size);
+    }
+    return OT_OK;
+}
+
+static ot_status check_signal(const ot_intervention *v, uint32_t i, ot_error *err)
+{
+    const ot_insertion_info *info = ot_insertion_get_info(ot_head_insertion(v->signals[i].head));
+    if (info->spec.kind != OT_HEAD_SCALAR)
+        return ot_fail_param(err, OT_ERR_INVALID, "intervention", "head '%.60s' gives no score: it is not a scalar head",
+                             v->signals[i].name);
+    if (v->signals[i].output >= info->spec.n_outputs)
+        return ot_fail_param(err, OT_ERR_INVALID, "intervention", "head '%.60s' has %u outputs, not %u", v->signals[i].name,
+                             info->spec.n_outputs, v->signals[i].output + 1);
+    if (!isfinite(v->signals[i].weight))
+        return ot_fail_param(err, OT_ERR_INVALID, "intervention.reward.heads", "the weight of '%.60s' is no finite number",
+                             v->signals[i].name);
+    return OT_OK;
+}
+
+static ot_status check_intervention(const ot_intervention *v, ot_error *err)
+{
+    if (v->n_signals > OT_MAX_SIGNALS)
+        return ot_fail_param(err, OT_ERR_INVALID, "intervention", "%u signals; at most %d", v->n_signals, OT_MAX_SIGNALS);
+    for (uint32_t i = 0; i < v->n_signals; i++) {
+        ot_status st = check_signal(v, i, err);
+        if (st != OT_OK)
+            return st;
+    }
+    if (v->reward && v->n_signals == 0)
+        return ot_fail_param(err, OT_ERR_INVALID, "intervention.reward.heads", "no head to steer with");
+    if (v->reward && (v->candidates == 0 || v->candidates > OT_MAX_CANDIDATES))
+        return ot_fail_param(err, OT_ERR_INVALID, "intervention.reward.candidates", "%u candidates; 1 to %d can be scored",
+                             v->candidates, OT_MAX_CANDIDATES);
+    if (v->guard != OT_GUARD_NONE && v->guard_signal >= v->n_signals)
+        return ot_fail_param(err, OT_ERR_INVALID, "intervention.guard.head", "the guard has no head");
+    if (v->guard != OT_GUARD_NONE && !isfinite(v->guard_above))
+        return ot_fail_param(err, OT_ERR_INVALID, "intervention.guard.above", "the guard's limit is no finite number");
+    return OT_OK;
+}
+
+/* The longest text that a request with these heads can ever hold: its context, or all units of the KV memory. */
+static ot_status longest_text(const ot_scheduler *s, const ot_request_params *p, uint64_t *out, ot_error *err)
+{
+    ot_kv_component components[OT_KV_MAX_INSERTIONS];
+    uint32_t n;
+    ot_status st = ot_request_collect_components(&p->intervention, components, &n, err);
+    if (st != OT_OK)
+        return st;
+    const ot_model_info *m = ot_model_get_info(s->model);
+    for (uint32_t i = 0; i < n; i++) {
+        const ot_insertion_info *x = ot_insertion_get_info(components[i].insertion);
+        if (x->width_in - m->n_embd > OT_MAX_EXT_WIDTH || x->width_ff - m->n_ff > OT_MAX_EXT_WIDTH ||
+            x->width_attn - m->n_heads * m->head_dim > OT_MAX_EXT_WIDTH)
+            return ot_fail_param(err, OT_ERR_UNSUPPORTED, "intervention", "insertion '%s' is wider than %d", x->spec.name,
+                                 OT_MAX_EXT_WIDTH);
+    }
+    if (n > s->max_insertions)
+        return ot_fail_param(err, OT_ERR_INVALID, "intervention", "%u insertions in one request; at most %u", n,
+                             s->max_insertions);
+    uint64_t pages = s->n_kv_units / ot_kv_units_per_page(s->model, components, n);
+    uint64_t slots = pages * OT_PAGE_TOKENS, scratch = p->intervention.reward ? p->intervention.candidates : 1;
+    uint64_t fits = slots > scratch ? slots - scratch : 0;
+    *out = fits < s->options.ctx_size ? fits : s->options.ctx_size;
+    return OT_OK;
+}
+
+static ot_status check(ot_scheduler *s, const ot_request_params *p, uint32_t *max_new, int *reject, ot_error *err)
+{
+    *reject = OT_REJECT_INVALID;
+    ot_status st;
+    if (p->n_prompt == 0)
+        return ot_fail_param(err, OT_ERR_INVALID, "prompt", "the prompt has no tokens");
+    if (p->n_choices == 0 || p->n_choices > OT_MAX_CHOICES)
+        return ot_fail_param(err, OT_ERR_INVALID, "n", "n must lie in 1..%d, not %u", OT_MAX_CHOICES, p->n_choices);
+    if (p->top_logprobs > OT_MAX_TOP_LOGPROBS)
+        return ot_fail_param(err, OT_ERR_INVALID, "top_logprobs", "%u alternatives for a token; at most %d", p->top_logprobs,
+                             OT_MAX_TOP_LOGPROBS);
+    if (p->min_tokens > p->max_tokens)
+        return ot_fail_param(err, OT_ERR_INVALID, "min_tokens", "min_tokens %u is above max_tokens %u", p->min_tokens,
+                             p->max_tokens);
+    if ((st = check_sampling(s, &p->sampling, err)) != OT_OK || (st = check_stops(p, err)) != OT_OK ||
+        (st = check_intervention(&p->intervention, err)) != OT_OK ||
+        (st = check_tokens(s, p->stop_tokens, p->n_stop_tokens, "stop_token_ids", err)) != OT_OK)
+        return st;
+    uint64_t longest;
+    if ((st = longest_text(s, p, &longest, err)) != OT_OK)
+        return st;
+    uint64_t shortest = (uint64_t)p->n_prompt + (p->max_tokens > 0);
+    if (shortest > longest) {
+        *reject = OT_REJECT_TOO_LONG;
+        return ot_fail_param(err, OT_ERR_INVALID, "prompt",
+                             "the prompt has %u tokens; with the context of %u and the KV memory there is room for %llu%s",
+                             p->n_prompt, s->options.ctx_size, (unsigned long long)longest,
+                             p->max_tokens > 0 ? ", one of them to be generated" : "");
+    }
+    *max_new = p->max_tokens < longest - p->n_prompt ? p->max_tokens : (uint32_t)(longest - p->n_prompt);
+    return check_tokens(s, p->prompt, p->n_prompt, "prompt", err);
+}
+
+/* ---- Queue ----------------------------------------------------------------------------------------------- */
+
+static ot_status build(ot_scheduler *s, const ot_request_params *p, ot_request **out, int *reject, ot_error *err)
+{
+    uint32_t max_new = 0;
+    ot_status st = check(s, p, &max_new, reject, err);
+    if (st == OT_OK)
+        st = ot_request_build(out, p, max_new, s->options.output_ring, s->longest_token, err);
+    if (st == OT_OK)
+        (*out)->policy = ot_policy_for(p);
+    return st;
+}
+
+/* Under lock. From here on nothing can fail. */
+static void enter(ot_scheduler *s, ot_request *r, const ot_request_params *p)
+{
+    for (uint32_t i = 0; i < r->n_signals; i++)
+        r->signals[i].head = p->intervention.signals[i].head;
+    r->scheduler = s;
+    atomic_fetch_add(&s->refs, 1);
+    atomic_store(&r->refs, 2);
+    r->arrival = s->next_arrival++;
+    r->submitted_s = ot_clock_s();
+    if (s->incoming_last != NULL)
+        s->incoming_last->next_incoming = r;
+    else
+        s->incoming_first = r;
+    s->incoming_last = r;
+    s->n_waiting++;
+    atomic_fetch_add(&s->n_live, 1);
+}
+
+static ot_status enter_all(ot_scheduler *s, const ot_request_params *params, uint32_t n, ot_request **out, int *reject,
+                           ot_error *err)
+{
+    ot_status st = OT_OK;
+    pthread_mutex_lock(&s->lock);
+    if (s->closing || atomic_load(&s->draining)) {
+        *reject = OT_REJECT_DRAINING;
+        st = ot_fail(err, OT_ERR_CLOSING, "the server is shutting down and takes no new work");
+    } else if (n > s->options.max_queue || s->n_waiting > s->options.max_queue - n) {
+        *reject = OT_REJECT_QUEUE_FULL;
+        st = ot_fail(err, OT_ERR_FULL, "%u requests wait and %u more do not fit a queue of %u", s->n_waiting, n,
+                     s->options.max_queue);
+    } else {
+        for (uint32_t i = 0; i < n; i++)
+            enter(s, out[i], &params[i]);
+        s->woken = true;
+        pthread_cond_signal(&s->wake);
+    }
+    pthread_mutex_unlock(&s->lock);
+    return st;
+}
+
+ot_status ot_scheduler_submit(ot_scheduler *s, const ot_request_params *params, uint32_t n, ot_request **out, ot_error *err)
+{
+    ot_status st = OT_OK;
+    int reject = OT_REJECT_INVALID;
+    uint32_t built = 0;
+    while (st == OT_OK && built < n) {
+        st = build(s, &params[built], &out[built], &reject, err);
+        built += st == OT_OK;
+    }
+    if (st == OT_OK)
+        st = enter_all(s, params, n, out, &reject, err);
+    if (st == OT_OK)
+        return OT_OK;
+    for (uint32_t i = 0; i < built; i++)
+        ot_request_unref(out[i]); /* holds no head and no scheduler yet */
+    for (uint32_t i = 0; i < n; i++)
+        out[i] = NULL;
+    atomic_fetch_add(&s->rejected[reject], n);
+    return st;
+}
