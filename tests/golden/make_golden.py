@@ -145,6 +145,54 @@ def make_llama(path, seed, d=64, head_dim=16, heads=4, kv_heads=2, n_ff=160, lay
     w.write(path)
 
 
+def make_gpt2(path, seed, d=48, heads=3, n_ff=96, layers=2, context=96):
+    """A small GPT-2 file: LayerNorm, learned positions, one matrix for Q, K and V, biases everywhere, tied output."""
+    maker = Maker(seed)
+    w = maker.writer
+    w.put("general.architecture", gguf_io.STRING, "gpt2")
+    w.put("general.name", gguf_io.STRING, "golden " + os.path.basename(path).removesuffix(".gguf"))
+    for key, value in {"block_count": layers, "context_length": context, "embedding_length": d, "feed_forward_length": n_ff,
+                       "attention.head_count": heads}.items():
+        w.put("gpt2." + key, gguf_io.U32, value)
+    w.put("gpt2.attention.layer_norm_epsilon", gguf_io.F32_VALUE, 1e-5)
+    n_vocab = put_vocabulary(w)
+    maker.matrix("token_embd.weight", n_vocab, d)
+    maker.matrix("position_embd.weight", context, d, 0.3)
+    for n in range(layers):
+        b = f"blk.{n}."
+        for norm in ("attn_norm", "ffn_norm"):
+            maker.vector(b + norm + ".weight", d, 1)
+            maker.vector(b + norm + ".bias", d)
+        for name, n_out, n_in in (("attn_qkv", 3 * d, d), ("attn_output", d, d), ("ffn_up", n_ff, d), ("ffn_down", d, n_ff)):
+            maker.matrix(b + name + ".weight", n_out, n_in)
+            maker.vector(b + name + ".bias", n_out)
+    maker.vector("output_norm.weight", d, 1)
+    maker.vector("output_norm.bias", d)
+    w.write(path)
+
+
+def put_inserted_norm(maker, base, name, width):
+    maker.vector(name + ".weight", width, 1)
+    if base.is_gpt2:
+        maker.vector(name + ".bias", width)
+
+
+def put_inserted_layer(maker, base, prefix, width, n_ff, heads, kv_heads, n_in, n_attn, n_inner):
+    """n_in, n_attn and n_inner are the widths D, A and F that the layer's matrices read."""
+    hd = base.head_dim
+    matrices = [("attn_output", width, n_attn, 1.0), ("ffn_down", width, n_inner, 1.0)]
+    if heads:
+        matrices += [("attn_q", heads * hd, n_in, 1.5), ("attn_k", kv_heads * hd, n_in, 1.5), ("attn_v", kv_heads * hd, n_in, 1.0)]
+    if n_ff:
+        matrices += [("ffn_up", n_ff, n_in, 1.0)] + ([] if base.is_gpt2 else [("ffn_gate", n_ff, n_in, 1.0)])
+    for name, rows, columns, scale in matrices:
+        maker.matrix(prefix + name + ".weight", rows, columns, scale)
+        if base.is_gpt2:
+            maker.vector(prefix + name + ".bias", rows)
+    put_inserted_norm(maker, base, prefix + "attn_norm", width)
+    put_inserted_norm(maker, base, prefix + "ffn_norm", width)
+
+
 def make_insertion(path, seed, base, width, n_ff, heads, kv_heads, parents=(), outputs=1, activation="sigmoid", reads="extended",
                    type_of=None):
     """A small insertion for `base` (a reference.Model). `parents`: (name, reference.Insertion) pairs, lowest first."""
@@ -177,20 +225,11 @@ def make_insertion(path, seed, base, width, n_ff, heads, kv_heads, parents=(), o
         # h' starts at the scale of h, which it is normalised with.
         spread = base.weights.get("token_embd.weight").std()
         maker.matrix("otter.token_embd.weight", n_vocab, width, np.sqrt(width) * spread)
+        if base.is_gpt2:
+            maker.matrix("otter.position_embd.weight", base.n_context, width, np.sqrt(width) * spread * 0.3)
         for n in range(base.n_layers):
-            b = f"otter.blk.{n}."
-            maker.vector(b + "attn_norm.weight", width, 1)
-            if heads:
-                maker.matrix(b + "attn_q.weight", heads * hd, n_in, 1.5)
-                maker.matrix(b + "attn_k.weight", kv_heads * hd, n_in, 1.5)
-                maker.matrix(b + "attn_v.weight", kv_heads * hd, n_in)
-            maker.matrix(b + "attn_output.weight", width, n_attn)
-            maker.vector(b + "ffn_norm.weight", width, 1)
-            if n_ff:
-                maker.matrix(b + "ffn_gate.weight", n_ff, n_in)
-                maker.matrix(b + "ffn_up.weight", n_ff, n_in)
-            maker.matrix(b + "ffn_down.weight", width, n_inner)
-        maker.vector("otter.output_norm.weight", width, 1)
+            put_inserted_layer(maker, base, f"otter.blk.{n}.", width, n_ff, heads, kv_heads, n_in, n_attn, n_inner)
+        put_inserted_norm(maker, base, "otter.output_norm", width)
     for k in range(outputs):
         maker.matrix(f"otter.head.{k}.weight", 1, base.d if reads == "base" else width, 1.5)
         maker.vector(f"otter.head.{k}.bias", 1, spread=0.5)

@@ -218,6 +218,7 @@ class Model:
         self.architecture = self.reader.keys["general.architecture"]
         key = lambda name, default=None: self.reader.keys.get(f"{self.architecture}.{name}", default)
         self.d, self.n_layers, self.n_ff = key("embedding_length"), key("block_count"), key("feed_forward_length")
+        self.n_context = key("context_length")
         self.n_heads = key("attention.head_count")
         self.n_kv_heads = key("attention.head_count_kv", self.n_heads)
         self.head_dim = key("attention.key_length", self.d // self.n_heads)
@@ -313,12 +314,11 @@ class Model:
         name = "output" if "output.weight" in self.weights else "token_embd"
         return self.weights.linear(name, hidden, inputs)
 
-    def token_logprobs(self, tokens, chunk=128, **how):
-        """log p(tokens[i] | tokens[:i]) for i = 1 .. n-1, as float64."""
-        tokens = np.asarray(tokens)
-        hidden = self.forward(tokens, **how).hidden[:-1]
+    def token_logprobs(self, tokens, hidden, inputs=unchanged, chunk=128):
+        """log p(tokens[i] | tokens[:i]) for i = 1 .. n-1, as float64, from H_o of the same tokens."""
+        tokens, hidden = np.asarray(tokens), hidden[:-1]
         out = []
         for begin in range(0, len(hidden), chunk):
-            logits = self.logits(hidden[begin:begin + chunk], how.get("inputs", unchanged)).astype(np.float64)
+            logits = self.logits(hidden[begin:begin + chunk], inputs).astype(np.float64)
             out.append(log_softmax(logits)[np.arange(len(logits)), tokens[begin + 1:begin + 1 + len(logits)]])
         return np.concatenate(out)
