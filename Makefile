@@ -47,6 +47,9 @@ $(BUILD)/obj/%.o: %.c
 	@mkdir -p $(@D)
 	$(CC) $(CPPFLAGS) -DOTTER_VERSION='"$(VERSION)"' $(CFLAGS_ALL) $(ISA) -MMD -MP -c -o $@ $<
 
+# Holds the API's statement as bytes.
+$(BUILD)/obj/server/openapi-text.o: api-spec/openapi.yaml
+
 -include $(shell find $(BUILD)/obj -name '*.d' 2>/dev/null)
 
 # A test is one .c file with a main; it links the rooms. Exit 0: passed, 77: skipped.

@@ -1,0 +1,166 @@
+/* config-values.h */
+#include "config/config-values.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+static ot_status out_of_memory(const char *where, ot_error *err)
+{
+    return ot_fail(err, OT_ERR_NOMEM, "%s: out of memory", where);
+}
+
+/* The message and, as param, the option's name. */
+#define FAIL(option, ...) ot_fail_param(err, OT_ERR_INVALID, (option)->name, __VA_ARGS__)
+
+static ot_status set_number(void *at, const ot_option *option, const char *text, const char *where, ot_error *err)
+{
+    char *end = NULL;
+    bool whole = option->kind != OT_OPTION_FLOAT;
+    errno = 0;
+    double number = text[0] && !strpbrk(text, "xX \t") ? strtod(text, &end) : NAN;
+    if (!end || end == text || *end || errno || !isfinite(number) || (whole && number != floor(number)))
+        return FAIL(option, "%s: '%.60s' is no %s", where, text, whole ? "whole number" : "number");
+    if (number < option->min || number > option->max)
+        return FAIL(option, "%s: %.60s lies outside %g to %g", where, text, option->min, option->max);
+    if (option->kind == OT_OPTION_FLOAT)
+        *(float *)at = (float)number;
+    else if (option->kind == OT_OPTION_PORT)
+        *(uint16_t *)at = (uint16_t)number;
+    else
+        *(uint32_t *)at = (uint32_t)number;
+    return OT_OK;
+}
+
+static ot_status set_bytes(void *at, const ot_option *option, const char *text, const char *where, ot_error *err)
+{
+    ot_error cause;
+    size_t bytes = 0;
+    if (ot_config_parse_bytes(text, &bytes, &cause))
+        return FAIL(option, "%s: %s", where, cause.message);
+    if ((double)bytes < option->min || (double)bytes > option->max)
+        return FAIL(option, "%s: %.60s lies outside %.0f to %.0f bytes", where, text, option->min, option->max);
+    *(size_t *)at = bytes;
+    return OT_OK;
+}
+
+static ot_status set_bool(void *at, const ot_option *option, const char *text, const char *where, ot_error *err)
+{
+    if (strcmp(text, "true") != 0 && strcmp(text, "false") != 0)
+        return FAIL(option, "%s: '%.60s' is neither true nor false", where, text);
+    *(bool *)at = strcmp(text, "true") == 0;
+    return OT_OK;
+}
+
+static ot_status set_word(void *at, const ot_option *option, const char *text, const char *where, ot_error *err)
+{
+    for (int i = 0; option->words[i]; i++)
+        if (strcmp(option->words[i], text) == 0) {
+            *(unsigned *)at = (unsigned)i; /* enumerations without negative values */
+            return OT_OK;
+        }
+    return FAIL(option, "%s: '%.60s' is not one of %s", where, text, option->value);
+}
+
+/* Entries are appended to a NULL-terminated array that is made anew each time: there are few. */
+static ot_status add_to_list(ot_config *config, void *at, const char *text, const char *where, ot_error *err)
+{
+    const char *const **list = at;
+    size_t n = 0;
+    while (*list && (*list)[n])
+        n++;
+    for (const char *from = text; *from;) {
+        size_t size = strcspn(from, ",");
+        char *entry = size ? ot_config_keep(config, strndup(from, size)) : NULL;
+        const char **grown = entry ? ot_config_keep(config, calloc(n + 2, sizeof *grown)) : NULL;
+        if (size && !grown)
+            return out_of_memory(where, err);
+        if (grown) {
+            if (n)
+                memcpy(grown, *list, n * sizeof *grown);
+            grown[n++] = entry;
+            *list = grown;
+        }
+        from += size + (from[size] == ',');
+    }
+    return OT_OK;
+}
+
+void ot_config_clear_list(ot_config *config, const ot_option *option)
+{
+    if (option->kind == OT_OPTION_LIST)
+        *(const char *const **)((char *)config + option->offset) = NULL;
+}
+
+static bool is_head_name(const char *name, size_t size)
+{
+    static const char good[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-";
+    for (size_t i = 0; i < size; i++)
+        if (!strchr(good, name[i]))
+            return false;
+    return size > 0 && size < 64;
+}
+
+ot_status ot_config_set_head(ot_config *config, const char *name, size_t name_size, const char *path, const char *where,
+                             ot_error *err)
+{
+    if (!is_head_name(name, name_size) || !path[0])
+        return ot_fail_param(err, OT_ERR_INVALID, "head", "%s: '%.*s=%.100s' is not NAME=FILE (letters, digits, _ . -)", where,
+                             (int)(name_size < 64 ? name_size : 64), name, path);
+    char *own_name = ot_config_keep(config, strndup(name, name_size));
+    char *own_path = ot_config_keep(config, strdup(path));
+    if (!own_name || !own_path)
+        return out_of_memory(where, err);
+    for (uint32_t i = 0; i < config->n_heads; i++)
+        if (strcmp(config->heads[i].name, own_name) == 0) {
+            config->heads[i].path = own_path;
+            return OT_OK;
+        }
+    ot_config_head *heads = realloc(config->heads, (config->n_heads + 1) * sizeof *heads);
+    if (!heads)
+        return out_of_memory(where, err);
+    config->heads = heads;
+    heads[config->n_heads++] = (ot_config_head){own_name, own_path};
+    return OT_OK;
+}
+
+static ot_status set_string(ot_config *config, void *at, const char *text, const char *where, ot_error *err)
+{
+    char *copy = ot_config_keep(config, strdup(text));
+    if (!copy)
+        return out_of_memory(where, err);
+    *(const char **)at = copy;
+    return OT_OK;
+}
+
+ot_status ot_config_set(ot_config *config, const ot_option *option, const char *text, const char *where, ot_error *err)
+{
+    void *at = (char *)config + option->offset;
+    switch (option->kind) {
+    case OT_OPTION_STRING: return set_string(config, at, text, where, err);
+    case OT_OPTION_U32:
+    case OT_OPTION_PORT:
+    case OT_OPTION_FLOAT: return set_number(at, option, text, where, err);
+    case OT_OPTION_BYTES: return set_bytes(at, option, text, where, err);
+    case OT_OPTION_BOOL: return set_bool(at, option, text, where, err);
+    case OT_OPTION_WORD: return set_word(at, option, text, where, err);
+    case OT_OPTION_LIST: return add_to_list(config, at, text, where, err);
+    case OT_OPTION_HEAD: {
+        size_t name_size = strcspn(text, "=");
+        return ot_config_set_head(config, text, name_size, text[name_size] ? text + name_size + 1 : "", where, err);
+    }
+    case OT_OPTION_BACKEND:
+        if (strcmp(text, "cpu") == 0)
+            return OT_OK;
+        if (strcmp(text, "cuda") == 0)
+            return ot_fail_param(err, OT_ERR_UNSUPPORTED, option->name, "%s: this build has no CUDA; it runs with cpu", where);
+        return FAIL(option, "%s: '%.60s' is neither cpu nor cuda", where, text);
+    case OT_OPTION_LATER:
+        return ot_fail_param(err, OT_ERR_UNSUPPORTED, option->name, "%s: this build has no separate models yet", where);
+    case OT_OPTION_PRESETS:
+    case OT_OPTION_CONFIG:
+    case OT_OPTION_HELP: break;
+    }
+    return FAIL(option, "%s: not to be set here", where);
+}

@@ -1,0 +1,104 @@
+/* config.h: opening, checking, and the texts that the options point to. */
+#include "config/config.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "config/config-values.h"
+#include "config/yaml-tree.h"
+
+ot_status ot_config_open(ot_config **out, ot_error *err)
+{
+    ot_config *c = calloc(1, sizeof *c);
+    if (!c)
+        return ot_fail(err, OT_ERR_NOMEM, "out of memory while reading the configuration");
+    ot_scheduler_options_default(&c->scheduler);
+    ot_server_options_default(&c->server);
+    *out = c;
+    return OT_OK;
+}
+
+void ot_config_close(ot_config **config)
+{
+    ot_config *c = *config;
+    if (!c)
+        return;
+    *config = NULL;
+    while (c->strings) {
+        ot_config_strings *s = c->strings;
+        c->strings = s->next;
+        free(s->pointer);
+        free(s);
+    }
+    free(c->heads); /* their texts are strings, too */
+    free(c);
+}
+
+void *ot_config_keep(ot_config *config, void *pointer)
+{
+    ot_config_strings *s = pointer ? malloc(sizeof *s) : NULL;
+    if (!s) {
+        free(pointer);
+        return NULL;
+    }
+    *s = (ot_config_strings){config->strings, pointer};
+    config->strings = s;
+    return pointer;
+}
+
+ot_status ot_config_parse_bytes(const char *text, size_t *out, ot_error *err)
+{
+    static const struct {
+        const char *suffix;
+        double factor;
+    } units[] = {{"", 1}, {"K", 1024}, {"KiB", 1024}, {"M", 1 << 20}, {"MiB", 1 << 20}, {"G", 1 << 30}, {"GiB", 1 << 30}};
+    char *end = NULL;
+    double number = text[0] >= '0' && text[0] <= '9' && !strpbrk(text, "xXeE") ? strtod(text, &end) : NAN;
+    for (size_t i = 0; end && i < sizeof units / sizeof units[0]; i++)
+        if (strcasecmp(end, units[i].suffix) == 0 && number * units[i].factor < 9e15) {
+            *out = (size_t)(number * units[i].factor);
+            return OT_OK;
+        }
+    return ot_fail(err, OT_ERR_INVALID, "'%.60s' is no size: bytes, or a number with K, M or G", text);
+}
+
+ot_status ot_config_check(const ot_config *config, ot_error *err)
+{
+    if (!config->model_path)
+        return ot_fail_param(err, OT_ERR_INVALID, "model", "--model FILE is required");
+    if (config->server.max_bodies_bytes < config->server.max_body_bytes)
+        return ot_fail_param(err, OT_ERR_INVALID, "max-bodies", "max-bodies must be at least max-body");
+    return OT_OK;
+}
+
+void ot_config_print_help(FILE *to)
+{
+    fprintf(to, "Usage: otter serve --model FILE [OPTION]...\n\n"
+                "Serves a model and its heads over HTTP, with OpenAI's API. Settings come from --config FILE (YAML, the same names\n"
+                "without dashes) and from flags, which beat the file.\n\n");
+    for (size_t i = 0; i < ot_option_count; i++) {
+        const ot_option *o = &ot_option_table[i];
+        if (o->kind == OT_OPTION_PRESETS)
+            fprintf(to, "    %-24s %s\n", o->name, o->help);
+        else
+            fprintf(to, "  --%s%s%*s %s\n", o->name, o->value ? " " : "",
+                    24 - (int)strlen(o->name) - (o->value ? 1 : 0), o->value ? o->value : "", o->help);
+    }
+    fprintf(to, "\nExit status: 0 after SIGTERM or SIGINT, 1 failed, 2 wrong usage.\n");
+}
+
+ot_status ot_config_yaml_to_json(const char *yaml, size_t size, const char *name, char **out, ot_error *err)
+{
+    ot_yaml *tree = NULL;
+    *out = NULL;
+    ot_status status = ot_yaml_parse(&tree, yaml, size, name, err);
+    if (status)
+        return status;
+    json_t *json = ot_yaml_to_json(tree);
+    *out = json ? json_dumps(json, JSON_COMPACT) : NULL;
+    json_decref(json);
+    ot_yaml_close(&tree);
+    return *out ? OT_OK : ot_fail(err, OT_ERR_NOMEM, "%s: out of memory", name);
+}

@@ -1,0 +1,94 @@
+/* What parsing a request needs to know of the server: immutable while it runs (the table of heads locks itself), so that
+ * bodies can be parsed on the loop's thread or on a worker. */
+#ifndef OTTER_SERVER_API_CONTEXT_H
+#define OTTER_SERVER_API_CONTEXT_H
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "engine/chat-template.h"
+#include "scheduler/scheduler.h"
+#include "server/request-arena.h"
+#include "server/request-fields.h"
+
+typedef struct ot_api_preset {
+    char *model_id;       /* "base+preset" */
+    json_t *intervention; /* checked when the server opened */
+} ot_api_preset;
+
+typedef struct ot_api_context {
+    const ot_model *model;
+    const ot_tokenizer *tokenizer;
+    ot_heads *heads;
+    const ot_chat_template *chat; /* NULL: the chat route is off, because of ... */
+    char chat_problem[448];
+    char *model_id;
+    char fingerprint[48]; /* system_fingerprint: the build and the model's weights */
+    uint32_t n_vocab;
+    uint32_t ctx_size;       /* tokens of prompt and completion together */
+    uint32_t max_prompts;    /* in one request */
+    uint32_t max_choices;    /* `n` */
+    uint32_t max_candidates;
+    uint32_t n_presets;
+    ot_api_preset *presets;
+    ot_json_limits json;
+} ot_api_context;
+
+/* The `model` field: absent or the base's id, or a preset's. *id is borrowed from the context, *preset is NULL for the base.
+ * An unknown one is OT_ERR_NOT_FOUND. */
+ot_status ot_api_find_model(const ot_api_context *api, ot_fields f, const char **id, const json_t **preset, ot_error *err);
+
+/* ---- Prompts (parse-prompt.c) ---------------------------------------------------------------------------- */
+
+typedef struct ot_prompt {
+    int32_t *tokens;
+    uint32_t n_tokens; /* 1 .. ctx_size - 1 */
+    const char *text;  /* as the client sent it; NULL where token ids were sent */
+    size_t text_bytes;
+    bool from_ids;
+} ot_prompt;
+
+typedef struct ot_prompts {
+    ot_prompt *items;
+    uint32_t n;
+} ot_prompts;
+
+/* A string, a list of strings, a list of token ids or a list of such lists. Memory is the arena's. OT_ERR_FULL stands for a prompt
+ * that is longer than the context (there is no other limit that waiting would not lift). */
+ot_status ot_parse_prompts(const ot_api_context *api, ot_arena *arena, ot_fields f, const char *name, bool bos,
+                           ot_prompts *out, ot_error *err);
+/* `messages` through the chat template, as one prompt. */
+ot_status ot_parse_messages(const ot_api_context *api, ot_arena *arena, ot_fields f, bool add_generation_prompt,
+                            bool continue_final, ot_prompt *out, ot_error *err);
+/* The messages alone: roles and contents in arena memory, for /apply-template. */
+ot_status ot_parse_message_list(const ot_api_context *api, ot_arena *arena, ot_fields f, ot_chat_message **out,
+                                uint32_t *n, ot_error *err);
+/* A list of token ids, each checked against the vocabulary; may be empty. */
+ot_status ot_parse_token_ids(const ot_api_context *api, ot_arena *arena, const json_t *array, const char *name,
+                             int32_t **out, uint32_t *n, ot_error *err);
+
+/* ---- Interventions (parse-intervention.c) ---------------------------------------------------------------- */
+
+/* `preset` (may be NULL) gives members that `request` (may be NULL) does not have; a null or false member turns the preset's off.
+ * On success *out holds a reference to each head, on failure none. */
+ot_status ot_parse_intervention(const ot_api_context *api, const json_t *preset, const json_t *request,
+                                ot_intervention *out, ot_error *err);
+/* Adds a scalar head by the client's name, or finds it again; *index is its place in `signals`. `f` and `name` name the
+ * field that holds it. */
+ot_status ot_intervention_add(const ot_api_context *api, ot_fields f, const char *name, const char *head,
+                              ot_intervention *out, uint32_t *index, ot_error *err);
+/* One more reference to each head: a copy for a further prompt of the same call. */
+void ot_intervention_retain(ot_intervention *intervention);
+void ot_intervention_release(ot_intervention *intervention);
+
+/* ---- Sampling and stopping (parse-sampling.c) ------------------------------------------------------------ */
+
+/* Fills params->sampling, max_tokens (default_max where absent), min_tokens, ignore_eos, stops and stop tokens. Pointers are
+ * the arena's or the object's, which must live until submission. */
+ot_status ot_parse_sampling(const ot_api_context *api, ot_arena *arena, ot_fields f, uint32_t default_max,
+                            ot_request_params *params, ot_error *err);
+/* Refuses by name what this server cannot do, unless the value asks for nothing. */
+ot_status ot_parse_refuse_unsupported(ot_fields f, bool chat, ot_error *err);
+
+#endif

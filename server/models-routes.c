@@ -1,0 +1,289 @@
+/* /v1/models and /v1/heads: what is served, and loading and unloading heads while serving. */
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "server/exchange.h"
+
+/* ---- Models ---------------------------------------------------------------------------------------------- */
+
+static void put_model(const ot_exchange *x, const char *id, ot_text *out)
+{
+    const ot_server *server = x->server;
+    bool preset = strcmp(id, server->api.model_id) != 0;
+    ot_json_begin_object(out, NULL);
+    ot_json_string(out, "id", id);
+    ot_json_string(out, "object", "model");
+    ot_json_int(out, "created", (int64_t)server->start_time_s);
+    ot_json_string(out, "owned_by", "otter");
+    ot_json_string(out, "root", server->api.model_id);
+    ot_json_string(out, "parent", preset ? server->api.model_id : NULL);
+    ot_json_uint(out, "max_model_len", server->api.ctx_size);
+    for (uint32_t i = 0; i < server->api.n_presets; i++)
+        if (preset && strcmp(id, server->api.presets[i].model_id) == 0) {
+            char *json = json_dumps(server->api.presets[i].intervention, JSON_COMPACT);
+            if (json)
+                ot_json_raw(out, "intervention", json);
+            free(json);
+        }
+    ot_json_end_object(out);
+}
+
+void ot_handle_models(ot_exchange *x)
+{
+    const ot_api_context *api = &x->server->api;
+    ot_json_begin_object(&x->out, NULL);
+    ot_json_string(&x->out, "object", "list");
+    ot_json_begin_array(&x->out, "data");
+    put_model(x, api->model_id, &x->out);
+    for (uint32_t i = 0; i < api->n_presets; i++)
+        put_model(x, api->presets[i].model_id, &x->out);
+    ot_json_end_array(&x->out);
+    ot_json_end_object(&x->out);
+    ot_exchange_reply_json(x);
+}
+
+void ot_handle_model(ot_exchange *x)
+{
+    const ot_api_context *api = &x->server->api;
+    const char *id = strcmp(x->argument, api->model_id) == 0 ? api->model_id : NULL;
+    for (uint32_t i = 0; i < api->n_presets && !id; i++)
+        if (strcmp(x->argument, api->presets[i].model_id) == 0)
+            id = api->presets[i].model_id;
+    if (!id) {
+        ot_error error;
+        ot_fail_param(&error, OT_ERR_NOT_FOUND, "model", "no model '%.200s'; /v1/models lists them", x->argument);
+        ot_exchange_fail(x, &error);
+        return;
+    }
+    put_model(x, id, &x->out);
+    ot_exchange_reply_json(x);
+}
+
+/* ---- Heads ----------------------------------------------------------------------------------------------- */
+
+static const char *kind_name(ot_head_kind kind)
+{
+    switch (kind) {
+    case OT_HEAD_SCALAR: return "scalar";
+    case OT_HEAD_GENERATION: return "generation";
+    case OT_HEAD_LOOKAHEAD: return "lookahead";
+    }
+    return "unknown";
+}
+
+static const char *activation_name(ot_activation activation)
+{
+    switch (activation) {
+    case OT_ACT_SIGMOID: return "sigmoid";
+    case OT_ACT_IDENTITY: return "identity";
+    case OT_ACT_LINEAR: return "linear";
+    case OT_ACT_SILU_RESIDUAL: return "silu_residual";
+    }
+    return "unknown";
+}
+
+static void put_head(const ot_insertion_info *info, ot_text *out)
+{
+    const ot_insertion_spec *spec = &info->spec;
+    ot_json_begin_object(out, NULL);
+    ot_json_string(out, "name", spec->name);
+    ot_json_string(out, "object", "head");
+    ot_json_string(out, "kind", kind_name(spec->kind));
+    ot_json_string(out, "input", spec->input == OT_INPUT_BASE ? "base" : "extended");
+    ot_json_string(out, "activation", activation_name(spec->activation));
+    ot_json_begin_array(out, "labels");
+    for (uint32_t i = 0; i < spec->n_outputs; i++)
+        ot_json_string(out, NULL, spec->labels[i]);
+    ot_json_end_array(out);
+    ot_json_begin_array(out, "parents");
+    for (uint32_t i = 0; i < spec->n_parents; i++)
+        ot_json_string(out, NULL, spec->parents[i]);
+    ot_json_end_array(out);
+    ot_json_uint(out, "embedding_length", spec->n_embd);
+    ot_json_uint(out, "feed_forward_length", spec->n_ff);
+    ot_json_uint(out, "head_count", spec->n_heads);
+    ot_json_uint(out, "head_count_kv", spec->n_kv_heads);
+    ot_json_uint(out, "parameters", info->n_params);
+    ot_json_uint(out, "bytes", info->bytes);
+    ot_json_uint(out, "kv_bytes_per_token", info->kv_bytes_per_token);
+    ot_json_begin_object(out, "training");
+    for (uint32_t i = 0; i < info->n_training; i++) {
+        const char *key = info->training_keys[i];
+        if (strncmp(key, "otter.training.", 15) == 0)
+            key += 15;
+        ot_json_string(out, key, info->training_values[i]);
+    }
+    ot_json_end_object(out);
+    ot_json_end_object(out);
+}
+
+void ot_handle_heads(ot_exchange *x)
+{
+    ot_head *heads[OT_STATS_MAX_HEADS] = {0};
+    uint32_t n = x->server->heads ? ot_heads_list(x->server->heads, heads, OT_STATS_MAX_HEADS) : 0;
+    ot_json_begin_object(&x->out, NULL);
+    ot_json_string(&x->out, "object", "list");
+    ot_json_begin_array(&x->out, "data");
+    for (uint32_t i = 0; i < n && i < OT_STATS_MAX_HEADS; i++) {
+        put_head(ot_insertion_get_info(ot_head_insertion(heads[i])), &x->out);
+        ot_head_release(&heads[i]);
+    }
+    ot_json_end_array(&x->out);
+    ot_json_end_object(&x->out);
+    ot_exchange_reply_json(x);
+}
+
+/* ---- Loading --------------------------------------------------------------------------------------------- */
+
+typedef struct ot_load_job {
+    const ot_api_context *api;
+    const char *heads_dir;
+    bool allow_base_mismatch;
+    ot_text *source, *out;
+    char name[64];
+    char stem[64]; /* of the file: what the metrics call it */
+    ot_error error;
+} ot_load_job;
+
+static bool is_head_name(const char *name)
+{
+    size_t n = strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-");
+    return n > 0 && n < 64 && name[n] == '\0';
+}
+
+/* The real path, which must lie below the real heads folder: neither .. nor a link leads out of it. */
+static ot_status resolve(const ot_load_job *job, ot_fields f, const char *path, char real[PATH_MAX], ot_error *err)
+{
+    char root[PATH_MAX], joined[PATH_MAX];
+    if (!realpath(job->heads_dir, root))
+        return ot_fail(err, OT_ERR_IO, "the heads folder cannot be opened");
+    int n = path[0] == '/' ? snprintf(joined, sizeof joined, "%s", path)
+                           : snprintf(joined, sizeof joined, "%.2000s/%s", root, path);
+    size_t length = strlen(root);
+    if (n < 0 || (size_t)n >= sizeof joined || !realpath(joined, real) || strncmp(real, root, length) != 0 ||
+        real[length] != '/')
+        return ot_fields_fail(f, "path", OT_ERR_INVALID, err, "names no file below the heads folder");
+    return OT_OK;
+}
+
+static void set_stem(const char *real, char out[64])
+{
+    const char *base = strrchr(real, '/');
+    base = base ? base + 1 : real;
+    const char *dot = strrchr(base, '.');
+    size_t n = dot && dot != base ? (size_t)(dot - base) : strlen(base);
+    snprintf(out, 64, "%.*s", (int)(n < 63 ? n : 63), base);
+}
+
+static ot_status load(ot_load_job *job, ot_fields f, ot_error *err)
+{
+    const char *name = NULL, *path = NULL;
+    char real[PATH_MAX];
+    ot_status status = ot_fields_string(f, "name", 4096, &name, err);
+    if (!status)
+        status = ot_fields_string(f, "path", PATH_MAX - 1, &path, err);
+    if (status)
+        return status;
+    if (!name || !path)
+        return ot_fields_fail(f, name ? "path" : "name", OT_ERR_INVALID, err, "is required");
+    if (!is_head_name(name))
+        return ot_fields_fail(f, "name", OT_ERR_INVALID, err, "must have 1 to 63 letters, digits or any of _.-");
+    status = resolve(job, f, path, real, err);
+    if (status)
+        return status;
+    set_stem(real, job->stem);
+    memcpy(job->name, name, strlen(name) + 1);
+    ot_insertion_options options = {.allow_base_mismatch = job->allow_base_mismatch};
+    status = ot_heads_load(job->api->heads, name, real, &options, err);
+    if (status)
+        return status;
+    ot_head *head = NULL;
+    uint32_t output;
+    if (ot_heads_find(job->api->heads, name, &head, &output, err) == OT_OK)
+        put_head(ot_insertion_get_info(ot_head_insertion(head)), job->out);
+    ot_head_release(&head);
+    return OT_OK;
+}
+
+static void load_work(void *state)
+{
+    ot_load_job *job = state;
+    json_t *body = NULL;
+    ot_status status = ot_json_read(job->source->data, job->source->size, &job->api->json, &body, &job->error);
+    if (!status)
+        status = load(job, (ot_fields){body, ""}, &job->error);
+    if (status && !job->error.code)
+        job->error.code = status;
+    json_decref(body);
+}
+
+static void remember_label(ot_server *server, const ot_load_job *job)
+{
+    uint32_t i = 0;
+    while (i < server->n_loaded && strcmp(server->loaded[i].name, job->name) != 0)
+        i++;
+    if (i == OT_MAX_LOADED_HEADS)
+        return; /* the metrics then call it "loaded" */
+    if (i == server->n_loaded)
+        server->n_loaded++;
+    memcpy(server->loaded[i].name, job->name, sizeof job->name);
+    memcpy(server->loaded[i].label, job->stem, sizeof job->stem);
+}
+
+static void load_after(ot_exchange *x)
+{
+    ot_load_job *job = x->job;
+    if (job->error.code) {
+        if (job->error.code == OT_ERR_FULL) /* the table's, which only unloading empties */
+            job->error.code = OT_ERR_INVALID;
+        ot_exchange_fail(x, &job->error);
+        return;
+    }
+    remember_label(x->server, job);
+    ot_exchange_reply(x, 201, "application/json");
+}
+
+void ot_handle_load_head(ot_exchange *x)
+{
+    static const ot_job_ops ops = {NULL, NULL, NULL, free};
+    ot_server *server = x->server;
+    if (!server->options.heads_dir || !server->heads) {
+        ot_exchange_fail_with(x, 403, "invalid_request_error", NULL, "loading_disabled",
+                              "loading heads is off: the server was started without --heads-dir");
+        return;
+    }
+    ot_load_job *job = calloc(1, sizeof *job);
+    if (!job) {
+        ot_exchange_fail(x, &(ot_error){.code = OT_ERR_NOMEM, .message = "out of memory"});
+        return;
+    }
+    job->api = &server->api;
+    job->heads_dir = server->options.heads_dir;
+    job->allow_base_mismatch = server->options.allow_base_mismatch;
+    job->source = &x->body;
+    job->out = &x->out;
+    ot_exchange_set_job(x, job, &ops);
+    ot_exchange_offload(x, true, load_work, load_after);
+}
+
+void ot_handle_unload_head(ot_exchange *x)
+{
+    ot_error error = {.code = OT_ERR_NOT_FOUND};
+    if (!x->server->options.heads_dir || !x->server->heads) {
+        ot_exchange_fail_with(x, 403, "invalid_request_error", NULL, "loading_disabled",
+                              "loading and unloading heads is off: the server was started without --heads-dir");
+        return;
+    }
+    if (ot_heads_unload(x->server->heads, x->argument, &error)) {
+        ot_exchange_fail(x, &error);
+        return;
+    }
+    ot_json_begin_object(&x->out, NULL);
+    ot_json_string(&x->out, "id", x->argument);
+    ot_json_string(&x->out, "object", "head");
+    ot_json_bool(&x->out, "deleted", true);
+    ot_json_end_object(&x->out);
+    ot_exchange_reply_json(x);
+}

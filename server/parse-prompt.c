@@ -1,0 +1,266 @@
+/* Prompts of all four shapes, and chat messages, to token ids. */
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "server/api-context.h"
+
+enum { MAX_MESSAGES = 4096, MAX_ROLE_BYTES = 32 };
+
+static ot_status out_of_memory(ot_error *err)
+{
+    return ot_fail(err, OT_ERR_NOMEM, "out of memory while reading the request");
+}
+
+static ot_status check_length(const ot_api_context *api, const char *name, size_t n_tokens, ot_error *err)
+{
+    if (n_tokens < api->ctx_size)
+        return OT_OK;
+    return ot_fail_param(err, OT_ERR_FULL, name,
+                         "'%s' has %zu tokens; this server's context is %" PRIu32 " tokens, prompt and completion together",
+                         name, n_tokens, api->ctx_size);
+}
+
+/* An empty text still needs a token to start from: the beginning of text, or what ends the text before. */
+static ot_status start_token(const ot_api_context *api, ot_arena *arena, const char *name, ot_prompt *out, ot_error *err)
+{
+    int32_t token = ot_tokenizer_bos(api->tokenizer);
+    if (token < 0)
+        token = ot_tokenizer_eos(api->tokenizer);
+    if (token < 0)
+        return ot_fail_param(err, OT_ERR_INVALID, name, "'%s' is empty, and this model has no token to start a text from", name);
+    out->tokens = ot_arena_alloc(arena, 1, sizeof *out->tokens);
+    if (!out->tokens)
+        return out_of_memory(err);
+    out->tokens[0] = token;
+    out->n_tokens = 1;
+    return OT_OK;
+}
+
+static ot_status tokenize_text(const ot_api_context *api, ot_arena *arena, const json_t *text, const char *name, bool bos,
+                               ot_prompt *out, ot_error *err)
+{
+    out->text_bytes = json_string_length(text);
+    out->text = ot_arena_copy(arena, json_string_value(text), out->text_bytes);
+    if (!out->text)
+        return out_of_memory(err);
+    int32_t *tokens = NULL;
+    size_t n = 0;
+    ot_status status = ot_tokenize(api->tokenizer, out->text, out->text_bytes, bos ? OT_TOKENIZE_BOS : 0, &tokens, &n, err);
+    if (status)
+        return status;
+    if (n == 0) {
+        free(tokens);
+        return start_token(api, arena, name, out, err);
+    }
+    if (!ot_arena_adopt(arena, tokens))
+        return out_of_memory(err);
+    out->tokens = tokens;
+    out->n_tokens = (uint32_t)n;
+    return check_length(api, name, n, err);
+}
+
+ot_status ot_parse_token_ids(const ot_api_context *api, ot_arena *arena, const json_t *array, const char *name,
+                             int32_t **out, uint32_t *n, ot_error *err)
+{
+    size_t count = json_array_size(array);
+    *out = ot_arena_alloc(arena, count, sizeof **out);
+    if (!*out)
+        return out_of_memory(err);
+    *n = (uint32_t)count; /* at most max_values of the JSON limits */
+    for (size_t i = 0; i < count; i++) {
+        const json_t *v = json_array_get(array, i);
+        json_int_t id = json_integer_value(v);
+        if (!json_is_integer(v) || id < 0 || id >= (json_int_t)api->n_vocab) {
+            char param[64];
+            snprintf(param, sizeof param, "%s[%zu]", name, i);
+            return ot_fail_param(err, OT_ERR_INVALID, param, "'%s' must be a token id between 0 and %" PRIu32, param,
+                                 api->n_vocab - 1);
+        }
+        (*out)[i] = (int32_t)id;
+    }
+    return OT_OK;
+}
+
+static ot_status prompt_from_ids(const ot_api_context *api, ot_arena *arena, const json_t *array, const char *name,
+                                 ot_prompt *out, ot_error *err)
+{
+    ot_status status = check_length(api, name, json_array_size(array), err);
+    if (status)
+        return status;
+    if (json_array_size(array) == 0)
+        return ot_fail_param(err, OT_ERR_INVALID, name, "'%s' is an empty list of token ids", name);
+    out->from_ids = true;
+    return ot_parse_token_ids(api, arena, array, name, &out->tokens, &out->n_tokens, err);
+}
+
+/* A list: its first element tells whether it is one prompt of ids or a batch, which must be of one kind. */
+static ot_status parse_list(const ot_api_context *api, ot_arena *arena, const json_t *list, const char *name, bool bos,
+                            ot_prompts *out, ot_error *err)
+{
+    size_t count = json_array_size(list);
+    const json_t *first = json_array_get(list, 0);
+    if (json_is_integer(first)) {
+        out->items = ot_arena_alloc(arena, 1, sizeof *out->items);
+        out->n = 1;
+        return out->items ? prompt_from_ids(api, arena, list, name, &out->items[0], err) : out_of_memory(err);
+    }
+    if (count == 0 || !(json_is_string(first) || json_is_array(first)))
+        return ot_fail_param(err, OT_ERR_INVALID, name,
+                             "'%s' must be a string, a list of strings, a list of token ids or a list of such lists", name);
+    if (count > api->max_prompts)
+        return ot_fail_param(err, OT_ERR_INVALID, name, "'%s' has %zu entries; one request may have %" PRIu32, name, count,
+                             api->max_prompts);
+    out->items = ot_arena_alloc(arena, count, sizeof *out->items);
+    if (!out->items)
+        return out_of_memory(err);
+    out->n = (uint32_t)count;
+    for (size_t i = 0; i < count; i++) {
+        const json_t *entry = json_array_get(list, i);
+        char param[64];
+        snprintf(param, sizeof param, "%s[%zu]", name, i);
+        ot_status status;
+        if (json_is_string(entry))
+            status = tokenize_text(api, arena, entry, param, bos, &out->items[i], err);
+        else if (json_is_array(entry))
+            status = prompt_from_ids(api, arena, entry, param, &out->items[i], err);
+        else
+            status = ot_fail_param(err, OT_ERR_INVALID, param, "'%s' must be a string or a list of token ids, not %s", param,
+                                   ot_json_kind(entry));
+        if (status)
+            return status;
+    }
+    return OT_OK;
+}
+
+ot_status ot_parse_prompts(const ot_api_context *api, ot_arena *arena, ot_fields f, const char *name, bool bos,
+                           ot_prompts *out, ot_error *err)
+{
+    const json_t *value = ot_fields_get(f, name);
+    if (!value)
+        return ot_fields_fail(f, name, OT_ERR_INVALID, err, "is required");
+    if (json_is_array(value))
+        return parse_list(api, arena, value, name, bos, out, err);
+    if (!json_is_string(value))
+        return ot_fields_fail(f, name, OT_ERR_INVALID, err, "must be a string or a list, not %s", ot_json_kind(value));
+    out->items = ot_arena_alloc(arena, 1, sizeof *out->items);
+    if (!out->items)
+        return out_of_memory(err);
+    out->n = 1;
+    return tokenize_text(api, arena, value, name, bos, &out->items[0], err);
+}
+
+/* ---- Chat messages --------------------------------------------------------------------------------------- */
+
+/* Content as parts: the texts one after the other. */
+static ot_status join_parts(ot_arena *arena, const json_t *parts, const char *prefix, const char **out, ot_error *err)
+{
+    size_t size = 0, i;
+    const json_t *part;
+    json_array_foreach(parts, i, part) {
+        char param[96];
+        snprintf(param, sizeof param, "%.64s[%zu]", prefix, i);
+        ot_fields f = {part, param};
+        const char *type = "text", *text = NULL;
+        if (!json_is_object(part))
+            return ot_fail_param(err, OT_ERR_INVALID, param, "'%s' must be an object, not %s", param, ot_json_kind(part));
+        ot_status status = ot_fields_string(f, "type", 64, &type, err);
+        if (!status && strcmp(type, "text") != 0)
+            return ot_fields_fail(f, "type", OT_ERR_UNSUPPORTED, err, "must be \"text\": this model reads nothing else");
+        if (!status)
+            status = ot_fields_string(f, "text", SIZE_MAX, &text, err);
+        if (status)
+            return status;
+        if (!text)
+            return ot_fields_fail(f, "text", OT_ERR_INVALID, err, "is required");
+        size += strlen(text);
+    }
+    char *joined = ot_arena_alloc(arena, size + 1, 1);
+    if (!joined)
+        return out_of_memory(err);
+    size_t at = 0;
+    json_array_foreach(parts, i, part) {
+        const char *text = json_string_value(json_object_get(part, "text"));
+        memcpy(joined + at, text, strlen(text));
+        at += strlen(text);
+    }
+    *out = joined;
+    return OT_OK;
+}
+
+static ot_status parse_message(ot_arena *arena, const json_t *message, const char *prefix, ot_chat_message *out,
+                               ot_error *err)
+{
+    ot_fields f = {message, prefix};
+    if (!json_is_object(message))
+        return ot_fail_param(err, OT_ERR_INVALID, prefix, "'%s' must be an object, not %s", prefix, ot_json_kind(message));
+    ot_status status = ot_fields_string(f, "role", MAX_ROLE_BYTES, &out->role, err);
+    if (status)
+        return status;
+    if (!out->role)
+        return ot_fields_fail(f, "role", OT_ERR_INVALID, err, "is required");
+    static const char *const refused[] = {"tool_calls", "function_call"};
+    for (size_t i = 0; i < 2; i++) {
+        const json_t *v = ot_fields_get(f, refused[i]);
+        if (v && !(json_is_array(v) && json_array_size(v) == 0))
+            return ot_fields_fail(f, refused[i], OT_ERR_UNSUPPORTED, err, "is not supported: this server calls no tools");
+    }
+    const json_t *content = ot_fields_get(f, "content");
+    if (!content)
+        return ot_fields_fail(f, "content", OT_ERR_INVALID, err, "is required");
+    char name[64];
+    ot_fields_name(f, "content", name);
+    if (json_is_array(content))
+        return join_parts(arena, content, name, &out->content, err);
+    return ot_fields_string(f, "content", SIZE_MAX, &out->content, err);
+}
+
+ot_status ot_parse_message_list(const ot_api_context *api, ot_arena *arena, ot_fields f, ot_chat_message **out,
+                                uint32_t *n, ot_error *err)
+{
+    if (!api->chat)
+        return ot_fail_param(err, OT_ERR_UNSUPPORTED, "messages", "chat is off for this model: %s", api->chat_problem);
+    json_t *list = NULL;
+    ot_status status = ot_fields_array(f, "messages", &list, err);
+    if (status)
+        return status;
+    size_t count = json_array_size(list);
+    if (!list || count == 0)
+        return ot_fields_fail(f, "messages", OT_ERR_INVALID, err, list ? "must not be empty" : "is required");
+    if (count > MAX_MESSAGES)
+        return ot_fields_fail(f, "messages", OT_ERR_INVALID, err, "has %zu entries; %d are the limit", count, MAX_MESSAGES);
+    *out = ot_arena_alloc(arena, count, sizeof **out);
+    if (!*out)
+        return out_of_memory(err);
+    *n = (uint32_t)count;
+    for (size_t i = 0; i < count && !status; i++) {
+        char prefix[64];
+        snprintf(prefix, sizeof prefix, "messages[%zu]", i);
+        status = parse_message(arena, json_array_get(list, i), prefix, &(*out)[i], err);
+    }
+    return status;
+}
+
+ot_status ot_parse_messages(const ot_api_context *api, ot_arena *arena, ot_fields f, bool add_generation_prompt,
+                            bool continue_final, ot_prompt *out, ot_error *err)
+{
+    ot_chat_message *messages;
+    uint32_t n;
+    ot_status status = ot_parse_message_list(api, arena, f, &messages, &n, err);
+    if (status)
+        return status;
+    int32_t *tokens = NULL;
+    size_t n_tokens = 0;
+    status = ot_chat_template_tokenize(api->chat, api->tokenizer, messages, n, add_generation_prompt, continue_final, &tokens,
+                                       &n_tokens, err);
+    if (status)
+        return status;
+    if (!ot_arena_adopt(arena, tokens))
+        return out_of_memory(err);
+    if (n_tokens == 0)
+        return ot_fail_param(err, OT_ERR_INVALID, "messages", "'messages' render to no tokens at all");
+    out->tokens = tokens;
+    out->n_tokens = (uint32_t)n_tokens;
+    return check_length(api, "messages", n_tokens, err);
+}

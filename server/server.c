@@ -1,0 +1,292 @@
+/* Opening and closing a server: options, the api context, presets, the scheduler and the loop, in this order. */
+#include "server/server.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "server/http-loop.h"
+
+void ot_server_options_default(ot_server_options *options)
+{
+    *options = (ot_server_options){
+        .host = "127.0.0.1",
+        .port = 8080,
+        .moderation_head = "toxicity",
+        .moderation_threshold = 0.5f,
+        .drain_timeout_s = 30,
+        .idle_timeout_s = 120,
+        .receive_timeout_s = 60,
+        .max_connections = 1024,
+        .max_body_bytes = (size_t)16 << 20,
+        .max_bodies_bytes = (size_t)256 << 20,
+        .max_header_bytes = 64 * 1024,
+        .max_prompts = 128,
+        .max_choices = 64,
+        .max_json_depth = 64,
+    };
+}
+
+static ot_status out_of_memory(ot_error *err)
+{
+    return ot_fail(err, OT_ERR_NOMEM, "out of memory while opening the server");
+}
+
+/* ---- Copies of the options ------------------------------------------------------------------------------- */
+
+static bool copy_string(ot_arena *arena, const char **s)
+{
+    if (*s)
+        *s = ot_arena_copy(arena, *s, strlen(*s));
+    return true;
+}
+
+static ot_status copy_options(ot_server *server, const ot_server_options *options, ot_error *err)
+{
+    ot_server_options *o = &server->options;
+    *o = *options;
+    const char **strings[] = {&o->host, &o->model_name, &o->api_key_file, &o->heads_dir, &o->chat_template,
+                              &o->moderation_head, &o->openapi_json};
+    for (size_t i = 0; i < sizeof strings / sizeof strings[0]; i++) {
+        bool given = *strings[i] != NULL;
+        copy_string(&server->arena, strings[i]);
+        if (given && !*strings[i])
+            return out_of_memory(err);
+    }
+    if (!o->cors_origins)
+        return OT_OK;
+    size_t n = 0;
+    while (options->cors_origins[n])
+        n++;
+    const char **origins = ot_arena_alloc(&server->arena, n + 1, sizeof *origins);
+    for (size_t i = 0; i < n && origins; i++) {
+        origins[i] = ot_arena_copy(&server->arena, options->cors_origins[i], strlen(options->cors_origins[i]));
+        if (!origins[i])
+            return out_of_memory(err);
+    }
+    o->cors_origins = origins;
+    return origins ? OT_OK : out_of_memory(err);
+}
+
+static ot_status check_options(const ot_server_options *o, ot_error *err)
+{
+    if (!o->host || !o->host[0])
+        return ot_fail_param(err, OT_ERR_INVALID, "host", "host is empty");
+    if (o->max_connections == 0 || o->max_connections > 65536)
+        return ot_fail_param(err, OT_ERR_INVALID, "max-connections", "max-connections must lie between 1 and 65536");
+    if (o->max_body_bytes < 1024 || o->max_body_bytes > (size_t)1 << 30 || o->max_bodies_bytes < o->max_body_bytes)
+        return ot_fail_param(err, OT_ERR_INVALID, "max-body", "max-body must lie between 1 KiB and 1 GiB, and within max-bodies");
+    if (o->max_header_bytes < 4096 || o->max_header_bytes > 1u << 24)
+        return ot_fail_param(err, OT_ERR_INVALID, "max-header", "max-header must lie between 4 KiB and 16 MiB");
+    if (o->max_prompts == 0 || o->max_choices == 0 || o->max_json_depth < 8)
+        return ot_fail_param(err, OT_ERR_INVALID, "max-prompts", "max-prompts and max-choices must be at least 1, max-json-depth 8");
+    return OT_OK;
+}
+
+/* ---- The api context ------------------------------------------------------------------------------------- */
+
+static ot_status open_chat(ot_server *server, ot_error *err)
+{
+    ot_api_context *api = &server->api;
+    if (server->options.chat_template) {
+        ot_status status = ot_chat_template_named(&server->chat, server->options.chat_template, err);
+        if (status)
+            return status;
+    } else {
+        ot_str text = ot_model_chat_template(api->model);
+        ot_error cause = {.message = ""};
+        if (text.size == 0)
+            snprintf(api->chat_problem, sizeof api->chat_problem, "the model's file has no chat template (--chat-template names one)");
+        else if (ot_chat_template_detect(&server->chat, text.data, text.size, &cause))
+            snprintf(api->chat_problem, sizeof api->chat_problem, "%s", cause.message);
+    }
+    api->chat = server->chat;
+    return OT_OK;
+}
+
+static ot_status open_api(ot_server *server, const ot_model *model, ot_heads *heads, ot_error *err)
+{
+    ot_api_context *api = &server->api;
+    const ot_model_info *info = ot_model_get_info(model);
+    api->model = model;
+    api->tokenizer = ot_model_tokenizer(model);
+    api->heads = heads;
+    api->n_vocab = info->n_vocab;
+    const char *name = server->options.model_name ? server->options.model_name : info->name;
+    api->model_id = ot_arena_copy(&server->arena, name, strlen(name));
+    if (!api->model_id)
+        return out_of_memory(err);
+    snprintf(api->fingerprint, sizeof api->fingerprint, "otter-%s-%.12s", OTTER_VERSION, info->fingerprint);
+    ot_json_limits_default(&api->json);
+    api->json.max_depth = server->options.max_json_depth;
+    api->max_candidates = OT_MAX_CANDIDATES;
+    return open_chat(server, err);
+}
+
+/* What depends on the scheduler's sizes. */
+static void finish_api(ot_server *server)
+{
+    const ot_scheduler_options *o = ot_scheduler_get_options(server->scheduler);
+    ot_api_context *api = &server->api;
+    api->ctx_size = o->ctx_size;
+    /* A batch waits as a whole: one larger than the queue could never be taken. */
+    api->max_prompts = server->options.max_prompts < o->max_queue ? server->options.max_prompts : o->max_queue;
+    api->max_choices = server->options.max_choices < o->max_sequences ? server->options.max_choices : o->max_sequences;
+}
+
+static ot_status open_preset(ot_server *server, const ot_server_preset *preset, ot_api_preset *out, ot_error *err)
+{
+    ot_intervention checked;
+    ot_error cause = {.message = ""};
+    size_t n = strlen(server->api.model_id) + 1 + strlen(preset->name) + 1;
+    out->model_id = ot_arena_alloc(&server->arena, n, 1);
+    if (!out->model_id)
+        return out_of_memory(err);
+    snprintf(out->model_id, n, "%s+%s", server->api.model_id, preset->name);
+    ot_status status = ot_json_read(preset->intervention, strlen(preset->intervention), &server->api.json, &out->intervention,
+                                    &cause);
+    if (!status)
+        status = ot_parse_intervention(&server->api, NULL, out->intervention, &checked, &cause);
+    if (status)
+        return ot_fail_param(err, status, "presets", "preset '%s': %s", preset->name, cause.message);
+    ot_intervention_release(&checked);
+    return OT_OK;
+}
+
+static ot_status open_presets(ot_server *server, const ot_server_options *options, ot_error *err)
+{
+    ot_api_context *api = &server->api;
+    api->presets = ot_arena_alloc(&server->arena, options->n_presets, sizeof *api->presets);
+    if (!api->presets)
+        return out_of_memory(err);
+    api->n_presets = options->n_presets; /* close_presets takes half-built ones */
+    for (uint32_t i = 0; i < options->n_presets; i++) {
+        ot_status status = open_preset(server, &options->presets[i], &api->presets[i], err);
+        if (status)
+            return status;
+    }
+    server->options.presets = NULL; /* the caller's; the context has what is needed */
+    return OT_OK;
+}
+
+/* ---- The server ------------------------------------------------------------------------------------------ */
+
+static ot_status open_slots(ot_server *server, ot_error *err)
+{
+    /* Exchanges outnumber connections by none; a few more cost nothing. */
+    server->n_slots = server->options.max_connections + 16;
+    server->slots = calloc(server->n_slots, sizeof *server->slots);
+    if (!server->slots)
+        return out_of_memory(err);
+    for (uint32_t i = 0; i < server->n_slots; i++)
+        server->slots[i].next_free = i + 1;
+    return OT_OK;
+}
+
+/* Their names are the operator's, and may be labels of the metrics. */
+static ot_status note_configured_heads(ot_server *server, ot_error *err)
+{
+    ot_head *heads[OT_STATS_MAX_HEADS] = {0};
+    ot_status status = OT_OK;
+    uint32_t n = server->heads ? ot_heads_list(server->heads, heads, OT_STATS_MAX_HEADS) : 0;
+    for (uint32_t i = 0; i < n && i < OT_STATS_MAX_HEADS; i++) {
+        const char *name = ot_insertion_get_info(ot_head_insertion(heads[i]))->spec.name;
+        server->configured[i] = ot_arena_copy(&server->arena, name, strlen(name));
+        if (!server->configured[i])
+            status = out_of_memory(err);
+        else
+            server->n_configured = i + 1;
+        ot_head_release(&heads[i]);
+    }
+    return status;
+}
+
+static ot_status open_parts(ot_server *server, const ot_model *model, const ot_scheduler_options *scheduler,
+                            const ot_server_options *options, ot_error *err)
+{
+    ot_status status = check_options(options, err);
+    if (!status)
+        status = copy_options(server, options, err);
+    if (!status && options->api_key_file)
+        status = ot_api_keys_open(&server->keys, options->api_key_file, err);
+    if (!status)
+        status = open_slots(server, err);
+    if (!status)
+        status = note_configured_heads(server, err);
+    if (!status)
+        status = open_api(server, model, server->heads, err);
+    if (!status)
+        status = open_presets(server, options, err);
+    if (!status)
+        status = ot_http_loop_open(server, err);
+    if (status)
+        return status;
+    ot_scheduler_options own = *scheduler;
+    own.on_output = ot_http_loop_on_output();
+    own.on_output_ctx = server;
+    status = ot_scheduler_open(&server->scheduler, model, server->heads, &own, err);
+    if (status)
+        return status;
+    finish_api(server);
+    return ot_http_loop_listen(server, err);
+}
+
+ot_status ot_server_open(ot_server **out, const ot_model *model, ot_heads *heads,
+                         const ot_scheduler_options *scheduler, const ot_server_options *options, ot_error *err)
+{
+    *out = NULL;
+    ot_server *server = calloc(1, sizeof *server);
+    if (!server)
+        return out_of_memory(err);
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    server->start_time_s = (double)now.tv_sec + (double)now.tv_nsec / 1e9;
+    server->listen_fd = -1;
+    server->heads = heads;
+    ot_status status = open_parts(server, model, scheduler, options, err);
+    if (status)
+        ot_server_close(&server);
+    *out = server;
+    return status;
+}
+
+uint16_t ot_server_port(const ot_server *server)
+{
+    return server->port;
+}
+
+const ot_scheduler_options *ot_server_scheduler_options(const ot_server *server)
+{
+    return ot_scheduler_get_options(server->scheduler);
+}
+
+const char *ot_server_chat_problem(const ot_server *server)
+{
+    return server->chat ? NULL : server->api.chat_problem;
+}
+
+ot_status ot_server_run(ot_server *server, ot_error *err)
+{
+    signal(SIGPIPE, SIG_IGN); /* a client that left is an error of write, not a signal */
+    return ot_http_loop_run(server, err);
+}
+
+void ot_server_close(ot_server **out)
+{
+    ot_server *server = *out;
+    if (!server)
+        return;
+    *out = NULL;
+    ot_http_loop_close(server);
+    ot_scheduler_close(&server->scheduler);
+    ot_http_loop_free(server);
+    for (uint32_t i = 0; i < server->api.n_presets; i++)
+        json_decref(server->api.presets[i].intervention);
+    ot_chat_template_close(&server->chat);
+    ot_api_keys_close(&server->keys);
+    free(server->slots);
+    ot_arena_free(&server->arena);
+    free(server);
+}

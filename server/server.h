@@ -1,0 +1,81 @@
+/* The HTTP front end: OpenAI's API and ours (api-spec/openapi.yaml) over a scheduler.
+ *
+ * One thread, the caller of ot_server_run, runs libuv's loop, and libmicrohttpd inside it; a few workers of libuv parse and format
+ * what is large. Nothing on the loop blocks: a request that waits for the scheduler is suspended, and the scheduler
+ * wakes the loop when there is output. While a request is suspended its socket is watched, so that a client that goes away
+ * cancels its work at once.
+ */
+#ifndef OTTER_SERVER_SERVER_H
+#define OTTER_SERVER_SERVER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "engine/status.h"
+#include "scheduler/scheduler.h"
+
+typedef struct ot_server ot_server;
+
+typedef enum ot_access_log { OT_ACCESS_LOG_OFF, OT_ACCESS_LOG_PLAIN, OT_ACCESS_LOG_JSON } ot_access_log;
+
+/* A model id `base+name` whose requests get this intervention; the request's own members come first. */
+typedef struct ot_server_preset {
+    const char *name;
+    const char *intervention; /* JSON object, as in a request */
+} ot_server_preset;
+
+/* Strings are copied when the server opens. */
+typedef struct ot_server_options {
+    const char *host;             /* address or name to listen on */
+    uint16_t port;                /* 0: any free one (ot_server_port tells) */
+    const char *model_name;       /* the base's id in /v1/models; NULL: general.name of the file */
+    const char *api_key_file;     /* one key a line, # starts a comment; NULL: open to all */
+    const char *const *cors_origins; /* "*" for any; NULL-terminated, or NULL for none */
+    const char *heads_dir;        /* POST /v1/heads loads from below it; NULL: loading is off */
+    const char *chat_template;    /* family name; NULL: the model's own */
+    bool allow_base_mismatch;     /* for heads loaded while serving */
+    const char *moderation_head;
+    float moderation_threshold;   /* flagged above it */
+    uint32_t drain_timeout_s;     /* after SIGTERM, until what still runs is cancelled */
+    uint32_t idle_timeout_s;      /* a connection without traffic */
+    uint32_t receive_timeout_s;   /* for one request's body */
+    uint32_t max_connections;
+    size_t max_body_bytes;        /* of one request */
+    size_t max_bodies_bytes;      /* of all bodies being received together */
+    uint32_t max_header_bytes;
+    uint32_t max_prompts;         /* in one request */
+    uint32_t max_choices;         /* `n` */
+    uint32_t max_json_depth;
+    ot_access_log access_log;     /* to standard error */
+    const ot_server_preset *presets;
+    uint32_t n_presets;
+    const char *openapi_json;     /* what /openapi.json serves; NULL: 404 */
+} ot_server_options;
+void ot_server_options_default(ot_server_options *options);
+
+/* Opens the scheduler with `scheduler` (its on_output is set here), checks the presets, and listens. model and heads are
+ * borrowed and must outlive the server. Errors name the option. */
+ot_status ot_server_open(ot_server **out, const ot_model *model, ot_heads *heads,
+                         const ot_scheduler_options *scheduler, const ot_server_options *options, ot_error *err);
+uint16_t ot_server_port(const ot_server *server);
+const ot_scheduler_options *ot_server_scheduler_options(const ot_server *server); /* with zeros resolved */
+/* NULL, or why the chat routes are off. */
+const char *ot_server_chat_problem(const ot_server *server);
+/* Serves until SIGTERM or SIGINT and then drains (a second signal ends at once). OT_OK also when the drain timed out. */
+ot_status ot_server_run(ot_server *server, ot_error *err);
+void ot_server_close(ot_server **server);
+
+/* Every route, for the test that holds api-spec/openapi.yaml against them: false past the last. */
+typedef struct ot_route_info {
+    const char *method; /* "POST" */
+    const char *path;   /* "/v1/models/{id}" */
+    bool needs_key;
+} ot_route_info;
+bool ot_server_route(size_t i, ot_route_info *out);
+
+/* api-spec/openapi.yaml as built into the program. */
+extern const char ot_openapi_yaml[];
+extern const char ot_openapi_yaml_end[];
+
+#endif
