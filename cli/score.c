@@ -1,0 +1,327 @@
+/* `otter score`: what heads say about texts. Texts come from the arguments or, one a line, from standard input; each gives one line of
+ * JSON. Texts run in batches through the scheduler, and lines come out in the order of the texts. */
+#include "cli/commands.h"
+#include "cli/session.h"
+
+#include <getopt.h>
+#include <jansson.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define COMMAND "score"
+#define MAX_NAMES OT_MAX_SIGNALS
+#define BATCH 64
+
+typedef struct options {
+    ot_cli_session_options session;
+    bool per_token, jsonl, help;
+    const char *field;
+    uint32_t n_names;
+    const char *names[MAX_NAMES];
+    int n_texts;
+    char **texts;
+} options;
+
+/* One text on its way. */
+typedef struct item {
+    json_t *source; /* the JSONL row, or NULL */
+    ot_request *request;
+    size_t n_tokens;
+} item;
+
+static void print_usage(FILE *to)
+{
+    fprintf(to,
+            "Usage: otter score --model FILE --head NAME=FILE... [OPTION]... [TEXT]...\n\n"
+            "Scores whole texts by heads and prints one JSON object for each. Without TEXT arguments, each line of standard\n"
+            "input is a text.\n\n"
+            "  --model FILE           the base model (GGUF)\n"
+            "  --head NAME=FILE       load an insertion (repeatable)\n"
+            "  --allow-base-mismatch  take heads that were trained on another copy of the base\n"
+            "  --heads NAME[,...]     score by these outputs only (NAME or NAME/LABEL); all loaded heads otherwise\n"
+            "  --per-token            also the score after each token\n"
+            "  --jsonl                lines of standard input are JSON objects; \"text\" is scored, the rest is passed on\n"
+            "  --field NAME           with --jsonl: this member instead of \"text\"\n"
+            "  --threads N, --ctx-size N\n"
+            "  --help                 print this\n\n"
+            "Exit status: 0 done, 1 failed, 2 wrong usage.\n");
+}
+
+/* ---- Options --------------------------------------------------------------------------------------------- */
+
+static int wrong_usage(const char *what, const char *value)
+{
+    fprintf(stderr, "otter " COMMAND ": %s%s; `otter " COMMAND " --help` tells more\n", what, value);
+    return 2;
+}
+
+enum { HEADS = 256, PER_TOKEN, JSONL, FIELD, THREADS, CTX, MISMATCH };
+
+static const struct option long_options[] = {
+    {"model", required_argument, NULL, 'm'},
+    {"head", required_argument, NULL, 'H'},
+    {"allow-base-mismatch", no_argument, NULL, MISMATCH},
+    {"heads", required_argument, NULL, HEADS},
+    {"per-token", no_argument, NULL, PER_TOKEN},
+    {"jsonl", no_argument, NULL, JSONL},
+    {"field", required_argument, NULL, FIELD},
+    {"threads", required_argument, NULL, THREADS},
+    {"ctx-size", required_argument, NULL, CTX},
+    {"help", no_argument, NULL, 'h'},
+    {NULL, 0, NULL, 0},
+};
+
+static int add_names(options *o, char *names)
+{
+    for (char *save, *name = strtok_r(names, ",", &save); name != NULL; name = strtok_r(NULL, ",", &save)) {
+        if (o->n_names == MAX_NAMES)
+            return wrong_usage("too many names in --heads", "");
+        o->names[o->n_names++] = name;
+    }
+    return 0;
+}
+
+static int parse_option(options *o, int c, char **argv)
+{
+    switch (c) {
+    case 'm': o->session.model = optarg; return 0;
+    case 'h': o->help = true; return 0;
+    case MISMATCH: o->session.allow_base_mismatch = true; return 0;
+    case HEADS: return add_names(o, optarg);
+    case PER_TOKEN: o->per_token = true; return 0;
+    case JSONL: o->jsonl = true; return 0;
+    case FIELD: o->field = optarg; return 0;
+    case THREADS: return ot_cli_parse_u32(optarg, "--threads", 1024, &o->session.scheduler.n_threads, COMMAND) ? 0 : 2;
+    case CTX: return ot_cli_parse_u32(optarg, "--ctx-size", UINT32_MAX, &o->session.scheduler.ctx_size, COMMAND) ? 0 : 2;
+    case 'H':
+        if (o->session.n_heads == OT_CLI_MAX_HEADS)
+            return wrong_usage("too many heads", "");
+        o->session.heads[o->session.n_heads++] = optarg;
+        return 0;
+    case ':': return wrong_usage("a value is missing after ", argv[optind - 1]);
+    default: return wrong_usage("unknown option ", argv[optind - 1]);
+    }
+}
+
+static int parse_options(int argc, char **argv, options *o)
+{
+    memset(o, 0, sizeof *o);
+    o->field = "text";
+    ot_scheduler_options_default(&o->session.scheduler);
+    optind = 0;
+    opterr = 0;
+    for (int c; (c = getopt_long(argc, argv, "+:m:H:h", long_options, NULL)) != -1;) {
+        int status = parse_option(o, c, argv);
+        if (status != 0 || o->help)
+            return status;
+    }
+    o->texts = argv + optind;
+    o->n_texts = argc - optind;
+    if (o->session.model == NULL)
+        return wrong_usage("--model FILE is missing", "");
+    if (o->session.n_heads == 0)
+        return wrong_usage("--head NAME=FILE is missing", "");
+    if (o->jsonl && o->n_texts > 0)
+        return wrong_usage("--jsonl reads standard input and takes no ", "texts");
+    return 0;
+}
+
+/* All outputs of all loaded heads: "name", or "name/label" where there are several. */
+static bool add_all_outputs(const ot_cli_session *s, ot_intervention *v)
+{
+    ot_head *heads[OT_CLI_MAX_HEADS];
+    const uint32_t n = ot_heads_list(s->heads, heads, OT_CLI_MAX_HEADS);
+    bool ok = true;
+    for (uint32_t i = 0; i < n; i++) {
+        const ot_insertion_spec *spec = &ot_insertion_get_info(ot_head_insertion(heads[i]))->spec;
+        for (uint32_t j = 0; ok && spec->kind == OT_HEAD_SCALAR && j < spec->n_outputs; j++) {
+            char name[136];
+            snprintf(name, sizeof name, j == 0 ? "%s" : "%s/%s", spec->name, spec->labels[j]);
+            ok = ot_cli_add_signal(s, v, name, COMMAND) >= 0;
+        }
+        ot_head_release(&heads[i]);
+    }
+    return ok;
+}
+
+static bool add_signals(const ot_cli_session *s, const options *o, ot_intervention *v)
+{
+    if (o->n_names == 0)
+        return add_all_outputs(s, v);
+    for (uint32_t i = 0; i < o->n_names; i++)
+        if (ot_cli_add_signal(s, v, o->names[i], COMMAND) < 0)
+            return false;
+    return true;
+}
+
+/* ---- Texts ----------------------------------------------------------------------------------------------- */
+
+/* Numbers as short as their float allows. */
+static json_t *score_json(float score)
+{
+    if (!isfinite(score))
+        return json_null();
+    char text[32];
+    snprintf(text, sizeof text, "%.7g", (double)score);
+    return json_real(strtod(text, NULL));
+}
+
+static bool print_result(const ot_intervention *v, const options *o, item *it)
+{
+    const ot_prompt_out out = ot_request_prompt(it->request);
+    if (ot_request_finish(it->request, 0) == OT_FINISH_ERROR) {
+        fprintf(stderr, "otter " COMMAND ": %s\n", ot_request_error(it->request)->message);
+        return false;
+    }
+    json_t *line = it->source != NULL ? it->source : json_object();
+    it->source = NULL;
+    json_t *scores = json_object(), *tokens = o->per_token ? json_object() : NULL;
+    for (uint32_t i = 0; i < v->n_signals; i++) {
+        json_object_set_new(scores, v->signals[i].name, score_json(out.last_scores[i]));
+        if (tokens == NULL)
+            continue;
+        json_t *list = json_array();
+        for (size_t t = 0; t < it->n_tokens; t++)
+            json_array_append_new(list, score_json(out.scores[i * it->n_tokens + t]));
+        json_object_set_new(tokens, v->signals[i].name, list);
+    }
+    json_object_set_new(line, "tokens", json_integer((json_int_t)it->n_tokens));
+    json_object_set_new(line, "scores", scores);
+    if (tokens != NULL)
+        json_object_set_new(line, "per_token", tokens);
+    const bool ok = json_dumpf(line, stdout, JSON_COMPACT | JSON_REAL_PRECISION(7)) == 0 && putchar('\n') != EOF;
+    json_decref(line);
+    return ok;
+}
+
+/* Waits for the batch and prints it; releases everything in any case. */
+static bool finish_batch(const ot_cli_session *s, const ot_intervention *v, const options *o, item *items, uint32_t n)
+{
+    bool ok = true;
+    for (uint32_t i = 0; i < n; i++) {
+        while (!ot_request_done(items[i].request)) {
+            ot_scheduler_wait(s->scheduler, 1000);
+            ot_scheduler_poll(s->scheduler);
+        }
+        ok = ok && print_result(v, o, &items[i]);
+        ot_request_release(&items[i].request);
+        json_decref(items[i].source);
+    }
+    return ok;
+}
+
+/* Tokenises and submits one text. Takes over `source`. */
+static bool submit_text(const ot_cli_session *s, const ot_intervention *v, const options *o, const char *text, size_t size,
+                        json_t *source, item *it)
+{
+    ot_error err;
+    int32_t *tokens = NULL;
+    ot_request_params p = {.n_choices = 1, .prompt_scores = o->per_token};
+    p.sampling.top_p = p.sampling.repetition_penalty = 1;
+    ot_status st = ot_tokenize(ot_model_tokenizer(s->model), text, size, OT_TOKENIZE_BOS, &tokens, &it->n_tokens, &err);
+    if (st == OT_OK) {
+        p.prompt = tokens;
+        p.n_prompt = it->n_tokens < UINT32_MAX ? (uint32_t)it->n_tokens : UINT32_MAX;
+        p.intervention = *v;
+        for (uint32_t i = 0; i < v->n_signals; i++)
+            ot_head_retain(v->signals[i].head);
+        st = ot_scheduler_submit(s->scheduler, &p, 1, &it->request, &err);
+        for (uint32_t i = 0; i < v->n_signals && st != OT_OK; i++)
+            ot_head_release(&p.intervention.signals[i].head);
+    }
+    free(tokens);
+    if (st != OT_OK) {
+        fprintf(stderr, "otter " COMMAND ": %s\n", err.message);
+        json_decref(source);
+        return false;
+    }
+    it->source = source;
+    return true;
+}
+
+static bool score_arguments(const ot_cli_session *s, const ot_intervention *v, const options *o)
+{
+    item items[BATCH];
+    bool ok = true;
+    for (int at = 0; ok && at < o->n_texts;) {
+        uint32_t n = 0;
+        for (; ok && n < BATCH && at < o->n_texts; at++) {
+            ok = submit_text(s, v, o, o->texts[at], strlen(o->texts[at]), NULL, &items[n]);
+            n += ok;
+        }
+        ok = finish_batch(s, v, o, items, n) && ok;
+    }
+    return ok;
+}
+
+/* The row's text and, with --jsonl, the row itself. Null if the line is not what it should be. */
+static const char *row_text(const options *o, char *line, size_t *size, size_t number, json_t **row)
+{
+    *row = NULL;
+    if (!o->jsonl)
+        return line;
+    json_error_t err;
+    *row = json_loadb(line, *size, 0, &err);
+    json_t *text = json_object_get(*row, o->field);
+    if (!json_is_string(text)) {
+        fprintf(stderr, "otter " COMMAND ": line %zu: %s\n", number,
+                *row == NULL ? err.text : "no such text member in this object");
+        json_decref(*row);
+        return NULL;
+    }
+    *size = json_string_length(text);
+    return json_string_value(text);
+}
+
+static bool score_lines(const ot_cli_session *s, const ot_intervention *v, const options *o)
+{
+    item items[BATCH];
+    char *line = NULL;
+    size_t capacity = 0, number = 0;
+    bool ok = true, more = true;
+    while (ok && more) {
+        uint32_t n = 0;
+        while (ok && n < BATCH) {
+            ssize_t got = getline(&line, &capacity, stdin);
+            more = got >= 0;
+            if (!more)
+                break;
+            size_t size = (size_t)got;
+            number++;
+            if (size > 0 && line[size - 1] == '\n')
+                line[--size] = '\0';
+            if (size == 0)
+                continue;
+            json_t *row;
+            const char *text = row_text(o, line, &size, number, &row);
+            ok = text != NULL && submit_text(s, v, o, text, size, row, &items[n]);
+            n += ok;
+        }
+        ok = finish_batch(s, v, o, items, n) && ok;
+        fflush(stdout);
+    }
+    free(line);
+    return ok;
+}
+
+int ot_cli_score(int argc, char **argv)
+{
+    options o;
+    int status = parse_options(argc, argv, &o);
+    if (status != 0)
+        return status;
+    if (o.help) {
+        print_usage(stdout);
+        return 0;
+    }
+    ot_cli_session s;
+    ot_intervention v = {0};
+    bool ok = ot_cli_session_open(&s, &o.session, COMMAND) && add_signals(&s, &o, &v);
+    if (ok)
+        ok = o.n_texts > 0 ? score_arguments(&s, &v, &o) : score_lines(&s, &v, &o);
+    ot_cli_release_signals(&v);
+    ot_cli_session_close(&s);
+    return ok ? 0 : 1;
+}

@@ -1,0 +1,127 @@
+/* A model, its heads and a scheduler for one user at a terminal, and the parsing that its commands share. */
+#include "cli/session.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static bool load_head(ot_cli_session *s, const char *spec, const ot_insertion_options *options, const char *command)
+{
+    const char *sep = strchr(spec, '=');
+    char name[64];
+    if (sep == NULL || sep == spec || (size_t)(sep - spec) >= sizeof name) {
+        fprintf(stderr, "otter %s: --head takes NAME=FILE, not '%s'\n", command, spec);
+        return false;
+    }
+    snprintf(name, sizeof name, "%.*s", (int)(sep - spec), spec);
+    ot_error err;
+    if (ot_heads_load(s->heads, name, sep + 1, options, &err) == OT_OK)
+        return true;
+    fprintf(stderr, "otter %s: %s\n", command, err.message);
+    return false;
+}
+
+bool ot_cli_session_open(ot_cli_session *s, const ot_cli_session_options *o, const char *command)
+{
+    memset(s, 0, sizeof *s);
+    ot_error err;
+    ot_status st = ot_model_open(&s->model, o->model, &err);
+    if (st == OT_OK)
+        st = ot_heads_open(&s->heads, s->model, OT_CLI_MAX_HEADS, &err);
+    if (st != OT_OK) {
+        fprintf(stderr, "otter %s: %s\n", command, err.message);
+        return false;
+    }
+    const ot_insertion_options how = {.allow_base_mismatch = o->allow_base_mismatch};
+    for (uint32_t i = 0; i < o->n_heads; i++)
+        if (!load_head(s, o->heads[i], &how, command))
+            return false;
+    if (ot_scheduler_open(&s->scheduler, s->model, s->heads, &o->scheduler, &err) == OT_OK)
+        return true;
+    fprintf(stderr, "otter %s: %s\n", command, err.message);
+    return false;
+}
+
+void ot_cli_session_close(ot_cli_session *s)
+{
+    ot_scheduler_close(&s->scheduler);
+    ot_heads_close(&s->heads);
+    ot_model_close(&s->model);
+}
+
+int ot_cli_add_signal(const ot_cli_session *s, ot_intervention *v, const char *name, const char *command)
+{
+    for (uint32_t i = 0; i < v->n_signals; i++)
+        if (strcmp(v->signals[i].name, name) == 0)
+            return (int)i;
+    ot_error err;
+    if (v->n_signals == OT_MAX_SIGNALS || strlen(name) >= sizeof v->signals[0].name) {
+        fprintf(stderr, "otter %s: %d signals at most, with names of less than %zu bytes\n", command, OT_MAX_SIGNALS,
+                sizeof v->signals[0].name);
+        return -1;
+    }
+    const uint32_t i = v->n_signals;
+    if (ot_heads_find(s->heads, name, &v->signals[i].head, &v->signals[i].output, &err) != OT_OK) {
+        fprintf(stderr, "otter %s: %s\n", command, err.message);
+        return -1;
+    }
+    strcpy(v->signals[i].name, name);
+    v->signals[i].weight = 0;
+    return (int)v->n_signals++;
+}
+
+void ot_cli_release_signals(ot_intervention *v)
+{
+    for (uint32_t i = 0; i < v->n_signals; i++)
+        ot_head_release(&v->signals[i].head);
+    v->n_signals = 0;
+}
+
+bool ot_cli_parse_u32(const char *text, const char *flag, uint32_t max, uint32_t *out, const char *command)
+{
+    char *end;
+    errno = 0;
+    const unsigned long long value = strtoull(text, &end, 10);
+    if (errno == 0 && end != text && *end == '\0' && text[0] != '-' && value <= max) {
+        *out = (uint32_t)value;
+        return true;
+    }
+    fprintf(stderr, "otter %s: %s takes a whole number from 0 to %u, not '%s'\n", command, flag, max, text);
+    return false;
+}
+
+bool ot_cli_parse_float(const char *text, const char *flag, float *out, const char *command)
+{
+    char *end;
+    const float value = strtof(text, &end);
+    if (end != text && *end == '\0' && isfinite(value)) {
+        *out = value;
+        return true;
+    }
+    fprintf(stderr, "otter %s: %s takes a number, not '%s'\n", command, flag, text);
+    return false;
+}
+
+char *ot_cli_read_input(size_t *size, const char *command)
+{
+    char *text = NULL;
+    size_t capacity = 0;
+    *size = 0;
+    do {
+        if (capacity - *size < 2) {
+            capacity = capacity * 2 + (1 << 16);
+            char *grown = realloc(text, capacity);
+            if (grown == NULL) {
+                fprintf(stderr, "otter %s: out of memory for the input\n", command);
+                free(text);
+                return NULL;
+            }
+            text = grown;
+        }
+        *size += fread(text + *size, 1, capacity - *size - 1, stdin);
+    } while (!feof(stdin) && !ferror(stdin));
+    text[*size] = '\0';
+    return text;
+}

@@ -1,0 +1,42 @@
+/* What `generate` and `score` share: a model, its heads and a scheduler for one user at a terminal. */
+#ifndef OTTER_CLI_SESSION_H
+#define OTTER_CLI_SESSION_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "scheduler/scheduler.h"
+
+#define OT_CLI_MAX_HEADS 16
+
+typedef struct ot_cli_session_options {
+    const char *model;
+    uint32_t n_heads;
+    const char *heads[OT_CLI_MAX_HEADS]; /* NAME=FILE */
+    bool allow_base_mismatch;
+    ot_scheduler_options scheduler;
+} ot_cli_session_options;
+
+typedef struct ot_cli_session {
+    ot_model *model;
+    ot_heads *heads;
+    ot_scheduler *scheduler;
+} ot_cli_session;
+
+/* Opens all three; prints what is wrong, with the command's name. Close it in any case. */
+bool ot_cli_session_open(ot_cli_session *session, const ot_cli_session_options *options, const char *command);
+void ot_cli_session_close(ot_cli_session *session);
+
+/* Adds the head to the request's signals unless it is there, and takes a reference. Returns its index, or -1 (and prints). */
+int ot_cli_add_signal(const ot_cli_session *session, ot_intervention *v, const char *name, const char *command);
+
+/* Releases what a submission has not taken over. */
+void ot_cli_release_signals(ot_intervention *v);
+
+/* "12", "0.5": whole text, in range; false (and prints) otherwise. */
+bool ot_cli_parse_u32(const char *text, const char *flag, uint32_t max, uint32_t *out, const char *command);
+bool ot_cli_parse_float(const char *text, const char *flag, float *out, const char *command);
+/* All of standard input, zero-terminated, to be freed; NULL (and prints) if it cannot be read. */
+char *ot_cli_read_input(size_t *size, const char *command);
+
+#endif
