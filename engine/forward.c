@@ -337,8 +337,8 @@ static void run_layer(ot_engine *e, uint32_t row_task_count)
 
     ot_streams_layer(e);
     ot_step_run(e, OT_STAGE_NORM, attn_norm_task, row_task_count);
-    ot_step_add_matmul(e, e->q, q, &e->xn, true, n, &l->q, false);
-    ot_step_add_matmul(e, e->k, kv, &e->xn, true, n, &l->k, false);
+    ot_step_add_matmul(e, e->q, q, &e->xn, false, n, &l->q, false);
+    ot_step_add_matmul(e, e->k, kv, &e->xn, false, n, &l->k, false);
     ot_step_add_matmul(e, e->v, kv, &e->xn, true, n, &l->v, false);
     ot_streams_add_qkv(e);
     ot_step_run_matmuls(e, OT_STAGE_QKV);
