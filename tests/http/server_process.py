@@ -31,7 +31,7 @@ import traceback
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 BIN = pathlib.Path(os.environ.get("OTTER_BIN", ROOT / "build" / "otter"))
 MODEL = pathlib.Path(os.environ.get("OTTER_MODEL", ROOT / "models" / "smollm2-135m-instruct-q4_1.gguf"))
-HEAD = ROOT / "heads" / "toxicity.gguf"
+HEAD = pathlib.Path(os.environ.get("OTTER_HEAD", ROOT / "heads" / "toxicity.gguf"))
 SKIPPED = 77
 READY_TIMEOUT_S = 60
 STOP_TIMEOUT_S = 60

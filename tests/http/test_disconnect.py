@@ -90,7 +90,7 @@ def in_the_candidates(server):
 
 
 def in_prefill(server):
-    """Sixteen rows a step: the prompt takes a hundred steps."""
+    """64 rows a step: the prompt takes 26 of them."""
     leaves(server, LONG_PROMPT, "prefill", lambda _: server.wait_for_metric("vllm:num_requests_running", 1))
 
 
@@ -140,7 +140,7 @@ def main():
         status = run_cases([while_decoding_a_stream, while_decoding_a_whole_answer, with_several_choices, in_the_candidates,
                             before_the_body_is_whole, many_times], server)
     # Pages for about 1,800 tokens, so that one long prompt of 1,600 tokens has room and a second has not.
-    with Server("--threads", "1", "--max-batch-tokens", "16", "--kv-memory", str(42 << 20)) as server:
+    with Server("--threads", "1", "--max-batch-tokens", "64", "--kv-memory", str(42 << 20)) as server:
         return combined(status, run_cases([in_prefill, in_the_queue], server))
 
 

@@ -128,8 +128,8 @@ def alike_with_two_threads(reference, head):
 
 
 def alike_in_small_pieces(reference, head):
-    with Server("--threads", "2", "--max-batch-tokens", "48", *head) as server:
-        same_as(reference, ask_all(server, list(REQUESTS)), "48 rows a step")
+    with Server("--threads", "2", "--max-batch-tokens", "64", *head) as server:
+        same_as(reference, ask_all(server, list(REQUESTS)), "64 rows a step")
 
 
 def alike_after_preemption(reference, head):
