@@ -119,6 +119,16 @@ OT_INLINE void score_tails(const attn_tile *t, bool half)
     run_chains(&c, g->head_dim, g->scale, half);
 }
 
+static __attribute__((noinline)) void score_tails_f16(const attn_tile *t)
+{
+    score_tails(t, true);
+}
+
+static __attribute__((noinline)) void score_tails_f32(const attn_tile *t)
+{
+    score_tails(t, false);
+}
+
 /* Scores to weights exp(s - max); returns their sum. */
 static float softmax_weights(float *score, uint32_t n)
 {
@@ -211,19 +221,34 @@ OT_INLINE void value_span(const attn_tile *t, uint32_t i, const float *const *we
         value_rest(t, i + k, weight[k], keys, half);
 }
 
+/* One query's span: not inlined, since it is the same code for every tile size. */
+static __attribute__((noinline)) void value_span_f16(const attn_tile *t, uint32_t i, const float *weight, span keys)
+{
+    value_span(t, i, &weight, keys, 1, true);
+}
+
+static __attribute__((noinline)) void value_span_f32(const attn_tile *t, uint32_t i, const float *weight, span keys)
+{
+    value_span(t, i, &weight, keys, 1, false);
+}
+
 OT_INLINE void sum_values(const attn_tile *t, uint32_t common, uint32_t n_q, bool half)
 {
     const ot_attn_group *g = t->group;
+    void (*const alone)(const attn_tile *, uint32_t, const float *, span) = half ? value_span_f16 : value_span_f32;
     const float *weight[OT_VALUE_QUERIES];
     OT_UNROLL for (uint32_t i = 0; i < n_q; i++)
         weight[i] = tile_scores(t, i);
-    value_span(t, 0, weight, (span){0, common}, n_q, half);
+    if (n_q > 1)
+        value_span(t, 0, weight, (span){0, common}, n_q, half);
+    else
+        alone(t, 0, weight[0], (span){0, common});
     for (uint32_t i = 0; i < n_q; i++) {
         const uint32_t q = t->first + i;
-        const float *rest = weight[i] + common, *tail = weight[i] + g->n_prefix[q];
-        value_span(t, i, &rest, (span){common, g->n_prefix[q]}, 1, half);
-        for (uint32_t j = 0; j < g->n_tail[q]; j++, tail++)
-            value_span(t, i, &tail, (span){g->tail[q][j], g->tail[q][j] + 1}, 1, half);
+        if (common < g->n_prefix[q])
+            alone(t, i, weight[i] + common, (span){common, g->n_prefix[q]});
+        for (uint32_t j = 0; j < g->n_tail[q]; j++)
+            alone(t, i, weight[i] + g->n_prefix[q] + j, (span){g->tail[q][j], g->tail[q][j] + 1});
     }
 }
 
@@ -240,7 +265,10 @@ OT_INLINE void attend_tile(const attn_tile *t, uint32_t n_q, bool half)
         longest = n > longest ? n : longest;
     }
     score_pages(t, (longest + OT_PAGE_TOKENS - 1) / OT_PAGE_TOKENS, n_q, half);
-    score_tails(t, half);
+    if (half)
+        score_tails_f16(t);
+    else
+        score_tails_f32(t);
     for (uint32_t i = 0; i < n_q; i++) {
         uint32_t q = t->first + i;
         z[i] = softmax_weights(tile_scores(t, i), g->n_prefix[q] + g->n_tail[q]);
@@ -262,10 +290,9 @@ OT_INLINE void attend_group(const ot_attn_group *g, bool half)
     attn_tile t = {.group = g};
     for (; t.first < g->n_queries; t.first += t.n) {
         uint32_t left = g->n_queries - t.first;
-        t.n = left >= 6 ? 6 : left;
+        t.n = left >= 6 ? 6 : left == 5 ? 4 : left;
         switch (t.n) {
         case 6: attend_tile(&t, 6, half); break;
-        case 5: attend_tile(&t, 5, half); break;
         case 4: attend_tile(&t, 4, half); break;
         case 3: attend_tile(&t, 3, half); break;
         case 2: attend_tile(&t, 2, half); break;

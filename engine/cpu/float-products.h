@@ -76,9 +76,11 @@ OT_INLINE void float_rows(const product *p, uint32_t panel, uint32_t n_panels, o
     uint32_t row = 0, n_rows = p->x->n_rows;
     for (; row + OT_TILE_ROWS <= n_rows; row += OT_TILE_ROWS)
         float_tile(p, row, panel, OT_TILE_ROWS, n_panels, format);
-    for (; row + 3 <= n_rows; row += 3)
-        float_tile(p, row, panel, 3, n_panels, format);
-    for (; row < n_rows; row++)
+    for (; row + 4 <= n_rows; row += 4)
+        float_tile(p, row, panel, 4, n_panels, format);
+    for (; row + 2 <= n_rows; row += 2)
+        float_tile(p, row, panel, 2, n_panels, format);
+    if (row < n_rows)
         float_tile(p, row, panel, 1, n_panels, format);
 }
 
@@ -178,9 +180,9 @@ OT_INLINE void gemm_run(const gemm *g, bool accumulate, bool a_is_transposed)
             copy_strip(strip, g, k, n_k, n);
             for (; m + OT_TILE_ROWS <= g->m_end; m += OT_TILE_ROWS)
                 gemm_tile(g, m, k, n_k, n, strip, OT_TILE_ROWS, load, a_is_transposed);
-            for (; m + 3 <= g->m_end; m += 3)
-                gemm_tile(g, m, k, n_k, n, strip, 3, load, a_is_transposed);
-            for (; m < g->m_end; m++)
+            for (; m + 2 <= g->m_end; m += 2)
+                gemm_tile(g, m, k, n_k, n, strip, 2, load, a_is_transposed);
+            if (m < g->m_end)
                 gemm_tile(g, m, k, n_k, n, strip, 1, load, a_is_transposed);
             k += n_k;
         } while (k < g->n_k);

@@ -46,13 +46,19 @@ OT_INLINE sums16 sum_start(quad16 correction)
     return (sums16){_mm256_setzero_si256(), _mm256_setzero_si256()};
 }
 
+/* The empty asm keeps each addition where it is: gcc would turn the chain into a tree, whose leaves do not fit the
+ * registers. */
 OT_INLINE __m256i sum_half(__m256i sum, __m256i codes, quad16 quad, code_kind kind)
 {
-    if (kind.nibbles)
-        return _mm256_add_epi16(sum, _mm256_maddubs_epi16(codes, quad));
-    __m256i q = _mm256_xor_si256(codes, _mm256_set1_epi8(-128));
-    __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(q), _mm256_sign_epi8(quad, q));
-    return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+    if (kind.nibbles) {
+        sum = _mm256_add_epi16(sum, _mm256_maddubs_epi16(codes, quad));
+    } else {
+        __m256i q = _mm256_xor_si256(codes, _mm256_set1_epi8(-128));
+        __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(q), _mm256_sign_epi8(quad, q));
+        sum = _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+    }
+    __asm__("" : "+x"(sum));
+    return sum;
 }
 
 OT_INLINE sums16 sum_quad(sums16 sum, line16 codes, quad16 quad, code_kind kind)

@@ -62,12 +62,16 @@ OT_INLINE sums16 sum_start(quad16 correction)
 
 OT_INLINE sums16 sum_quad(sums16 sum, line16 codes, quad16 quad, code_kind kind)
 {
-    if (kind.nibbles)
-        return _mm512_add_epi16(sum, _mm512_maddubs_epi16(codes, quad));
-    __m512i q = _mm512_xor_si512(codes, _mm512_set1_epi8(-128));
-    __m512i x = _mm512_mask_sub_epi8(quad, _mm512_movepi8_mask(q), _mm512_setzero_si512(), quad);
-    __m512i pairs = _mm512_maddubs_epi16(_mm512_abs_epi8(q), x);
-    return _mm512_add_epi32(sum, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)));
+    if (kind.nibbles) {
+        sum = _mm512_add_epi16(sum, _mm512_maddubs_epi16(codes, quad));
+    } else {
+        __m512i q = _mm512_xor_si512(codes, _mm512_set1_epi8(-128));
+        __m512i x = _mm512_mask_sub_epi8(quad, _mm512_movepi8_mask(q), _mm512_setzero_si512(), quad);
+        __m512i pairs = _mm512_maddubs_epi16(_mm512_abs_epi8(q), x);
+        sum = _mm512_add_epi32(sum, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)));
+    }
+    __asm__("" : "+v"(sum)); /* as in integer-lanes-avx2.h: gcc would turn the chain into a tree */
+    return sum;
 }
 
 OT_INLINE v16 sum_finish(sums16 sum, quad16 correction, code_kind kind)

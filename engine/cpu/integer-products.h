@@ -5,7 +5,9 @@
  * of integer-lanes-*.h. Codes that stand for code - zero have zero * qsum taken off their sums. A block's sums become
  * floats once, and meet the scales in the order of engine/kernels.h.
  *
- * Panels are the outer loop: the weights come from memory once, rows from the second-level cache.
+ * Rows are taken in blocks of ROW_BLOCK, whose activations and results stay in the second-level cache; within a block
+ * panels are the outer loop, so that few rows read the weights from memory once. The first rows to meet a panel ask for
+ * the next one, so that memory works while the others compute.
  */
 #ifndef OTTER_ENGINE_CPU_INTEGER_PRODUCTS_H
 #define OTTER_ENGINE_CPU_INTEGER_PRODUCTS_H
@@ -15,6 +17,8 @@
 #include "engine/cpu/panel-layout.h"
 
 #ifdef OT_LANES
+
+enum { ROW_BLOCK = 64 };
 
 OT_INLINE v16 meta_vector(const uint8_t *meta, int i, bool wide)
 {
@@ -57,8 +61,16 @@ OT_INLINE void sum_line(sums16 sum[OT_INT_PANELS][OT_INT_ROWS], const uint8_t *c
     }
 }
 
+/* Asks for the lines of [at, at + bytes) in the second-level cache; past the matrix it does nothing. */
+OT_INLINE void prefetch_lines(const uint8_t *at, size_t bytes)
+{
+    for (size_t i = 0; i < bytes; i += 64)
+        __builtin_prefetch(at + i, 0, 2);
+}
+
+/* With `ahead`, the panels after these are asked for meanwhile. */
 OT_INLINE void integer_tile(const product *p, uint32_t row, uint32_t panel, uint32_t n_rows, uint32_t n_panels,
-                            code_kind kind)
+                            code_kind kind, bool ahead)
 {
     const ot_matrix *w = p->w;
     const bool wide = w->wide_scales;
@@ -74,7 +86,12 @@ OT_INLINE void integer_tile(const product *p, uint32_t row, uint32_t panel, uint
         OT_UNROLL for (uint32_t r = 0; r < n_rows; r++)
             acc[j][r] = v16_zero();
 
+    const uint8_t *next = codes + n_panels * panel_bytes;
+    const size_t next_bytes = n_panels * (code_bytes + (meta_bytes + 63) / 64 * 64);
     for (uint32_t b = ot_panel_blocks(w); b > 0; b--) {
+        if (ahead)
+            prefetch_lines(next, next_bytes);
+        next += next_bytes;
         OT_UNROLL for (int s = 0; s < kind.n_scales; s++) {
             sums16 sum[OT_INT_PANELS][OT_INT_ROWS];
             quad16 correction[OT_INT_ROWS];
@@ -113,28 +130,31 @@ OT_INLINE void integer_tile(const product *p, uint32_t row, uint32_t panel, uint
                            w->n_out - (panel + j) * OT_PANEL, p->accumulate);
 }
 
-/* All rows for n_panels panels. */
-OT_INLINE void integer_rows(const product *p, uint32_t panel, uint32_t n_panels, code_kind kind)
+/* Rows [begin, end) for n_panels panels. */
+OT_INLINE void integer_rows(const product *p, uint32_t begin, uint32_t end, uint32_t panel, uint32_t n_panels,
+                            code_kind kind)
 {
     _Static_assert(OT_INT_ROWS <= 4, "the sizes below");
-    uint32_t row = 0, n_rows = p->x->n_rows;
-    for (; row + OT_INT_ROWS <= n_rows; row += OT_INT_ROWS)
-        integer_tile(p, row, panel, OT_INT_ROWS, n_panels, kind);
-    switch (n_rows - row) {
-    case 3: integer_tile(p, row, panel, 3, n_panels, kind); break;
-    case 2: integer_tile(p, row, panel, 2, n_panels, kind); break;
-    case 1: integer_tile(p, row, panel, 1, n_panels, kind); break;
+    uint32_t row = begin;
+    for (; row + OT_INT_ROWS <= end; row += OT_INT_ROWS)
+        integer_tile(p, row, panel, OT_INT_ROWS, n_panels, kind, row == begin);
+    switch (end - row) {
+    case 3: integer_tile(p, row, panel, 3, n_panels, kind, row == begin); break;
+    case 2: integer_tile(p, row, panel, 2, n_panels, kind, row == begin); break;
+    case 1: integer_tile(p, row, panel, 1, n_panels, kind, row == begin); break;
     default: break;
     }
 }
 
 OT_INLINE void integer_panels(const product *p, uint32_t begin, uint32_t end, code_kind kind)
 {
-    uint32_t panel = begin;
-    for (; panel + OT_INT_PANELS <= end; panel += OT_INT_PANELS)
-        integer_rows(p, panel, OT_INT_PANELS, kind);
-    for (; OT_INT_PANELS > 1 && panel < end; panel++)
-        integer_rows(p, panel, 1, kind);
+    for (uint32_t row = 0; row < p->x->n_rows; row += ROW_BLOCK) {
+        uint32_t row_end = p->x->n_rows - row < ROW_BLOCK ? p->x->n_rows : row + ROW_BLOCK, panel = begin;
+        for (; panel + OT_INT_PANELS <= end; panel += OT_INT_PANELS)
+            integer_rows(p, row, row_end, panel, OT_INT_PANELS, kind);
+        for (; OT_INT_PANELS > 1 && panel < end; panel++)
+            integer_rows(p, row, row_end, panel, 1, kind);
+    }
 }
 
 static void matmul_u4(const product *p, uint32_t begin, uint32_t end)
