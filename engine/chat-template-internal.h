@@ -33,7 +33,9 @@ enum {
     OT_CHAT_TOOL_RESPONSE = 1 << 17,    /* runs of tool messages become one user turn (Qwen 2.5) */
     OT_CHAT_BOS_OPTIONAL = 1 << 18,     /* a template text that does not mention bos_token writes none */
     OT_CHAT_SYSTEM_LAST_WINS = 1 << 19, /* with OT_CHAT_SYSTEM_AT_START: the last one only, else all, joined */
-    OT_CHAT_SYSTEM_OPTIONAL = 1 << 20   /* refused by templates that do not mention the role */
+    OT_CHAT_SYSTEM_OPTIONAL = 1 << 20,  /* refused by templates that do not mention the role */
+    OT_CHAT_SYSTEM_AS_IS = 1 << 21,     /* never trimmed */
+    OT_CHAT_LINES = 1 << 22             /* line breaks between the blocks of the template are part of its output */
 };
 
 typedef struct ot_chat_turn {
@@ -86,5 +88,9 @@ char *ot_jinja_canonical(const char *jinja, size_t size);
 /* The string literal content between `open` and `close` where both lie in one literal, unescaped, malloc'ed; *found
  * tells. NULL and *found: out of memory. */
 char *ot_jinja_literal_between(const char *canonical, const char *open, const char *close, bool *found);
+
+/* ---- chat-template-check.c ---- */
+/* Whether the canonical text writes nothing that the template would not. *done: false if out of memory. */
+bool ot_chat_writes_only_known(const ot_chat_template *t, const char *canonical, bool *done);
 
 #endif

@@ -101,20 +101,6 @@ static ot_str trim(ot_str s)
     return trim_end(s);
 }
 
-static ot_str content_of(const ot_chat_template *t, const ot_chat_message *message, bool assistant)
-{
-    ot_str content = {message->content, strlen(message->content)};
-    if (assistant && (t->flags & OT_CHAT_DROP_THOUGHT)) {
-        for (const char *end; (end = strstr(content.data, "</think>")) != NULL;) {
-            content.data = end + 8;
-            content.size = strlen(content.data);
-        }
-    }
-    if ((t->flags & OT_CHAT_TRIM) || (assistant && (t->flags & OT_CHAT_TRIM_ASSISTANT)))
-        return trim(content);
-    return content;
-}
-
 /* ---- Roles ----------------------------------------------------------------------------------------------- */
 
 typedef enum role { ROLE_SYSTEM, ROLE_USER, ROLE_ASSISTANT, ROLE_TOOL, ROLE_UNKNOWN } role;
@@ -130,6 +116,24 @@ static role role_of(const ot_chat_message *message)
         if (strcmp(message->role, roles[i].name) == 0)
             return roles[i].role;
     return ROLE_UNKNOWN;
+}
+
+/* The content as it is written, trimmed where the template does. */
+static ot_str content_of(const ot_chat_template *t, const ot_chat_message *message, role r)
+{
+    bool assistant = r == ROLE_ASSISTANT;
+    ot_str content = {message->content, strlen(message->content)};
+    if (assistant && (t->flags & OT_CHAT_DROP_THOUGHT)) {
+        for (const char *end; (end = strstr(content.data, "</think>")) != NULL;) {
+            content.data = end + 8;
+            content.size = strlen(content.data);
+        }
+    }
+    if (r == ROLE_SYSTEM && (t->flags & OT_CHAT_SYSTEM_AS_IS))
+        return content;
+    if ((t->flags & OT_CHAT_TRIM) || (assistant && (t->flags & OT_CHAT_TRIM_ASSISTANT)))
+        return trim(content);
+    return content;
 }
 
 static ot_status fail_role(const ot_chat_template *t, const ot_chat_message *messages, size_t i, const char *why,
@@ -198,12 +202,12 @@ static void write_gathered_system(const renderer *r)
         last = &r->messages[i];
         if (!last_wins) {
             write_mark(r->out, any ? "\n\n" : "");
-            write_content(r->out, content_of(r->t, last, false));
+            write_content(r->out, content_of(r->t, last, ROLE_SYSTEM));
         }
         any = true;
     }
     if (last_wins && last != NULL)
-        write_content(r->out, content_of(r->t, last, false));
+        write_content(r->out, content_of(r->t, last, ROLE_SYSTEM));
 }
 
 /* What stands for a system message where there is none. */
@@ -226,7 +230,7 @@ static void write_default_system(const renderer *r)
 static void write_system(const renderer *r, size_t i)
 {
     const ot_chat_family *f = r->t->family;
-    ot_str content = content_of(r->t, &r->messages[i], false);
+    ot_str content = content_of(r->t, &r->messages[i], ROLE_SYSTEM);
     if (r->t->flags & (OT_CHAT_SYSTEM_AT_START | OT_CHAT_SYSTEM_IN_FIRST | OT_CHAT_SYSTEM_IN_LAST))
         return; /* written elsewhere */
     if (content.size == 0 && (r->t->flags & OT_CHAT_SKIP_EMPTY_SYSTEM))
@@ -237,7 +241,7 @@ static void write_system(const renderer *r, size_t i)
 static void write_user(const renderer *r, size_t i)
 {
     const ot_chat_family *f = r->t->family;
-    ot_str content = content_of(r->t, &r->messages[i], false);
+    ot_str content = content_of(r->t, &r->messages[i], ROLE_USER);
     bool has_system = role_of(&r->messages[0]) == ROLE_SYSTEM;
     bool takes_system = has_system && (((r->t->flags & OT_CHAT_SYSTEM_IN_FIRST) && i == 1) ||
                                        ((r->t->flags & OT_CHAT_SYSTEM_IN_LAST) && i == r->n - 1));
@@ -265,7 +269,7 @@ static void write_assistant(const renderer *r, size_t i)
 {
     const ot_chat_family *f = r->t->family;
     write_mark(r->out, f->assistant.before);
-    write_content(r->out, content_of(r->t, &r->messages[i], true));
+    write_content(r->out, content_of(r->t, &r->messages[i], ROLE_ASSISTANT));
     if (i < r->n - 1)
         write_mark(r->out, f->assistant.after);
     else if (!r->open_end)
@@ -278,7 +282,7 @@ static void write_tool(const renderer *r, size_t i)
     bool joined = r->t->flags & OT_CHAT_TOOL_RESPONSE;
     if (joined && (i == 0 || role_of(&r->messages[i - 1]) != ROLE_TOOL))
         write_mark(r->out, "<|im_start|>user");
-    write_turn(r->out, &f->tool, content_of(r->t, &r->messages[i], false));
+    write_turn(r->out, &f->tool, content_of(r->t, &r->messages[i], ROLE_TOOL));
     if (joined && (i == r->n - 1 || role_of(&r->messages[i + 1]) != ROLE_TOOL))
         write_mark(r->out, "<|im_end|>\n");
 }

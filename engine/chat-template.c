@@ -104,6 +104,18 @@ static ot_status fail_unknown(ot_error *err, const char *what)
     return ot_fail(err, OT_ERR_UNSUPPORTED, "%s; known are %s", what, names);
 }
 
+static ot_status check_known(const ot_chat_template *t, const char *canonical, ot_error *err)
+{
+    bool done;
+    if (ot_chat_writes_only_known(t, canonical, &done))
+        return OT_OK;
+    if (!done)
+        return ot_fail(err, OT_ERR_NOMEM, "out of memory for the chat template");
+    char what[160];
+    snprintf(what, sizeof what, "the chat template looks like %s but writes more than that", t->family->name);
+    return fail_unknown(err, what);
+}
+
 ot_status ot_chat_template_detect(ot_chat_template **out, const char *jinja, size_t size, ot_error *err)
 {
     *out = NULL;
@@ -116,7 +128,11 @@ ot_status ot_chat_template_detect(ot_chat_template **out, const char *jinja, siz
     ot_status status;
     if (f->name == NULL)
         status = fail_unknown(err, "the chat template is none of the known families");
-    else if ((status = open_family(out, f, err)) == OT_OK && (status = read_variant(*out, canonical, err)) != OT_OK)
+    else if ((status = open_family(out, f, err)) == OT_OK)
+        status = read_variant(*out, canonical, err);
+    if (status == OT_OK)
+        status = check_known(*out, canonical, err);
+    if (status != OT_OK)
         ot_chat_template_close(out);
     free(canonical);
     return status;

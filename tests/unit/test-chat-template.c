@@ -96,6 +96,45 @@ static void unknown_templates_are_refused_with_the_list(void)
     CHECK_STATUS(ot_chat_template_detect(&t, thinking, strlen(thinking), &err), OT_ERR_UNSUPPORTED, &err);
 }
 
+/* Texts that have a family's marks and then write something of their own. */
+static void altered_templates_are_refused(void)
+{
+    static const char *const altered[] = {
+        "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n'}}"
+        "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\nSure! ' }}{% endif %}",
+        "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\\n' + message['content'] + ' (think)<|im_end|>"
+        "\\n'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}",
+        "{% for message in messages %}\n{{'<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n'}}\n"
+        "{% endfor %}",
+        "Conversation: {% for message in messages %}{{'<|im_start|>' + message['role'] + '\\n' + message['content'] + "
+        "'<|im_end|>\\n'}}{% endfor %}",
+    };
+    for (size_t i = 0; i < COUNT(altered); i++) {
+        ot_error err = {0};
+        ot_chat_template *t;
+        ot_test_context("altered text %zu", i);
+        CHECK_STATUS(ot_chat_template_detect(&t, altered[i], strlen(altered[i]), &err), OT_ERR_UNSUPPORTED, &err);
+        CHECK(t == NULL);
+        CHECK_CONTAINS(err.message, "looks like chatml");
+        ot_chat_template_close(&t);
+    }
+    ot_test_context(NULL);
+}
+
+/* Layout, quotes and ways of indexing make no difference. */
+static void layout_makes_no_difference(void)
+{
+    static const char spread[] =
+        "{#- ChatML -#}\n{%- for message in messages -%}\n    {{- \"<|im_start|>\" + message.role + \"\\n\" }}\n"
+        "    {{- message[\"content\"]  +  \"<|im_end|>\\n\" }}\n{%- endfor %}\n\n{%- if add_generation_prompt %}\n"
+        "    {{- \"<|im_start|>assistant\\n\" }}\n{%- endif %}\n";
+    const ot_chat_message messages[] = {{"user", "Hi"}};
+    char *text = render(spread, messages, 1, true, false);
+    REQUIRE(text != NULL);
+    CHECK_STR(text, "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n");
+    free(text);
+}
+
 static void every_name_opens_and_renders(void)
 {
     const char *const *names = ot_chat_template_names();
@@ -321,6 +360,8 @@ int main(int argc, char **argv)
     RUN(developer_is_a_system_role);
     RUN(a_final_answer_can_stay_open);
     RUN(unknown_templates_are_refused_with_the_list);
+    RUN(altered_templates_are_refused);
+    RUN(layout_makes_no_difference);
     RUN(every_name_opens_and_renders);
     RUN(wrong_roles_name_the_message);
     if (ot_test_model_path() == NULL) {
