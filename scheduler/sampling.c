@@ -1,7 +1,7 @@
 /* Sampling. The vocabulary is walked in blocks of 64 logits, so that the two costly passes, finding the k best and summing
  * exponentials, run on the kernels' vectors: a block whose maximum is below the k-th largest block maximum cannot
- * hold one of the k best, and a draw finds its block by the blocks' sums before it looks at single tokens. Sorting is by a
- * binary heap, which needs no memory and has no bad case. */
+ * hold one of the k best, and a draw finds its block by the blocks' sums before it looks at single tokens. A few tokens are
+ * sorted by a binary heap, many by their digits; neither has a bad case that a client could ask for. */
 #include "scheduler/sampling.h"
 
 #include <math.h>
@@ -11,6 +11,7 @@
 #include "scheduler/random.h"
 
 #define BLOCK 64
+#define HEAP_MAX 256 /* more are sorted by digits */
 
 struct ot_sampler {
     const ot_kernels *kernels;
@@ -21,6 +22,7 @@ struct ot_sampler {
     float *heap;       /* (n_blocks) */
     uint32_t *counts;  /* (n_vocab) occurrences, zero between calls */
     int32_t *ids;      /* (n_vocab) */
+    uint64_t *keys[2]; /* (n_vocab) sort key << 32 | id */
 };
 
 ot_status ot_sampler_open(ot_sampler **out, const ot_kernels *kernels, uint32_t n_vocab, ot_error *err)
@@ -38,8 +40,10 @@ ot_status ot_sampler_open(ot_sampler **out, const ot_kernels *kernels, uint32_t 
     s->heap = malloc(s->n_blocks * sizeof(float));
     s->counts = calloc(n_vocab, sizeof(uint32_t));
     s->ids = malloc(n_vocab * sizeof(int32_t));
+    s->keys[0] = malloc(n_vocab * sizeof(uint64_t));
+    s->keys[1] = malloc(n_vocab * sizeof(uint64_t));
     if (s->adjusted == NULL || s->scaled == NULL || s->block == NULL || s->heap == NULL || s->counts == NULL ||
-        s->ids == NULL) {
+        s->ids == NULL || s->keys[0] == NULL || s->keys[1] == NULL) {
         ot_sampler_close(out);
         return ot_fail(err, OT_ERR_NOMEM, "no memory for the sampler");
     }
@@ -57,6 +61,8 @@ void ot_sampler_close(ot_sampler **sampler)
     free(s->heap);
     free(s->counts);
     free(s->ids);
+    free(s->keys[0]);
+    free(s->keys[1]);
     free(s);
     *sampler = NULL;
 }
@@ -151,12 +157,47 @@ static float kth_block_max(ot_sampler *s, const float *logits, uint32_t k)
     return k <= s->n_blocks ? s->heap[0] : -INFINITY;
 }
 
-uint32_t ot_sampler_top(ot_sampler *s, const float *logits, uint32_t k, int32_t *tokens)
+/* Sorts by the upper 32 bits, stably, 11 bits at a time. Returns which of the two buffers holds the result. */
+static int sort_by_digits(uint64_t *const keys[2], uint32_t n)
 {
-    if (k > s->n_vocab)
-        k = s->n_vocab;
-    if (k == 0)
-        return 0;
+    int from = 0;
+    for (int shift = 32; shift < 64; shift += 11) {
+        uint32_t starts[2049] = {0};
+        for (uint32_t i = 0; i < n; i++)
+            starts[(keys[from][i] >> shift & 2047) + 1]++;
+        for (int d = 0; d < 2048; d++)
+            starts[d + 1] += starts[d];
+        for (uint32_t i = 0; i < n; i++)
+            keys[1 - from][starts[keys[from][i] >> shift & 2047]++] = keys[from][i];
+        from = 1 - from;
+    }
+    return from;
+}
+
+/* Unsigned numbers in the opposite order of floats. */
+static uint32_t descending_key(float x)
+{
+    uint32_t bits;
+    x += 0.0f; /* -0 is no less than 0 */
+    memcpy(&bits, &x, sizeof bits);
+    return bits >> 31 ? bits : ~bits & 0x7fffffffu;
+}
+
+static uint32_t top_by_digits(ot_sampler *s, const float *logits, uint32_t k, int32_t *tokens)
+{
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < s->n_vocab; i++)
+        if (logits[i] > -INFINITY)
+            s->keys[0][n++] = (uint64_t)descending_key(logits[i]) << 32 | i;
+    const uint64_t *sorted = s->keys[sort_by_digits(s->keys, n)];
+    n = n < k ? n : k;
+    for (uint32_t i = 0; i < n; i++)
+        tokens[i] = (int32_t)(uint32_t)sorted[i];
+    return n;
+}
+
+static uint32_t top_by_heap(ot_sampler *s, const float *logits, uint32_t k, int32_t *tokens)
+{
     float floor = kth_block_max(s, logits, k);
     uint32_t n = 0;
     for (uint32_t b = 0; b < s->n_blocks; b++) {
@@ -181,6 +222,15 @@ uint32_t ot_sampler_top(ot_sampler *s, const float *logits, uint32_t k, int32_t 
         sift_down(logits, tokens, left - 1);
     }
     return n;
+}
+
+uint32_t ot_sampler_top(ot_sampler *s, const float *logits, uint32_t k, int32_t *tokens)
+{
+    if (k > s->n_vocab)
+        k = s->n_vocab;
+    if (k == 0)
+        return 0;
+    return k <= HEAP_MAX ? top_by_heap(s, logits, k, tokens) : top_by_digits(s, logits, k, tokens);
 }
 
 /* ---- Penalties, bias, bans ------------------------------------------------------------------------------- */
@@ -296,10 +346,10 @@ static uint32_t filtered_set(ot_sampler *s, const ot_sampling *p)
     }
     /* top_p alone: most often a few tokens hold the mass, so take more only as long as they do not. */
     double whole = s->kernels->sum_exp(s->scaled, s->n_vocab, 0);
-    for (uint32_t want = 64;; want = want > s->n_vocab / 8 ? s->n_vocab : want * 8) {
+    for (uint32_t want = 64;; want = want < 1024 ? 1024 : s->n_vocab) {
         uint32_t n = ot_sampler_top(s, s->scaled, want, s->ids);
         uint32_t cut = cut_top_p(s->scaled, s->ids, n, p->top_p, whole);
-        if (cut <= n || n < want || want == s->n_vocab)
+        if (cut <= n || n < want || want >= s->n_vocab)
             return cut <= n ? cut : n;
     }
 }
