@@ -31,7 +31,7 @@ typedef struct recorder {
 
 static void put_text(recorder *r, const char *key, const char *value)
 {
-    char full[96];
+    char full[128];
     snprintf(full, sizeof full, "otter.training.%s", key);
     if (r->st == OT_OK)
         r->st = ot_gguf_put_str(r->w, full, value);
@@ -39,7 +39,7 @@ static void put_text(recorder *r, const char *key, const char *value)
 
 static void put_count(recorder *r, const char *key, uint64_t value)
 {
-    char full[96];
+    char full[128];
     snprintf(full, sizeof full, "otter.training.%s", key);
     if (r->st == OT_OK)
         r->st = ot_gguf_put_u64(r->w, full, value);
@@ -47,7 +47,7 @@ static void put_count(recorder *r, const char *key, uint64_t value)
 
 static void put_number(recorder *r, const char *key, double value)
 {
-    char full[96];
+    char full[128];
     snprintf(full, sizeof full, "otter.training.%s", key);
     if (r->st == OT_OK)
         r->st = ot_gguf_put_f32(r->w, full, (float)value);
