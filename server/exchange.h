@@ -131,6 +131,7 @@ void ot_handle_unload_head(ot_exchange *x);
 void ot_handle_tokenize(ot_exchange *x);
 void ot_handle_detokenize(ot_exchange *x);
 void ot_handle_apply_template(ot_exchange *x);
+void ot_handle_tokenizer_info(ot_exchange *x);
 void ot_handle_health(ot_exchange *x);
 void ot_handle_live(ot_exchange *x);
 void ot_handle_ready(ot_exchange *x);

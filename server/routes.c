@@ -17,6 +17,7 @@ static const ot_route routes[] = {
     {"POST", "/tokenize", ot_handle_tokenize, false, false},
     {"POST", "/detokenize", ot_handle_detokenize, false, false},
     {"POST", "/apply-template", ot_handle_apply_template, false, false},
+    {"GET", "/tokenizer_info", ot_handle_tokenizer_info, false, false},
     {"GET", "/health", ot_handle_health, true, false},
     {"GET", "/livez", ot_handle_live, true, false},
     {"GET", "/readyz", ot_handle_ready, true, false},

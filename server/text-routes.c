@@ -1,4 +1,4 @@
-/* /tokenize, /detokenize and /apply-template: the tokenizer and the chat template by themselves. The fields are those that
+/* /tokenize, /detokenize, /apply-template and /tokenizer_info: the tokenizer and the chat template by themselves. The fields are those that
  * llama.cpp's and vLLM's servers have, so that both kinds of client get along. */
 #include <stdlib.h>
 #include <string.h>
@@ -195,4 +195,37 @@ void ot_handle_detokenize(ot_exchange *x)
 void ot_handle_apply_template(ot_exchange *x)
 {
     handle(x, APPLY_TEMPLATE);
+}
+
+static void put_token(ot_text *out, const char *key, const ot_tokenizer *t, int32_t token)
+{
+    if (token < 0) {
+        ot_json_null(out, key);
+        return;
+    }
+    ot_str bytes = ot_token_bytes(t, token);
+    ot_json_bytes(out, key, bytes.data, bytes.size);
+}
+
+/* What a client needs to count and cut in tokens without a copy of the tokenizer: lm-eval asks for it, in vLLM's names. */
+void ot_handle_tokenizer_info(ot_exchange *x)
+{
+    const ot_api_context *api = &x->server->api;
+    const ot_tokenizer *t = api->tokenizer;
+    ot_str chat_template = ot_model_chat_template(api->model);
+    ot_json_begin_object(&x->out, NULL);
+    ot_json_string(&x->out, "model", ot_tokenizer_model(t));
+    ot_json_string(&x->out, "pre", ot_tokenizer_pre(t));
+    ot_json_uint(&x->out, "vocab_size", ot_tokenizer_vocab_size(t));
+    ot_json_uint(&x->out, "model_max_length", api->ctx_size);
+    ot_json_bool(&x->out, "add_bos_token", ot_tokenizer_adds_bos(t));
+    put_token(&x->out, "bos_token", t, ot_tokenizer_bos(t));
+    put_token(&x->out, "eos_token", t, ot_tokenizer_eos(t));
+    ot_json_null(&x->out, "pad_token");
+    if (chat_template.size)
+        ot_json_bytes(&x->out, "chat_template", chat_template.data, chat_template.size);
+    else
+        ot_json_null(&x->out, "chat_template");
+    ot_json_end_object(&x->out);
+    ot_exchange_reply_json(x);
 }
