@@ -12,7 +12,8 @@
 
 static int failed(const ot_error *err)
 {
-    fprintf(stderr, "otter: %s\n", err->message);
+    bool named = !err->param[0] || strstr(err->message, err->param); /* the setting at fault */
+    fprintf(stderr, "otter: %s%s%s\n", named ? "" : err->param, named ? "" : ": ", err->message);
     return 1;
 }
 

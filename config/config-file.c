@@ -66,7 +66,7 @@ static ot_status set_presets(ot_config *config, const ot_option *option, const o
         if (item->kind != OT_YAML_MAP || strlen(value->keys[i]) > 128 || !value->keys[i][0])
             return wrong_shape(option, where, "a name and an intervention", err);
         json_t *json = ot_yaml_to_json(item);
-        presets[i].intervention = ot_config_keep(config, json ? json_dumps(json, JSON_COMPACT) : NULL);
+        presets[i].intervention = ot_config_keep(config, json ? json_dumps(json, JSON_COMPACT | JSON_REAL_PRECISION(15)) : NULL);
         presets[i].name = ot_config_keep(config, strdup(value->keys[i]));
         json_decref(json);
         if (!presets[i].intervention || !presets[i].name)

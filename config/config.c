@@ -97,7 +97,7 @@ ot_status ot_config_yaml_to_json(const char *yaml, size_t size, const char *name
     if (status)
         return status;
     json_t *json = ot_yaml_to_json(tree);
-    *out = json ? json_dumps(json, JSON_COMPACT) : NULL;
+    *out = json ? json_dumps(json, JSON_COMPACT | JSON_REAL_PRECISION(15)) : NULL;
     json_decref(json);
     ot_yaml_close(&tree);
     return *out ? OT_OK : ot_fail(err, OT_ERR_NOMEM, "%s: out of memory", name);

@@ -22,7 +22,7 @@ static void put_model(const ot_exchange *x, const char *id, ot_text *out)
     ot_json_uint(out, "max_model_len", server->api.ctx_size);
     for (uint32_t i = 0; i < server->api.n_presets; i++)
         if (preset && strcmp(id, server->api.presets[i].model_id) == 0) {
-            char *json = json_dumps(server->api.presets[i].intervention, JSON_COMPACT);
+            char *json = json_dumps(server->api.presets[i].intervention, JSON_COMPACT | JSON_REAL_PRECISION(15));
             if (json)
                 ot_json_raw(out, "intervention", json);
             free(json);

@@ -1,0 +1,167 @@
+/* A client's JSON: limits before parsing, fields by type and range, and errors that name the field. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "server/request-fields.h"
+#include "tests/support/test-support.h"
+
+static json_t *parse(const char *text)
+{
+    return json_loads(text, 0, NULL);
+}
+
+static ot_status read_text(const char *text, json_t **out, ot_error *err)
+{
+    ot_json_limits limits;
+    ot_json_limits_default(&limits);
+    return ot_json_read(text, strlen(text), &limits, out, err);
+}
+
+static void refuses_what_is_no_object(void)
+{
+    static const char *const bad[] = {"", "{", "[]", "1", "null", "\"x\"", "{\"a\":}", "{\"a\":1}x", "{\"a\":1,}", "{'a':1}",
+                                      "{\"a\":01}", "{\"a\":1e999}", "{\"a\":99999999999999999999}", "{\"a\":NaN}",
+                                      "{\"a\":\"\xFF\"}", "{\"a\":\"\\ud800\"}", "{\"a\":\"\x01\"}", "{\"a\\u0000b\":1}"};
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        json_t *json = NULL;
+        ot_error err = {0};
+        ot_test_context("'%s'", bad[i]);
+        CHECK_STATUS(read_text(bad[i], &json, &err), OT_ERR_INVALID, &err);
+        CHECK(json == NULL);
+        CHECK(err.message[0] != '\0');
+    }
+    ot_test_context(NULL);
+}
+
+static void names_a_duplicate(void)
+{
+    json_t *json = NULL;
+    ot_error err = {0};
+    CHECK_STATUS(read_text("{\"n\": 1, \"seed\": 2, \"n\": 3}", &json, &err), OT_ERR_INVALID, &err);
+    CHECK_STR(err.param, "n");
+    CHECK_CONTAINS(err.message, "twice");
+}
+
+static void bounds_nesting_and_counts(void)
+{
+    ot_json_limits limits = {.max_depth = 4, .max_containers = 6, .max_values = 10};
+    static const struct {
+        const char *text;
+        const char *part; /* of the message; NULL: accepted */
+    } rows[] = {
+        {"{\"a\":[[[1]]]}", NULL},
+        {"{\"a\":[[[[1]]]]}", "deeper than 4"},
+        {"{\"a\":\"[[[[[[[[[\"}", NULL},
+        {"{\"a\":\"\\\"[[[[[[[[[\"}", NULL},
+        {"{\"a\":[[],[],[],[]]}", NULL},
+        {"{\"a\":[[],[],[],[],[]]}", "more than 6"},
+        {"{\"a\":[1,2,3,4,5,6,7,8,9,10]}", NULL},
+        {"{\"a\":[1,2,3,4,5,6,7,8,9,10,11]}", "more than 10 values"},
+        {"{\"a\":\",,,,,,,,,,,,,,,,,\"}", NULL},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        json_t *json = NULL;
+        ot_error err = {0};
+        ot_status status = ot_json_read(rows[i].text, strlen(rows[i].text), &limits, &json, &err);
+        ot_test_context("%s", rows[i].text);
+        CHECK_STATUS(status, rows[i].part ? OT_ERR_INVALID : OT_OK, &err);
+        if (rows[i].part)
+            CHECK_CONTAINS(err.message, rows[i].part);
+        json_decref(json);
+    }
+    ot_test_context(NULL);
+    /* Nesting that would overflow a stack is stopped before the parser sees it. */
+    size_t n = 1 << 20;
+    char *deep = malloc(n);
+    REQUIRE(deep != NULL);
+    memset(deep, '[', n);
+    json_t *json = NULL;
+    ot_error err = {0};
+    CHECK_STATUS(ot_json_read(deep, n, &limits, &json, &err), OT_ERR_INVALID, &err);
+    free(deep);
+}
+
+static void reads_fields_by_type(void)
+{
+    json_t *o = parse("{\"b\":true,\"u\":7,\"i\":-3,\"f\":0.5,\"g\":2,\"s\":\"text\",\"null\":null,\"o\":{},\"a\":[1]}");
+    ot_fields f = {o, ""};
+    ot_error err = {0};
+    bool b = false;
+    uint32_t u = 0;
+    int64_t i = 0;
+    float x = 0;
+    const char *s = NULL;
+    json_t *v = NULL;
+    CHECK_OK(ot_fields_bool(f, "b", &b, &err), &err);
+    CHECK(b);
+    CHECK_OK(ot_fields_u32(f, "u", 0, 10, &u, &err), &err);
+    CHECK_INT(u, 7);
+    CHECK_OK(ot_fields_i64(f, "i", -5, 5, &i, &err), &err);
+    CHECK_INT(i, -3);
+    CHECK_OK(ot_fields_float(f, "f", 0, 1, &x, &err), &err);
+    CHECK_NEAR(x, 0.5, 0);
+    CHECK_OK(ot_fields_float(f, "g", 0, 2, &x, &err), &err);
+    CHECK_NEAR(x, 2, 0);
+    CHECK_OK(ot_fields_string(f, "s", 4, &s, &err), &err);
+    CHECK_STR(s, "text");
+    CHECK_OK(ot_fields_object(f, "o", &v, &err), &err);
+    CHECK(json_is_object(v));
+    CHECK_OK(ot_fields_array(f, "a", &v, &err), &err);
+    CHECK_INT(json_array_size(v), 1);
+    /* Absent and null leave what was there. */
+    u = 99;
+    CHECK_OK(ot_fields_u32(f, "missing", 0, 10, &u, &err), &err);
+    CHECK_OK(ot_fields_u32(f, "null", 0, 10, &u, &err), &err);
+    CHECK_INT(u, 99);
+    json_decref(o);
+}
+
+static void names_the_field_at_fault(void)
+{
+    json_t *o = parse("{\"x\":\"one\",\"big\":1e39,\"far\":11,\"real\":1.5,\"neg\":-1,\"long\":\"12345\",\"nul\":\"a\\u0000b\"}");
+    if (!o)
+        o = json_pack("{s:s,s:f,s:i,s:f,s:i,s:s,s:s%}", "x", "one", "big", 1e39, "far", 11, "real", 1.5, "neg", -1, "long", "12345",
+                      "nul", "a\0b", (size_t)3);
+    ot_fields f = {o, "outer.inner"};
+    uint32_t u = 3;
+    int64_t i;
+    float x;
+    bool b;
+    const char *s;
+    json_t *v;
+    ot_error err;
+#define FAILS(call, name)                                       \
+    do {                                                        \
+        memset(&err, 0, sizeof err);                            \
+        CHECK_STATUS(call, OT_ERR_INVALID, &err);               \
+        CHECK_STR(err.param, "outer.inner." name);              \
+        CHECK_CONTAINS(err.message, "'outer.inner." name "'"); \
+    } while (0)
+    FAILS(ot_fields_u32(f, "x", 0, 10, &u, &err), "x");
+    FAILS(ot_fields_u32(f, "far", 0, 10, &u, &err), "far");
+    FAILS(ot_fields_u32(f, "neg", 0, 10, &u, &err), "neg");
+    FAILS(ot_fields_u32(f, "real", 0, 10, &u, &err), "real");
+    FAILS(ot_fields_i64(f, "x", 0, 10, &i, &err), "x");
+    FAILS(ot_fields_float(f, "x", 0, 10, &x, &err), "x");
+    FAILS(ot_fields_float(f, "big", -1e38f, 1e38f, &x, &err), "big");
+    FAILS(ot_fields_float(f, "far", 0, 10, &x, &err), "far");
+    FAILS(ot_fields_bool(f, "far", &b, &err), "far");
+    FAILS(ot_fields_string(f, "far", 10, &s, &err), "far");
+    FAILS(ot_fields_string(f, "long", 4, &s, &err), "long");
+    FAILS(ot_fields_string(f, "nul", 10, &s, &err), "nul");
+    FAILS(ot_fields_object(f, "x", &v, &err), "x");
+    FAILS(ot_fields_array(f, "x", &v, &err), "x");
+    CHECK_INT(u, 3);
+    json_decref(o);
+}
+
+int main(int argc, char **argv)
+{
+    ot_test_start(argc, argv);
+    RUN(refuses_what_is_no_object);
+    RUN(names_a_duplicate);
+    RUN(bounds_nesting_and_counts);
+    RUN(reads_fields_by_type);
+    RUN(names_the_field_at_fault);
+    return ot_test_finish();
+}
