@@ -1,0 +1,99 @@
+/* AUC and its interval, accuracy, Brier score, calibration, on cases that can be worked out by hand. */
+#include <math.h>
+
+#include "tests/support/test-support.h"
+#include "train/train.h"
+
+static ot_error err;
+
+static void ranks_with_ties(void)
+{
+    /* Positives .8 .5 .5, negatives .5 .2: of 6 pairs, 3 + 1 above for .8 and the .5s over .2, two halves for the ties. */
+    const float scores[] = {0.8f, 0.5f, 0.5f, 0.5f, 0.2f}, labels[] = {1, 1, 1, 0, 0};
+    ot_eval_figures f;
+    REQUIRE_OK(ot_eval_figures_of(scores, labels, 5, &f, &err), &err);
+    CHECK_NEAR(f.auc, (2 + 1.5 + 1.5) / 6, 1e-12);
+    CHECK_UINT(f.n_positive, 3);
+    CHECK_NEAR(f.accuracy, 3.0 / 5, 1e-12);
+}
+
+static void perfect_and_reversed(void)
+{
+    const float up[] = {0.1f, 0.2f, 0.8f, 0.9f}, down[] = {0.9f, 0.8f, 0.2f, 0.1f}, labels[] = {0, 0, 1, 1};
+    ot_eval_figures f;
+    REQUIRE_OK(ot_eval_figures_of(up, labels, 4, &f, &err), &err);
+    CHECK_NEAR(f.auc, 1, 0);
+    CHECK_NEAR(f.auc_low, 1, 1e-12);
+    REQUIRE_OK(ot_eval_figures_of(down, labels, 4, &f, &err), &err);
+    CHECK_NEAR(f.auc, 0, 0);
+}
+
+/* DeLong's variance by its definition, with all pairs compared, against the sorted one. */
+static void interval_by_definition(void)
+{
+    enum { N = 60 };
+    ot_test_rng rng = {ot_test_seed(3)};
+    float scores[N], labels[N];
+    double place[N], sum[2] = {0, 0}, squares[2] = {0, 0}, count[2] = {0, 0};
+    for (int i = 0; i < N; i++) {
+        labels[i] = (float)(i % 3 == 0);
+        scores[i] = floorf(ot_test_rng_float(&rng, 0, 8) + 2 * labels[i]) / 10;
+        count[i % 3 == 0]++;
+    }
+    for (int i = 0; i < N; i++) {
+        double wins = 0;
+        for (int j = 0; j < N; j++)
+            if (labels[j] != labels[i]) {
+                const float a = labels[i] > 0 ? scores[i] : scores[j], b = labels[i] > 0 ? scores[j] : scores[i];
+                wins += a > b ? 1 : a == b ? 0.5 : 0;
+            }
+        place[i] = wins / count[labels[i] > 0 ? 0 : 1];
+        sum[labels[i] > 0] += place[i];
+        squares[labels[i] > 0] += place[i] * place[i];
+    }
+    double variance = 0;
+    for (int c = 0; c < 2; c++)
+        variance += (squares[c] - sum[c] * sum[c] / count[c]) / (count[c] - 1) / count[c];
+    ot_eval_figures f;
+    REQUIRE_OK(ot_eval_figures_of(scores, labels, N, &f, &err), &err);
+    CHECK_NEAR(f.auc, sum[1] / count[1], 1e-12);
+    CHECK_NEAR(f.auc_high - f.auc_low, 2 * 1.959964 * sqrt(variance), 1e-9);
+}
+
+static void calibration(void)
+{
+    const float scores[] = {0.95f, 0.95f, 0.05f, 0.05f}, labels[] = {1, 0, 0, 0};
+    ot_eval_figures f;
+    REQUIRE_OK(ot_eval_figures_of(scores, labels, 4, &f, &err), &err);
+    CHECK_UINT(f.bin_rows[9], 2);
+    CHECK_UINT(f.bin_rows[0], 2);
+    CHECK_NEAR(f.bin_score[9], 0.95, 1e-6);
+    CHECK_NEAR(f.bin_label[9], 0.5, 1e-12);
+    CHECK_NEAR(f.ece, 0.5 * 0.45 + 0.5 * 0.05, 1e-6);
+    CHECK_NEAR(f.brier, (0.05 * 0.05 + 0.95 * 0.95 + 2 * 0.05 * 0.05) / 4, 1e-6);
+    CHECK_NEAR(f.log_loss, -(3 * log(0.95) + log(0.05)) / 4, 1e-6);
+}
+
+static void one_class_or_nothing(void)
+{
+    const float scores[] = {0, 1}, labels[] = {1, 1};
+    ot_eval_figures f;
+    REQUIRE_OK(ot_eval_figures_of(scores, labels, 2, &f, &err), &err);
+    CHECK(isnan(f.auc));
+    CHECK_NEAR(f.accuracy, 0.5, 0);
+    CHECK(isfinite(f.log_loss));
+    REQUIRE_OK(ot_eval_figures_of(scores, labels, 0, &f, &err), &err);
+    CHECK(isnan(f.auc));
+    CHECK_UINT(f.n_rows, 0);
+}
+
+int main(int argc, char **argv)
+{
+    ot_test_start(argc, argv);
+    RUN(ranks_with_ties);
+    RUN(perfect_and_reversed);
+    RUN(interval_by_definition);
+    RUN(calibration);
+    RUN(one_class_or_nothing);
+    return ot_test_finish();
+}

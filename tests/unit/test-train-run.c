@@ -1,0 +1,327 @@
+/* Whole runs of the trainer on a small model: it learns, the file it writes opens as a server opens it and carries its record,
+ * a resumed run ends in the same bits, threads change nothing, and bad options and data are named. */
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include <zlib.h>
+
+#include "tests/support/test-support.h"
+#include "tests/support/tiny-model.h"
+#include "train/train.h"
+
+static ot_error err;
+static FILE *quiet;
+
+/* Label 1 where the text has a "zq". */
+static void write_rows(const char *name, bool gz, int n, uint64_t seed)
+{
+    ot_test_rng rng = {seed};
+    gzFile f = gzopen(ot_test_temp_path(name), gz ? "wb" : "wbT");
+    REQUIRE(f != NULL);
+    for (int i = 0; i < n; i++) {
+        char text[64];
+        const int size = 6 + (int)ot_test_rng_below(&rng, 24), label = i % 2;
+        for (int j = 0; j < size; j++)
+            text[j] = (char)('a' + ot_test_rng_below(&rng, 16));
+        text[size] = '\0';
+        if (label)
+            memcpy(text + ot_test_rng_below(&rng, (uint32_t)size - 2), "zq", 2);
+        gzprintf(f, "{\"text\": \"%s\", \"label\": %d, \"source\": \"%s\"}\n", text, label, i % 3 ? "one" : "two");
+    }
+    gzclose(f);
+}
+
+static void write_pairs(const char *name, int n)
+{
+    FILE *f = fopen(ot_test_temp_path(name), "w");
+    REQUIRE(f != NULL);
+    for (int i = 0; i < n; i++)
+        fprintf(f, "{\"messages\": [{\"role\": \"user\", \"content\": \"say %d\"}], \"chosen\": \"good %d\", \"rejected\": \"bad %d\"}\n", i, i, i);
+    fclose(f);
+}
+
+static ot_train_options make_options(const char *out)
+{
+    ot_train_options o;
+    ot_train_options_default(&o);
+    strcpy(o.model, ot_test_temp_path("tiny.gguf"));
+    strcpy(o.data, ot_test_temp_path("train.jsonl.gz"));
+    strcpy(o.dev, ot_test_temp_path("dev.jsonl"));
+    strcpy(o.out, ot_test_temp_path(out));
+    strcpy(o.labels[o.n_labels++], "toxic");
+    o.width = 16;
+    o.heads = 2;
+    o.ffn = 32;
+    o.steps = 12;
+    o.warmup = 4;
+    o.lr = 0.01;
+    o.batch_tokens = 256;
+    o.max_length = 96;
+    o.threads = 2;
+    o.eval_every = 5;
+    o.eval_rows = 20;
+    o.prefix_weight = 0.2;
+    return o;
+}
+
+static void write_files(void)
+{
+    REQUIRE_OK(ot_tiny_model_write(ot_test_temp_path("tiny.gguf"), NULL, &err), &err);
+    write_rows("train.jsonl.gz", true, 400, 1);
+    write_rows("dev.jsonl", false, 120, 2);
+}
+
+static void same_tensors(const char *a, const char *b)
+{
+    ot_gguf *x = NULL, *y = NULL;
+    REQUIRE_OK(ot_gguf_open(&x, a, &err), &err);
+    REQUIRE_OK(ot_gguf_open(&y, b, &err), &err);
+    CHECK_UINT(ot_gguf_tensor_count(x), ot_gguf_tensor_count(y));
+    for (uint64_t i = 0; i < ot_gguf_tensor_count(x); i++) {
+        const ot_tensor *s = ot_gguf_tensor_at(x, i), *t = ot_gguf_tensor_at(y, i);
+        ot_test_context("%.*s", (int)s->name.size, s->name.data);
+        CHECK_BYTES(s->data, s->bytes, t->data, t->bytes);
+    }
+    ot_test_context(NULL);
+    ot_gguf_close(&x);
+    ot_gguf_close(&y);
+}
+
+static void learns_and_records(void)
+{
+    ot_train_options o = make_options("learnt.gguf");
+    o.steps = 220;
+    strcpy(o.type, "q8_0");
+    REQUIRE_OK(ot_train_run(&o, NULL, quiet, &err), &err);
+    ot_eval_options e;
+    ot_eval_result r;
+    ot_eval_options_default(&e);
+    strcpy(e.model, o.model);
+    strcpy(e.head, o.out);
+    strcpy(e.data, o.dev);
+    REQUIRE_OK(ot_eval_file(&e, NULL, &r, &err), &err);
+    CHECK(r.is_labelled);
+    CHECK_UINT(r.n_rows, 120);
+    CHECK(r.whole.auc > 0.9);
+    CHECK(r.half.auc < r.whole.auc);
+    CHECK_UINT(r.n_sources, 2);
+    CHECK_UINT(r.sources[0].n_rows + r.sources[1].n_rows, 120);
+    ot_gguf *g = NULL;
+    ot_str s;
+    uint32_t steps = 0;
+    float auc = 0;
+    REQUIRE_OK(ot_gguf_open(&g, o.out, &err), &err);
+    CHECK_OK(ot_gguf_get_str(g, "otter.training.data", &s, &err), &err);
+    CHECK_BYTES(s.data, s.size, "train.jsonl.gz", strlen("train.jsonl.gz"));
+    CHECK_OK(ot_gguf_get_u32(g, "otter.training.steps", &steps, &err), &err);
+    CHECK_UINT(steps, 220);
+    CHECK_OK(ot_gguf_get_f32(g, "otter.training.dev_auc", &auc, &err), &err);
+    CHECK_NEAR(auc, r.whole.auc, 1e-6);
+    CHECK(ot_gguf_has(g, "otter.training.dev_auc_half.one"));
+    ot_gguf_close(&g);
+}
+
+static void resumes_to_the_same_bits(void)
+{
+    ot_train_options o = make_options("straight.gguf");
+    strcpy(o.checkpoint, ot_test_temp_path("run.checkpoint"));
+    strcpy(o.type, "f32");
+    o.chat_fraction = 0.3;
+    o.context_fraction = 0.3;
+    o.checkpoint_every = 7; /* the last one of 12 steps is after the 7th */
+    REQUIRE_OK(ot_train_run(&o, NULL, quiet, &err), &err);
+    strcpy(o.out, ot_test_temp_path("resumed.gguf"));
+    o.resume = true;
+    REQUIRE_OK(ot_train_run(&o, NULL, quiet, &err), &err);
+    same_tensors(ot_test_temp_path("straight.gguf"), ot_test_temp_path("resumed.gguf"));
+    o.seed = 2;
+    CHECK_STATUS(ot_train_run(&o, NULL, quiet, &err), OT_ERR_MISMATCH, &err);
+    o.seed = 1;
+    o.width = 8;
+    CHECK_STATUS(ot_train_run(&o, NULL, quiet, &err), OT_ERR_MISMATCH, &err);
+}
+
+static void interrupted_runs_go_on(void)
+{
+    ot_train_options o = make_options("whole.gguf");
+    strcpy(o.type, "f32");
+    REQUIRE_OK(ot_train_run(&o, NULL, quiet, &err), &err);
+    const volatile int stop = 1;
+    strcpy(o.checkpoint, ot_test_temp_path("stopped.checkpoint"));
+    strcpy(o.out, ot_test_temp_path("stopped.gguf"));
+    CHECK_STATUS(ot_train_run(&o, &stop, quiet, &err), OT_ERR_CANCELLED, &err);
+    CHECK_CONTAINS(err.message, "after step 1");
+    CHECK(access(o.out, F_OK) != 0);
+    o.resume = true;
+    REQUIRE_OK(ot_train_run(&o, NULL, quiet, &err), &err);
+    same_tensors(ot_test_temp_path("whole.gguf"), ot_test_temp_path("stopped.gguf"));
+}
+
+static void threads_change_nothing(void)
+{
+    ot_train_options o = make_options("two.gguf");
+    strcpy(o.type, "f32");
+    REQUIRE_OK(ot_train_run(&o, NULL, quiet, &err), &err);
+    strcpy(o.out, ot_test_temp_path("one.gguf"));
+    o.threads = 1;
+    REQUIRE_OK(ot_train_run(&o, NULL, quiet, &err), &err);
+    same_tensors(ot_test_temp_path("two.gguf"), ot_test_temp_path("one.gguf"));
+}
+
+static void learns_pairs(void)
+{
+    write_pairs("pairs.jsonl", 60);
+    ot_train_options o = make_options("pairs.gguf");
+    strcpy(o.data, ot_test_temp_path("pairs.jsonl"));
+    strcpy(o.dev, ot_test_temp_path("pairs.jsonl"));
+    o.batch_tokens = 512;
+    o.max_length = 160;
+    o.steps = 30;
+    REQUIRE_OK(ot_train_run(&o, NULL, quiet, &err), &err);
+    ot_eval_options e;
+    ot_eval_result r;
+    ot_eval_options_default(&e);
+    strcpy(e.model, o.model);
+    strcpy(e.head, o.out);
+    strcpy(e.data, o.data);
+    REQUIRE_OK(ot_eval_file(&e, NULL, &r, &err), &err);
+    CHECK(r.is_paired);
+    CHECK(r.pair_accuracy > 0.95);
+    ot_gguf *g = NULL;
+    ot_str s = {0};
+    REQUIRE_OK(ot_gguf_open(&g, o.out, &err), &err);
+    CHECK_OK(ot_gguf_get_str(g, "otter.head.activation", &s, &err), &err);
+    CHECK_BYTES(s.data, s.size, "identity", strlen("identity"));
+    ot_gguf_close(&g);
+}
+
+static void stacks_on_a_parent(void)
+{
+    ot_train_options o = make_options("below.gguf");
+    o.steps = 6;
+    REQUIRE_OK(ot_train_run(&o, NULL, quiet, &err), &err);
+    strcpy(o.out, ot_test_temp_path("above.gguf"));
+    snprintf(o.parents[o.n_parents++], OT_TRAIN_PATH, "first=%s", ot_test_temp_path("below.gguf"));
+    REQUIRE_OK(ot_train_run(&o, NULL, quiet, &err), &err);
+    strcpy(o.parents[0], "first");
+    CHECK_STATUS(ot_train_run(&o, NULL, quiet, &err), OT_ERR_INVALID, &err);
+    CHECK_CONTAINS(err.message, "NAME=FILE");
+}
+
+static void ends_on_time(void)
+{
+    ot_train_options o = make_options("timed.gguf");
+    o.steps = 0;
+    o.epochs = 1000;
+    o.max_minutes = 3.0 / 60;
+    o.dev[0] = '\0';
+    const double start = ot_test_now_seconds();
+    REQUIRE_OK(ot_train_run(&o, NULL, quiet, &err), &err);
+    CHECK_NEAR(ot_test_now_seconds() - start, 3.5, 1.5);
+}
+
+static void init_writes_what_train_starts_from(void)
+{
+    ot_train_options o = make_options("fresh.gguf");
+    strcpy(o.init, "copy");
+    REQUIRE_OK(ot_train_init_file(&o, quiet, &err), &err);
+    o.steps = 3;
+    strcpy(o.type, "f32");
+    strcpy(o.out, ot_test_temp_path("direct.gguf"));
+    REQUIRE_OK(ot_train_run(&o, NULL, quiet, &err), &err);
+    strcpy(o.init_from, ot_test_temp_path("fresh.gguf"));
+    strcpy(o.out, ot_test_temp_path("indirect.gguf"));
+    REQUIRE_OK(ot_train_run(&o, NULL, quiet, &err), &err);
+    same_tensors(ot_test_temp_path("direct.gguf"), ot_test_temp_path("indirect.gguf"));
+}
+
+static void overflow_is_said(void)
+{
+    ot_train_options o = make_options("overflow.gguf");
+    o.lr = 1e3;
+    o.clip = 0;
+    o.steps = 60;
+    o.dev[0] = '\0';
+    CHECK_STATUS(ot_train_run(&o, NULL, quiet, &err), OT_ERR_INVALID, &err);
+    CHECK_CONTAINS(err.message, "not finite");
+    CHECK(access(o.out, F_OK) != 0);
+}
+
+static void yaml_and_flags(void)
+{
+    static const char yaml[] = "lr: 2e-3\nlabel: [one, two]\nresume: true\nwidth: 8 # narrow\n";
+    CHECK(ot_test_write_file(ot_test_temp_path("o.yaml"), yaml, sizeof yaml - 1));
+    char path[OT_TRAIN_PATH];
+    strcpy(path, ot_test_temp_path("o.yaml"));
+    char *argv[] = {"train", "--width", "24", "--config", path, "--label=three", "--max-minutes", "1.5"};
+    ot_train_options o;
+    bool help;
+    ot_train_options_default(&o);
+    REQUIRE_OK(ot_train_options_parse(&o, 8, argv, &help, &err), &err);
+    CHECK_NEAR(o.lr, 2e-3, 0);
+    CHECK_UINT(o.width, 24);
+    CHECK_UINT(o.n_labels, 1);
+    CHECK_STR(o.labels[0], "three");
+    CHECK(o.resume);
+    CHECK_NEAR(o.max_minutes, 1.5, 0);
+    const struct { const char *text, *says; } bad[] = {
+        {"lr: fast\n", "o.yaml:1: --lr: 'fast' is not a number"},
+        {"width: 3\nheight: 4\n", "o.yaml:2: no option named 'height'"},
+        {"- lr\n", "o.yaml:1: expected a mapping"},
+        {"lr: {a: 1}\n", "o.yaml:1: expected a scalar or a list"},
+        {"lr: [1\n", "o.yaml:"},
+    };
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        CHECK(ot_test_write_file(path, bad[i].text, strlen(bad[i].text)));
+        CHECK(ot_train_options_load(&o, path, &err) != OT_OK);
+        CHECK_CONTAINS(err.message, bad[i].says);
+    }
+    char *wrong[] = {"train", "--heads", "-1"};
+    CHECK_STATUS(ot_train_options_parse(&o, 3, wrong, &help, &err), OT_ERR_INVALID, &err);
+    CHECK_STR(err.param, "heads");
+}
+
+static void bad_rows_are_named(void)
+{
+    const struct { const char *text, *says; } bad[] = {
+        {"{\"text\": \"a\", \"label\": 1}\n\n{\"text\": \"b\"}\n", "bad.jsonl:3: 'label' is not a number from 0 to 1"},
+        {"{\"text\": \"a\", \"label\": 2}\n", "bad.jsonl:1: 'label'"},
+        {"{\"text\": \"a\", \"label\": 1}\n{\"text\": 5, \"label\": 1}\n", "bad.jsonl:2: 'text' is not a string"},
+        {"{\"text\": \"a\", \"label\": 1\n", "bad.jsonl:1: not JSON"},
+        {"[1]\n", "bad.jsonl:1: not a JSON object"},
+        {"{\"a\": 1}\n", "bad.jsonl:1: the row is none of"},
+        {"{\"messages\": [], \"chosen\": \"a\", \"rejected\": \"b\"}\n", "bad.jsonl:1: 'messages'"},
+        {"{\"messages\": [{\"role\": \"user\"}], \"chosen\": \"a\", \"rejected\": \"b\"}\n", "bad.jsonl:1: messages[0]"},
+        {"", "no usable rows"},
+    };
+    ot_train_options o = make_options("never.gguf");
+    strcpy(o.data, ot_test_temp_path("bad.jsonl"));
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        CHECK(ot_test_write_file(o.data, bad[i].text, strlen(bad[i].text)));
+        CHECK(ot_train_run(&o, NULL, quiet, &err) != OT_OK);
+        CHECK_CONTAINS(err.message, bad[i].says);
+    }
+    strcpy(o.data, ot_test_temp_path("nothing.jsonl"));
+    CHECK_STATUS(ot_train_run(&o, NULL, quiet, &err), OT_ERR_IO, &err);
+}
+
+int main(int argc, char **argv)
+{
+    ot_test_start(argc, argv);
+    quiet = getenv("OTTER_TEST_VERBOSE") != NULL ? stderr : fopen("/dev/null", "w");
+    if (quiet == NULL)
+        return ot_test_skip("/dev/null cannot be opened");
+    RUN(write_files);
+    RUN(learns_and_records);
+    RUN(resumes_to_the_same_bits);
+    RUN(interrupted_runs_go_on);
+    RUN(threads_change_nothing);
+    RUN(learns_pairs);
+    RUN(stacks_on_a_parent);
+    RUN(ends_on_time);
+    RUN(init_writes_what_train_starts_from);
+    RUN(overflow_is_said);
+    RUN(yaml_and_flags);
+    RUN(bad_rows_are_named);
+    return ot_test_finish();
+}
