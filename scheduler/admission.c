@@ -175,13 +175,26 @@ static bool admit(ot_scheduler *s, ot_choice *c)
     return true;
 }
 
+/* A place among the active, if need be that of a choice whose reader is behind. */
+static bool find_place(ot_scheduler *s, const ot_choice *c)
+{
+    if (s->n_active < s->options.max_sequences)
+        return true;
+    ot_choice *victim = find_victim(s, c, true);
+    if (victim != NULL)
+        preempt(s, victim);
+    return victim != NULL;
+}
+
 ot_choice *ot_admit_next(ot_scheduler *s)
 {
     ot_choice *next;
-    for (ot_choice *c = s->waiting_first; c != NULL && s->n_active < s->options.max_sequences; c = next) {
+    for (ot_choice *c = s->waiting_first; c != NULL; c = next) {
         next = c->next;
         if (ot_waits_for_reader(c))
             continue;
+        if (!find_place(s, c))
+            return NULL;
         /* Should memory run out, this choice ends alone: others of its request may be in the batch already. */
         if (open_sequence(s, c, &c->request->error) == OT_OK)
             return admit(s, c) ? c : NULL;

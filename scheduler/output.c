@@ -42,8 +42,8 @@ uint32_t ot_output_reserve(uint32_t held_bytes)
 
 uint32_t ot_output_capacity(uint32_t wanted, uint32_t held_bytes)
 {
-    uint32_t least = 2 * ot_output_reserve(held_bytes) + 4;
-    return wanted > least ? wanted : least;
+    uint32_t reserve = ot_output_reserve(held_bytes);
+    return wanted > reserve + 4 ? wanted + reserve : 2 * reserve + 4;
 }
 
 static uint32_t space(const ot_output *o)

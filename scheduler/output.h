@@ -50,7 +50,7 @@ typedef struct ot_output {
 /* Sizes of what an output needs, for the arena. longest_stop is 0 without stop strings. */
 uint32_t ot_output_held_bytes(uint32_t longest_stop, uint32_t longest_token);
 uint32_t ot_output_reserve(uint32_t held_bytes);
-/* The ring's size: `wanted`, but enough for the reserve to leave room. */
+/* The ring's size: `wanted` tokens and the reserve, so that so many always fit; but enough for the reserve to leave room. */
 uint32_t ot_output_capacity(uint32_t wanted, uint32_t held_bytes);
 
 /* ---- Engine thread ----------------------------------------------------------------------------------------- */
