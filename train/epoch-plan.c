@@ -2,7 +2,8 @@
  *     - as a user's message, with the template's call for an answer behind it: the label holds from the message on;
  *     - as the assistant's answer to a quiet prompt: the label holds from the answer on;
  *     - behind another row that is harmless: the label holds from the row on.
- * Quiet samples are a prompt as it is, as a user's message, or an exchange with its good answer, cut after calm_length tokens.
+ * Quiet samples are a prompt as it stands or as a user's message, cut after calm_length tokens, an exchange with the first
+ * calm_length / 2 tokens of its good answer, or an answer alone.
  *
  * For batches, the samples are shuffled, sorted by length within windows, cut where a batch is full, and the batches are
  * shuffled: a batch then holds texts of about one length, but not the same ones in each epoch. Every random choice is
@@ -79,14 +80,19 @@ static ot_status put_one(planner *p, const int32_t *tokens, size_t n, size_t n_b
     return st == OT_OK ? put_sample(p, &s) : st;
 }
 
-static ot_status put_chat(planner *p, const char *user, const char *answer, size_t limit, const float *labels)
+/* At most `after` tokens behind the template's opening. *put (may be NULL): whether a sample came of it. */
+static ot_status put_chat(planner *p, const char *user, const char *answer, size_t after, const float *labels, bool *put)
 {
     int32_t *tokens = NULL;
     size_t n = 0, n_before = 0;
+    const uint32_t old = p->plan->n_samples;
     ot_status st = ot_train_wrap_chat(p->o->chat, p->o->tokenizer, user, answer, &tokens, &n, &n_before, p->err);
+    const size_t limit = n_before + after < p->o->max_length ? n_before + after : p->o->max_length;
     if (st == OT_OK)
         st = put_one(p, tokens, n, n_before, limit, labels);
     free(tokens);
+    if (put != NULL)
+        *put = p->plan->n_samples > old;
     return st;
 }
 
@@ -146,9 +152,9 @@ static ot_status put_row(planner *p, uint32_t row)
     ot_rng rng = ot_rng_at(p->o->seed, STREAM_ROW + (p->epoch << 8), row);
     const double u = ot_rng_uniform(&rng);
     if (u < p->o->chat_fraction / 2)
-        return put_chat(p, text, NULL, p->o->max_length, labels);
+        return put_chat(p, text, NULL, p->o->max_length, labels, NULL);
     if (u < p->o->chat_fraction)
-        return put_chat(p, quiet_prompt(p, &rng), text, p->o->max_length, labels);
+        return put_chat(p, quiet_prompt(p, &rng), text, p->o->max_length, labels, NULL);
     if (u < p->o->chat_fraction + p->o->context_fraction)
         return put_behind_another(p, &rng, row, labels);
     return put_one(p, d->tokens + x->tokens[0].first, x->tokens[0].n, 0, p->o->max_length, labels);
@@ -174,16 +180,16 @@ static ot_status put_calm(planner *p, uint32_t i)
     const ot_example *x = random_calm(p, &rng, &from);
     const char *text = from->texts + x->text;
     const uint32_t limit = p->o->calm_length < p->o->max_length ? p->o->calm_length : p->o->max_length;
-    if (from->shape == OT_SHAPE_PAIR) {
-        /* Half of them the answer's text alone, as a plain completion would see it. */
-        if (p->o->chat != NULL && ot_rng_below(&rng, 2) == 0)
-            return put_chat(p, text, from->texts + x->answer, limit, NULL);
-        const ot_span t = x->tokens[0];
-        return put_one(p, from->tokens + t.first + x->n_prompt, t.n - x->n_prompt, 0, limit, NULL);
+    const bool pair = from->shape == OT_SHAPE_PAIR;
+    /* Half of them in a chat, as far as the template leaves room; half as they stand, an answer without its question. */
+    if (p->o->chat != NULL && ot_rng_below(&rng, 2) == 0) {
+        bool put = false;
+        const ot_status st = put_chat(p, text, pair ? from->texts + x->answer : NULL, pair ? limit / 2 : limit, NULL, &put);
+        if (st != OT_OK || put)
+            return st;
     }
-    if (p->o->chat != NULL && ot_rng_below(&rng, 2) == 0)
-        return put_chat(p, text, NULL, limit, NULL);
-    return put_one(p, from->tokens + x->tokens[0].first, x->tokens[0].n, 0, limit, NULL);
+    const uint32_t skip = pair ? x->n_prompt : 0;
+    return put_one(p, from->tokens + x->tokens[0].first + skip, x->tokens[0].n - skip, 0, limit, NULL);
 }
 
 /* ---- Batches ------------------------------------------------------------------------------------------------ */
