@@ -315,7 +315,7 @@ def answers_many_alike(server):
 
 def main():
     require_model()
-    heads = make_heads(toxicity=["--label", "toxic"], policy=["--label", "threat", "--label", "insult", "--seed", "3"])
+    heads = make_heads(toxicity=["--label", "toxic", "--init", "normal", "--seed", "5"], policy=["--label", "threat", "--label", "insult", "--init", "normal", "--seed", "3"])
     cases = [has_openais_shape, takes_all_shapes_of_prompts, uses_defaults_like_openai, numbers_choices_by_prompt, echoes,
              reports_logprobs, stops, streams_what_a_whole_answer_says, streams_events_one_by_one, reports_signals, steers, guards,
              refuses_by_name, refuses_bad_interventions_by_name, answers_many_alike]

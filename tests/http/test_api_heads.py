@@ -1,0 +1,197 @@
+#!/usr/bin/env python3
+"""/v1/heads: listing, loading and unloading while serving, from below the configured folder only; presets as models.
+
+test-timeout: 200
+"""
+
+import os
+import pathlib
+import sys
+import tempfile
+
+from api_support import expect_error, head_flags, make_heads
+from server_process import MODEL, Server, expect, expect_true, in_parallel, require_model, run_cases
+
+
+class Folder:
+    """heads/: one.gguf, damaged.gguf, sub/two.gguf, a link that leads out of it; and outside.gguf beside it."""
+
+    def __init__(self, paths):
+        self.root = tempfile.TemporaryDirectory(prefix="otter-test-")
+        base = pathlib.Path(self.root.name)
+        self.heads = base / "heads"
+        (self.heads / "sub").mkdir(parents=True)
+        os.link(paths["one"], self.heads / "one.gguf") if os.stat(paths["one"]).st_dev == os.stat(base).st_dev else \
+            (self.heads / "one.gguf").write_bytes(paths["one"].read_bytes())
+        (self.heads / "sub" / "two.gguf").write_bytes(paths["two"].read_bytes())
+        (base / "outside.gguf").write_bytes(paths["two"].read_bytes())
+        (self.heads / "damaged.gguf").write_bytes(paths["one"].read_bytes()[:5000])
+        (self.heads / "leads-out.gguf").symlink_to(base / "outside.gguf")
+        (base / "heads-beside").mkdir()
+        (base / "heads-beside" / "x.gguf").write_bytes(b"x")
+
+
+def names(server):
+    return [head["name"] for head in server.get("/v1/heads").ok()["data"]]
+
+
+def load(server, name, path):
+    return server.post("/v1/heads", {"name": name, "path": path})
+
+
+def lists_what_was_configured(server, folder):
+    head = server.get("/v1/heads").ok()["data"][0]
+    expect(head["name"], "start")
+    expect(head["kind"], "scalar")
+    expect(head["input"], "extended")
+    expect(head["labels"], ["toxic"])
+    expect([head["embedding_length"], head["feed_forward_length"], head["head_count"], head["head_count_kv"]], [32, 64, 3, 1])
+    expect_true(head["bytes"] > 1 << 20 and head["parameters"] > 1e6, head)
+    expect_true(isinstance(head["training"], dict), head)
+
+
+def loads_and_unloads(server, folder):
+    answer = load(server, "new", "one.gguf")
+    expect(answer.status, 201, str(answer.body))
+    expect(answer.json()["name"], "new")
+    expect(names(server), ["start", "new"])
+    text = {"prompt": "The otter", "max_tokens": 4, "intervention": {"signals": ["new", "start"]}}
+    signals = server.post("/v1/completions", text).ok()["choices"][0]["signals"]
+    expect(signals["new"], signals["start"], "the same file under two names")
+    expect_error(load(server, "new", "one.gguf"), 400)
+    expect(load(server, "two", "sub/two.gguf").status, 201)
+    expect(load(server, "absolute", str(folder.heads / "sub" / ".." / "one.gguf")).status, 201)
+    for name in ("new", "two", "absolute"):
+        expect(server.request("DELETE", f"/v1/heads/{name}").ok(), {"id": name, "object": "head", "deleted": True})
+    expect(names(server), ["start"])
+    expect_error(server.post("/v1/completions", text), 400, "intervention.signals")
+    expect_error(server.request("DELETE", "/v1/heads/new"), 404)
+
+
+def stays_inside_the_folder(server, folder):
+    base = folder.heads.parent
+    for path in ("../outside.gguf", str(base / "outside.gguf"), "leads-out.gguf", "sub/../../outside.gguf", "/etc/passwd", ".",
+                 "", "missing.gguf", "../heads-beside/x.gguf", str(base / "heads-beside" / "x.gguf"), "x" * 5000):
+        expect_error(load(server, "bad", path), 400, "path")
+    expect_error(load(server, "bad", "a\u0000b"), 400, "path")
+    for name in ("", "a/b", "a b", "x" * 64, "\u00fc", "a\"b", 5, None):
+        expect_error(load(server, name, "one.gguf"), 400, "name")
+    expect_error(load(server, "bad", "damaged.gguf"), 400)
+    expect(names(server), ["start"])
+
+
+def keeps_a_head_that_is_in_use(server, folder):
+    expect(load(server, "brief", "one.gguf").status, 201)
+    body = {"prompt": "Once upon a time", "temperature": 0, "max_tokens": 60, "ignore_eos": True, "intervention": {"signals": ["brief"]}}
+    whole = server.post("/v1/completions", body).ok()["choices"][0]["signals"]["brief"]
+    scores, unloaded = [], False
+    for event in server.stream("/v1/completions", body):
+        for choice in event["choices"]:
+            scores += choice["signals"]["brief"]
+        if not unloaded:
+            expect(server.request("DELETE", "/v1/heads/brief").status, 200)
+            unloaded = True
+    expect(scores, whole, "signals of a head that was unloaded meanwhile")
+
+
+def loads_while_busy(server, folder):
+    def use():
+        return server.complete("Once upon a time", max_tokens=30)["choices"][0]["text"]
+
+    def churn():
+        for i in range(3):
+            expect(load(server, f"churn{i}", "one.gguf").status, 201)
+            expect(server.request("DELETE", f"/v1/heads/churn{i}").status, 200)
+
+    texts = in_parallel([use, churn, use, use])
+    expect(texts[0], texts[2])
+
+
+def names_no_client_in_metrics(server, folder):
+    expect(load(server, "secret-name", "one.gguf").status, 201)
+    server.post("/v1/completions", {"prompt": "x", "max_tokens": 2, "intervention": {"signals": ["secret-name"]}}).ok()
+    text = server.get("/metrics").body.decode()
+    expect_true("secret-name" not in text, "a client's name is a label")
+    expect_true('otter_head_score_count{head="one"}' in text, "the file's name is not")
+    server.request("DELETE", "/v1/heads/secret-name")
+
+
+def is_off_without_a_folder(server, folder):
+    with Server() as other:
+        expect_error(load(other, "x", "one.gguf"), 403)
+        expect_error(other.request("DELETE", "/v1/heads/x"), 403)
+        expect(names(other), [])
+
+
+# ---- Presets -----------------------------------------------------------------------------------------------
+
+PRESETS = """
+model: %s
+model-name: base
+head: {start: "%s"}
+presets:
+  up: {reward: {heads: {start: 50.0}, candidates: 8}}
+  seen: {signals: [start]}
+  off: {experts: null, speculative: false}
+"""
+
+
+def presets_are_models(server, folder):
+    config = folder.heads.parent / "presets.yaml"
+    config.write_text(PRESETS % (MODEL, folder.heads / "one.gguf"))
+    with Server("--config", config) as other:
+        models = other.get("/v1/models").ok()["data"]
+        expect([m["id"] for m in models], ["base", "base+up", "base+seen", "base+off"])
+        expect([m["parent"] for m in models], [None, "base", "base", "base"])
+        for path in ("/v1/models/base+seen", "/v1/models/base%2Bseen"):
+            expect(other.get(path).ok(), models[2])
+        expect(models[2]["intervention"], {"signals": ["start"]})
+        expect_error(other.get("/v1/models/base+nobody"), 404, "model", "model_not_found")
+
+        def complete(model, **fields):
+            body = {"model": model, "prompt": "The otter is", "temperature": 0, "max_tokens": 8, **fields}
+            answer = other.post("/v1/completions", body).ok()
+            expect(answer["model"], model)
+            return answer["choices"][0]
+
+        plain = complete("base")
+        expect_true("signals" not in plain and "signals" not in complete("base+off"), "signals of nothing")
+        seen = complete("base+seen")
+        expect([seen["text"], sorted(seen["signals"])], [plain["text"], ["start"]])
+        by_hand = complete("base", intervention={"reward": {"heads": {"start": 50.0}, "candidates": 8}})
+        up = complete("base+up")
+        expect([up["text"], up["signals"]], [by_hand["text"], by_hand["signals"]])
+        expect_true(up["text"] != plain["text"], "the preset changes nothing")
+        # The request's own members come first; null turns one off.
+        expect(complete("base+up", intervention={"reward": None})["text"], plain["text"])
+        expect(complete("base+up", intervention={"reward": {"heads": {"start": 0}}})["text"], plain["text"])
+        expect(complete("base+up", intervention={"signals": ["start"]})["text"], up["text"])
+
+
+def presets_are_checked_at_the_start(server, folder):
+    config = folder.heads.parent / "bad.yaml"
+    for preset, part in (("{reward: {heads: {nobody: 1}}}", "nobody"), ("{rewards: 1}", "rewards"),
+                         ("{experts: {negative: x}}", "experts"), ("{guard: {head: start}}", "above"), ("5", "intervention")):
+        config.write_text(f"model: {MODEL}\nhead: {{start: '{folder.heads / 'one.gguf'}'}}\npresets: {{p: {preset}}}\n")
+        other = Server("--config", config, ready=False)
+        with other:
+            other.stopped_by_test = True
+            status = other.process.wait(60)
+            expect(status in (1, 2), True, f"status {status}")
+            log = other.log()
+            expect_true(part in log and "p" in log, log)
+            other.process.returncode = 0  # the expected end
+
+
+def main():
+    require_model()
+    paths = make_heads(one=["--label", "toxic", "--init", "normal", "--seed", "5"], two=["--label", "other", "--init", "normal"])
+    folder = Folder(paths)
+    cases = [lists_what_was_configured, loads_and_unloads, stays_inside_the_folder, keeps_a_head_that_is_in_use, loads_while_busy,
+             names_no_client_in_metrics, is_off_without_a_folder, presets_are_models, presets_are_checked_at_the_start]
+    with Server(*head_flags({"start": paths["one"]}), "--heads-dir", folder.heads) as server:
+        return run_cases(cases, server, folder)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,155 @@
+#!/usr/bin/env python3
+"""/v1/score, /v1/moderations, /tokenize and /detokenize: scores are those that `signals` report while generating, to the last bit.
+
+test-timeout: 200
+"""
+
+import sys
+
+from api_support import expect_error, head_flags, make_heads
+from server_process import Failed, Server, expect, expect_true, require_model, run_cases
+
+TEXTS = ["You are a wonderful friend.", "An otter, \u00fcn\u00efcode and \U0001f9a6!", "No."]
+
+
+def score(server, **fields):
+    return server.post("/v1/score", fields).ok()
+
+
+def tokenize(server, text):
+    return server.post("/tokenize", {"content": text}).ok()["tokens"]
+
+
+def scores_every_loaded_head(server):
+    answer = score(server, input=TEXTS[0])
+    expect(answer["object"], "list")
+    expect(sorted(answer["data"][0]), ["index", "object", "scores"])
+    expect(sorted(answer["data"][0]["scores"]), ["policy/insult", "policy/threat", "toxicity"])
+    expect(answer["usage"]["prompt_tokens"], len(tokenize(server, TEXTS[0])))
+
+
+def scores_batches_like_single_texts(server):
+    batch = score(server, input=TEXTS, heads=["toxicity"], per_token=True)["data"]
+    expect([entry["index"] for entry in batch], [0, 1, 2])
+    ids = [tokenize(server, text) for text in TEXTS]
+    expect(score(server, input=ids, heads=["toxicity"], per_token=True)["data"], batch, "token ids")
+    for text, entry, tokens in zip(TEXTS, batch, ids):
+        alone = score(server, input=text, heads=["toxicity"], per_token=True)["data"][0]
+        expect({**alone, "index": entry["index"]}, entry)
+        expect(len(entry["per_token"]["toxicity"]), len(tokens))
+        expect(entry["per_token"]["toxicity"][-1], entry["scores"]["toxicity"])
+        # A score judges the text up to its token: the same for any longer text.
+        half = score(server, input=tokens[:len(tokens) // 2 + 1], heads=["toxicity"], per_token=True)["data"][0]
+        expect(half["per_token"]["toxicity"], entry["per_token"]["toxicity"][:len(tokens) // 2 + 1])
+
+
+def agrees_with_signals(server):
+    heads = ["toxicity", "policy/insult"]
+    for steering in ({}, {"reward": {"heads": {"toxicity": -6}, "candidates": 6}}):
+        choice = server.complete(TEXTS[0], max_tokens=10, return_token_ids=True, intervention={"signals": heads, **steering})["choices"][0]
+        per_token = score(server, input=choice["prompt_token_ids"] + choice["token_ids"], heads=heads, per_token=True)["data"][0]["per_token"]
+        n = len(choice["prompt_token_ids"])
+        for head in heads:
+            expect(per_token[head][n:], choice["signals"][head], head)
+
+
+def scores_conversations(server):
+    messages = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Go away, you fool"}]
+    answer = score(server, messages=messages, heads=["toxicity"], per_token=True)["data"][0]
+    rendered = server.post("/apply-template", {"messages": messages, "continue_final_message": True}).ok()["prompt"]
+    expect_true(rendered.endswith("fool"), rendered)
+    ids = server.post("/tokenize", {"content": rendered, "parse_special": True}).ok()["tokens"]
+    expect(answer["scores"], score(server, input=ids, heads=["toxicity"])["data"][0]["scores"])
+    whole = score(server, messages=messages, heads=["toxicity"], per_token=True, continue_final_message=False)["data"][0]
+    expect_true(len(whole["per_token"]["toxicity"]) > len(answer["per_token"]["toxicity"]), "the end mark")
+
+
+def finds_prefixes_again(server):
+    text = "A long text that fills more than one page of keys and values, so that its beginning can be found again. " * 3
+    first = score(server, input=text, heads=["toxicity"], per_token=True)
+    again = score(server, input=text, heads=["toxicity"], per_token=True)
+    expect(again["data"], first["data"], "scores with a cached prefix")
+
+
+def refuses_by_name(server):
+    bad = [
+        ({}, "input"), ({"input": 5}, "input"), ({"input": []}, "input"), ({"input": "x", "heads": "toxicity"}, "heads"),
+        ({"input": "x", "heads": []}, "heads"), ({"input": "x", "heads": [5]}, "heads"), ({"input": "x", "heads": ["nobody"]}, "heads"),
+        ({"input": "x", "per_token": "yes"}, "per_token"), ({"input": "x", "messages": [{"role": "user", "content": "x"}]}, "messages"),
+        ({"messages": []}, "messages"), ({"input": [10**7]}, "input[0]"), ({"input": "word " * 9000}, "input"),
+    ]
+    for fields, param in bad:
+        try:
+            expect_error(server.post("/v1/score", fields), 400, param)
+        except Failed as failure:
+            raise Failed(f"{str(fields)[:200]}: {failure}") from None
+    expect_error(server.post("/v1/score", {"input": "x", "model": "gpt-4"}), 404, "model", "model_not_found")
+
+
+def moderates(server):
+    answer = server.post("/v1/moderations", {"input": TEXTS, "model": "omni-moderation-latest"}).ok()
+    expect(len(answer["results"]), 3)
+    scores = [entry["scores"]["toxicity"] for entry in score(server, input=TEXTS, heads=["toxicity"])["data"]]
+    for result, value in zip(answer["results"], scores):
+        expect(sorted(result), ["categories", "category_applied_input_types", "category_scores", "flagged"])
+        expect(result["category_scores"], {"toxicity": value})
+        expect(result["categories"], {"toxicity": value > 0.5})
+        expect(result["flagged"], value > 0.5)
+    expect_error(server.post("/v1/moderations", {}), 400, "input")
+
+
+def moderates_by_the_configured_head(server, heads):
+    with Server(*head_flags(heads), "--moderation-head", "policy", "--moderation-threshold", "-1") as other:
+        result = other.post("/v1/moderations", {"input": "x"}).ok()["results"][0]
+        expect(sorted(result["categories"]), ["insult", "threat"])
+        expect(result["flagged"], True, "all scores are above -1")
+    with Server() as other:
+        expect_error(other.post("/v1/moderations", {"input": "x"}), 404)
+        expect_error(other.post("/v1/score", {"input": "x"}), 400, "heads")
+
+
+def tokenizes_and_back(server):
+    for text in [*TEXTS, "", " ", "\n\n\t", "<|im_end|>", "\u0000zero", "a" * 5000, "\U0001f9a6" * 100, "e\u0301"]:
+        answer = server.post("/tokenize", {"content": text}).ok()
+        expect(answer["count"], len(answer["tokens"]))
+        back = server.post("/detokenize", {"tokens": answer["tokens"]}).ok()
+        expect(back["content"], text)
+        expect(back["prompt"], text)
+    answer = server.post("/tokenize", {"prompt": TEXTS[0], "return_token_strs": True}).ok()
+    expect("".join(answer["token_strs"]), TEXTS[0])
+    expect(answer["max_model_len"], 8192)
+    expect_true(len(server.post("/tokenize", {"content": "<|im_end|>"}).ok()["tokens"]) > 1, "a special token from content")
+    # A token that is a part of a character comes back as U+FFFD, and the answer is still UTF-8.
+    otter = server.post("/tokenize", {"content": "\U0001f9a6"}).ok()["tokens"]
+    if len(otter) > 1:
+        expect(server.post("/detokenize", {"tokens": otter[:1]}).ok()["content"].strip("\ufffd"), "")
+    for body, param in (({}, "prompt"), ({"content": 5}, "content"), ({"prompt": ["x"]}, "prompt"), ({"messages": 5}, "messages")):
+        expect_error(server.post("/tokenize", body), 400, param)
+    for body, param in (({}, "tokens"), ({"tokens": "x"}, "tokens"), ({"tokens": [1, -1]}, "tokens[1]"), ({"tokens": [10**9]}, "tokens[0]")):
+        expect_error(server.post("/detokenize", body), 400, param)
+
+
+def tokenizes_large_texts_aside(server):
+    text = "The quick brown otter swims over the lazy log. " * 40000
+    answer = server.post("/tokenize", {"content": text}).ok()
+    expect_true(answer["count"] > 300000, answer["count"])
+    expect(server.post("/detokenize", {"tokens": answer["tokens"]}).ok()["content"], text)
+
+
+def main():
+    require_model()
+    heads = make_heads(toxicity=["--label", "toxic", "--init", "normal", "--seed", "5"],
+                       policy=["--label", "threat", "--label", "insult", "--init", "normal", "--seed", "3"])
+
+    def moderates_by_another_head(server):
+        moderates_by_the_configured_head(server, heads)
+
+    cases = [scores_every_loaded_head, scores_batches_like_single_texts, agrees_with_signals, scores_conversations,
+             finds_prefixes_again, refuses_by_name, moderates, moderates_by_another_head, tokenizes_and_back,
+             tokenizes_large_texts_aside]
+    with Server(*head_flags(heads)) as server:
+        return run_cases(cases, server)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
