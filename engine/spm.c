@@ -4,7 +4,8 @@
  * load), so a real U+2581 in a text comes out as bytes and survives.
  *
  * Pairs are kept in a binary heap over a linked list of symbols: O(n log n), as a look-up never hashes more than
- * the longest token has bytes. */
+ * the longest token has bytes. Where no piece of the vocabulary has a space behind another character, no merge crosses
+ * from a word into the next, so words are encoded one by one: the same pieces from a heap that stays in the cache. */
 #include "engine/tokenizer-internal.h"
 #include "engine/unicode.h"
 
@@ -34,6 +35,11 @@ ot_status ot_spm_load(ot_tokenizer *t, const ot_gguf *gguf, ot_error *err)
     (void)gguf;
     (void)err;
     t->adds_bos = true; /* unless the file says otherwise */
+    for (uint32_t i = 0; i < t->n_tokens; i++) {
+        ot_str text = ot_symbol_text(t, i);
+        for (size_t k = 1; k < text.size; k++)
+            t->joins_words = t->joins_words || (text.data[k] == ' ' && text.data[k - 1] != ' ');
+    }
     /* Without byte tokens a byte may still be a token by itself. */
     for (int b = 0; b < 256; b++) {
         char byte = (char)b;
@@ -128,8 +134,8 @@ static bool push_piece(const encoder *e, const node *piece, ot_token_list *out)
     return !unknown || e->t->unknown < 0 || ot_token_list_push(out, e->t->unknown);
 }
 
-bool ot_spm_encode(const ot_tokenizer *t, const char *text, size_t size, ot_tokenize_scratch *scratch,
-                   ot_token_list *out)
+static bool encode_stretch(const ot_tokenizer *t, const char *text, size_t size, ot_tokenize_scratch *scratch,
+                           ot_token_list *out)
 {
     encoder e = {t, text, scratch, 0};
     if (!ot_scratch_reserve(&scratch->nodes, &scratch->nodes_bytes, size, sizeof(node)))
@@ -140,13 +146,24 @@ bool ot_spm_encode(const ot_tokenizer *t, const char *text, size_t size, ot_toke
         ot_utf8_decode(text + at, size - at, &length);
         nodes[n] = (node){(uint32_t)at, (uint32_t)length, n == 0 ? NO_NODE : n - 1, n + 1};
     }
-    if (n == 0)
-        return true;
     nodes[n - 1].next = NO_NODE;
     if (!merge_all(&e, n))
         return false;
     for (uint32_t at = 0; at != NO_NODE; at = nodes[at].next)
         if (!push_piece(&e, &nodes[at], out))
             return false;
+    return true;
+}
+
+bool ot_spm_encode(const ot_tokenizer *t, const char *text, size_t size, ot_tokenize_scratch *scratch,
+                   ot_token_list *out)
+{
+    for (size_t from = 0, to; from < size; from = to) {
+        to = t->joins_words ? size : from + 1;
+        while (to < size && (text[to] != ' ' || text[to - 1] == ' '))
+            to++;
+        if (!encode_stretch(t, text + from, to - from, scratch, out))
+            return false;
+    }
     return true;
 }

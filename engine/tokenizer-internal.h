@@ -52,6 +52,7 @@ struct ot_tokenizer {
 
     int32_t bos, eos, unknown;
     bool adds_bos, adds_space_prefix;
+    bool joins_words; /* SentencePiece: some piece has a space after another character */
     int32_t byte_token[256];  /* the token of a single byte, or -1 */
 
     /* BPE */

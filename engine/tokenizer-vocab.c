@@ -186,7 +186,7 @@ static bool ends_generation(ot_str text)
     static const char *const names[] = {
         "<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "<|end_of_text|>",
         "<|eot|>", "<|eom|>", "<|return|>", "<|call|>", "<|END_OF_TURN_TOKEN|>", "<\xEF\xBD\x9C" "end\xE2\x96\x81of\xE2\x96\x81sentence\xEF\xBD\x9C>",
-        "<end_of_utterance>", "<|end_of_role_text|>", "<EOT>", "_<EOT>", "[EOT]", NULL};
+        "<end_of_utterance>", "<EOT>", "_<EOT>", "[EOT]", NULL};
     return is_one_of(text, names);
 }
 
@@ -195,7 +195,7 @@ static bool ends_generation(ot_str text)
 static bool looks_special(ot_str text)
 {
     static const char *const names[] = {"<start_of_turn>", "<end_of_turn>", "[INST]", "[/INST]", "[SYSTEM_PROMPT]",
-                                        "[/SYSTEM_PROMPT]", "<bos>", "<eos>", "<s>", "</s>", "<pad>", "<mask>", NULL};
+                                        "[/SYSTEM_PROMPT]", "<bos>", "<eos>", NULL};
     if (text.size >= 5 && memcmp(text.data, "<|", 2) == 0 && memcmp(text.data + text.size - 2, "|>", 2) == 0)
         return true;
     if (text.size >= 9 && memcmp(text.data, "<\xEF\xBD\x9C", 4) == 0 &&
@@ -290,7 +290,8 @@ static ot_status load_tokens(ot_tokenizer *t, const ot_gguf *gguf, ot_error *err
         ot_symbol *s = &t->symbols[i];
         s->type = settle_type(t, text, has_types ? ot_gguf_array_int(&types, i) : OT_TOKEN_NORMAL);
         s->score = has_scores ? (float)ot_gguf_array_num(&scores, i) : 0.0f;
-        s->eog = s->type == OT_TOKEN_CONTROL && ends_generation(text);
+        bool old_end = text.size == 4 && memcmp(text.data, "</s>", 4) == 0; /* elsewhere a mark of HTML */
+        s->eog = s->type == OT_TOKEN_CONTROL && (old_end || ends_generation(text));
         if ((status = load_token(t, i, text, err)) != OT_OK)
             return status;
     }
@@ -327,10 +328,13 @@ static ot_status load_special_ids(ot_tokenizer *t, const ot_gguf *gguf, ot_error
         (status = get_token_id(t, gguf, "tokenizer.ggml.eot_token_id", &eot, err)) != OT_OK ||
         (status = get_token_id(t, gguf, "tokenizer.ggml.eom_token_id", &eom, err)) != OT_OK)
         return status;
-    const int32_t ends[] = {t->eos, eot, eom};
-    for (size_t i = 0; i < sizeof ends / sizeof ends[0]; i++)
-        if (ends[i] >= 0)
-            t->symbols[ends[i]].eog = true;
+    const int32_t controls[] = {t->eos, eot, eom, t->bos};
+    for (size_t i = 0; i < sizeof controls / sizeof controls[0]; i++)
+        if (controls[i] >= 0) {
+            ot_symbol *s = &t->symbols[controls[i]];
+            s->type = OT_TOKEN_CONTROL; /* whatever the file says */
+            s->eog = s->eog || controls[i] != t->bos || t->bos == t->eos;
+        }
     t->adds_space_prefix = spm;
     if (spm && ot_gguf_has(gguf, "tokenizer.ggml.add_space_prefix"))
         return ot_gguf_get_bool(gguf, "tokenizer.ggml.add_space_prefix", &t->adds_space_prefix, err);

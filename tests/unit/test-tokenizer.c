@@ -537,6 +537,40 @@ static void any_bytes_round_trip_through_sentencepiece(void)
     }
 }
 
+/* A piece with a space inside is found too: then words are not cut apart before merging. */
+static void a_piece_may_join_words(void)
+{
+    small_spm();
+    add_token(&v, "b" SP "a", NORMAL, -1); /* 271 */
+    ot_tokenizer *t = open_vocabulary("llama", NULL, &v, NULL, 0, NULL);
+    REQUIRE(t != NULL);
+    CHECK_STR(ids_of(t, "b ab", 4, 0), "261 271 260");
+    CHECK_STR(ids_of(t, "a a", 3, 0), "263 263");
+    ot_tokenizer_close(&t);
+}
+
+/* BOS and EOS are control tokens even where the file has them as ordinary ones; </s> ends only where it is control. */
+static void ends_in_bc(ot_gguf_writer *w)
+{
+    ot_gguf_put_u32(w, "tokenizer.ggml.eos_token_id", 258);
+    ot_gguf_put_u32(w, "tokenizer.ggml.bos_token_id", 257);
+    ot_gguf_put_u32(w, "tokenizer.ggml.eot_token_id", 4000000000u);
+}
+
+static void keys_of_the_file_make_control_tokens(void)
+{
+    small_bpe(&v);
+    add_token(&v, "</s>", USER, 0); /* 270 */
+    ot_tokenizer *t = open_vocabulary("gpt2", "llama-bpe", &v, small_merges, COUNT(small_merges), ends_in_bc);
+    REQUIRE(t != NULL);
+    CHECK(ot_tokenizer_is_special(t, 258) && ot_tokenizer_is_eog(t, 258));
+    CHECK(ot_tokenizer_is_special(t, 257) && !ot_tokenizer_is_eog(t, 257));
+    CHECK(!ot_tokenizer_is_special(t, 270) && !ot_tokenizer_is_eog(t, 270));
+    CHECK_STR(ids_of(t, "bc", 2, 0), "98 99");
+    CHECK_STR(ids_of(t, "bc", 2, OT_TOKENIZE_SPECIAL | OT_TOKENIZE_BOS), "257 258"); /* llama-bpe wants BOS */
+    ot_tokenizer_close(&t);
+}
+
 static void decoding_can_keep_the_first_space(void)
 {
     small_spm();
@@ -606,6 +640,8 @@ int main(int argc, char **argv)
     RUN(bytes_that_the_vocabulary_lacks_are_dropped);
     RUN(pieces_merge_by_score);
     RUN(any_bytes_round_trip_through_sentencepiece);
+    RUN(a_piece_may_join_words);
+    RUN(keys_of_the_file_make_control_tokens);
     RUN(decoding_can_keep_the_first_space);
     RUN(bad_files_are_refused_by_name);
     return ot_test_finish();
