@@ -109,6 +109,7 @@ static void strip_before(cleaner *c, size_t begin, bool line_begins)
 static void skip_comment(cleaner *c)
 {
     bool strips_after = false;
+    c->at += 2;
     while (c->at < c->end && !(c->end - c->at >= 2 && c->at[0] == '#' && c->at[1] == '}')) {
         strips_after = *c->at == '-';
         c->at++;

@@ -139,10 +139,15 @@ static ot_str content_of(const ot_chat_template *t, const ot_chat_message *messa
 static ot_status fail_role(const ot_chat_template *t, const ot_chat_message *messages, size_t i, const char *why,
                            ot_error *err)
 {
-    char param[64];
+    char param[64], shown[41] = ""; /* the beginning of the role, in one line and in whole characters */
+    size_t size = strnlen(messages[i].role, sizeof shown - 1);
+    memcpy(shown, messages[i].role, size);
+    shown[ot_utf8_complete(shown, size)] = '\0';
+    for (char *c = shown; *c != '\0'; c++)
+        *c = (unsigned char)*c < ' ' ? '?' : *c;
     snprintf(param, sizeof param, "messages[%zu].role", i);
-    return ot_fail_param(err, OT_ERR_INVALID, param, "messages[%zu].role \"%.40s\": %s (chat template %s)", i,
-                         messages[i].role, why, t->family->name);
+    return ot_fail_param(err, OT_ERR_INVALID, param, "messages[%zu].role \"%s\": %s (chat template %s)", i, shown, why,
+                         t->family->name);
 }
 
 /* Whether the family takes these roles in this order. */
