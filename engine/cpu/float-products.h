@@ -3,7 +3,7 @@
  *
  * Everything is a register tile of rows x vectors whose sums run over k in order: for each k the vectors of the right
  * matrix are loaded once and each row's element is broadcast. The gradient products copy a strip of the right matrix,
- * K_BLOCK rows of one tile's width, to the stack first: it is then read from the nearest cache for every tile of
+ * K_BLOCK rows of one tile's width (16 KB), to the stack first: it is then read from the nearest cache for every tile of
  * rows, whatever the stride. Between strips the sums wait in c, which does not round.
  */
 #ifndef OTTER_ENGINE_CPU_FLOAT_PRODUCTS_H
@@ -113,7 +113,7 @@ static void matmul_bf16(const product *p, uint32_t begin, uint32_t end)
 
 /* ---- Gradients ------------------------------------------------------------------------------------------- */
 
-enum { K_BLOCK = 128, GEMM_WIDTH = 16 * OT_TILE_PANELS };
+enum { GEMM_WIDTH = 16 * OT_TILE_PANELS, K_BLOCK = 4096 / GEMM_WIDTH };
 
 /* c (+)= a b for a strip of b's columns; element (m, k) of a is a[m * a_m + k * a_k]. */
 typedef struct gemm {
@@ -126,19 +126,28 @@ typedef struct gemm {
     uint32_t n_k, m_begin, m_end, n_n;
 } gemm;
 
-/* Copies rows [k, k + n_k) of GEMM_WIDTH columns from n on; columns past the last become 0. */
+/* Copies rows [k, k + n_k) of GEMM_WIDTH columns from n on; columns past the last become 0. The next strip of these rows
+ * is asked for meanwhile. */
 static void copy_strip(float *strip, const gemm *g, uint32_t k, uint32_t n_k, uint32_t n)
 {
     const float *b = g->b + k * g->b_stride + n;
     for (uint32_t i = 0; i < n_k; i++, b += g->b_stride, strip += GEMM_WIDTH) {
         for (uint32_t j = 0; j < GEMM_WIDTH; j += 16) {
             uint32_t left = g->n_n > n + j ? g->n_n - n - j : 0;
+            __builtin_prefetch(b + GEMM_WIDTH + j, 0, 2);
             v16_store(strip + j, left >= 16 ? v16_load(b + j) : left ? v16_load_n(b + j, left) : v16_zero());
         }
     }
 }
 
-/* A tile of n_m rows of c; `width` columns of it exist. With `load` the sums go on from c. */
+/* The columns of c from n + 16 j on that exist, of a vector's 16. */
+OT_INLINE uint32_t columns_left(const gemm *g, uint32_t n, int j)
+{
+    uint32_t at = n + 16 * (uint32_t)j;
+    return g->n_n <= at ? 0 : g->n_n - at < 16 ? g->n_n - at : 16;
+}
+
+/* A tile of n_m rows of c from column n on. With `load` the sums go on from c. */
 OT_INLINE void gemm_tile(const gemm *g, uint32_t m, uint32_t k, uint32_t n_k, uint32_t n, const float *strip, uint32_t n_m,
                          bool load, bool a_is_transposed)
 {
@@ -148,8 +157,9 @@ OT_INLINE void gemm_tile(const gemm *g, uint32_t m, uint32_t k, uint32_t n_k, ui
     v16 sum[OT_TILE_ROWS][OT_TILE_PANELS];
     OT_UNROLL for (uint32_t r = 0; r < n_m; r++)
         OT_UNROLL for (int j = 0; j < OT_TILE_PANELS; j++) {
-            uint32_t left = g->n_n > n + 16 * j ? g->n_n - n - 16 * j : 0;
-            sum[r][j] = load && left ? v16_load_n(c + r * g->c_stride + 16 * j, left < 16 ? left : 16) : v16_zero();
+            const uint32_t left = columns_left(g, n, j);
+            const float *from = c + r * g->c_stride + 16 * j;
+            sum[r][j] = !load || left == 0 ? v16_zero() : left == 16 ? v16_load(from) : v16_load_n(from, left);
         }
     for (uint32_t i = 0; i < n_k; i++) {
         v16 row[OT_TILE_PANELS];
@@ -163,30 +173,43 @@ OT_INLINE void gemm_tile(const gemm *g, uint32_t m, uint32_t k, uint32_t n_k, ui
     }
     OT_UNROLL for (uint32_t r = 0; r < n_m; r++)
         OT_UNROLL for (int j = 0; j < OT_TILE_PANELS; j++) {
-            uint32_t left = g->n_n > n + 16 * j ? g->n_n - n - 16 * j : 0;
-            if (left)
-                v16_store_n(c + r * g->c_stride + 16 * j, sum[r][j], left < 16 ? left : 16);
+            const uint32_t left = columns_left(g, n, j);
+            if (left == 16)
+                v16_store(c + r * g->c_stride + 16 * j, sum[r][j]);
+            else if (left > 0)
+                v16_store_n(c + r * g->c_stride + 16 * j, sum[r][j], left);
         }
 }
 
-OT_INLINE void gemm_run(const gemm *g, bool accumulate, bool a_is_transposed)
+/* Rows [m_begin, m_end) of c. */
+OT_INLINE void gemm_rows(const gemm *g, uint32_t m_begin, uint32_t m_end, bool accumulate, bool a_is_transposed)
 {
     _Alignas(64) float strip[K_BLOCK * GEMM_WIDTH];
-    for (uint32_t n = 0; n < g->n_n; n += GEMM_WIDTH) {
-        uint32_t k = 0;
-        do { /* once even for n_k = 0: c is then 0, or as it was */
-            uint32_t n_k = g->n_k - k < K_BLOCK ? g->n_k - k : K_BLOCK, m = g->m_begin;
-            bool load = accumulate || k > 0;
+    uint32_t k = 0;
+    do { /* once even for n_k = 0: c is then 0, or as it was */
+        const uint32_t n_k = g->n_k - k < K_BLOCK ? g->n_k - k : K_BLOCK;
+        const bool load = accumulate || k > 0;
+        for (uint32_t n = 0; n < g->n_n; n += GEMM_WIDTH) {
+            uint32_t m = m_begin;
             copy_strip(strip, g, k, n_k, n);
-            for (; m + OT_TILE_ROWS <= g->m_end; m += OT_TILE_ROWS)
+            for (; m + OT_TILE_ROWS <= m_end; m += OT_TILE_ROWS)
                 gemm_tile(g, m, k, n_k, n, strip, OT_TILE_ROWS, load, a_is_transposed);
-            for (; m + 2 <= g->m_end; m += 2)
+            for (; m + 2 <= m_end; m += 2)
                 gemm_tile(g, m, k, n_k, n, strip, 2, load, a_is_transposed);
-            if (m < g->m_end)
+            if (m < m_end)
                 gemm_tile(g, m, k, n_k, n, strip, 1, load, a_is_transposed);
-            k += n_k;
-        } while (k < g->n_k);
-    }
+        }
+        k += n_k;
+    } while (k < g->n_k);
+}
+
+/* In blocks of rows, so that their part of c stays in the second-level cache: few for the long rows of weight gradients,
+ * many for input gradients, where each block copies b anew. */
+OT_INLINE void gemm_run(const gemm *g, bool accumulate, bool a_is_transposed)
+{
+    const uint32_t block = a_is_transposed ? 96 : 480;
+    for (uint32_t m = g->m_begin; m < g->m_end; m += block)
+        gemm_rows(g, m, g->m_end - m < block ? g->m_end : m + block, accumulate, a_is_transposed);
 }
 
 static void lanes_gemm_tn(float *c, size_t c_stride, const float *a, size_t a_stride, const float *b, size_t b_stride,

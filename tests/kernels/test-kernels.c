@@ -611,6 +611,8 @@ static void gradient_products_match(void)
     static const uint32_t depths[] = {0, 1, 2, 33, 127, 128, 129, 300};
     for (int i = 0; i < 96; i++)
         check_gemm(depths[i % 8], 1 + below(i % 3 ? 20 : 40), 1 + below(i % 4 ? 35 : 100), i & 8, i & 16);
+    check_gemm(300, 211, 50, true, false); /* several blocks of rows */
+    check_gemm(200, 500, 40, false, true);
 }
 
 /* ---- Running --------------------------------------------------------------------------------------------- */
