@@ -1,0 +1,285 @@
+#!/usr/bin/env python3
+"""The HTTP edge: methods, unknown paths, API keys, CORS, request ids, body limits, keep-alive and pipelining, the full queue, and
+an idle server that uses no processor time.
+
+test-timeout: 200
+"""
+
+import http.client
+import json
+import os
+import pathlib
+import re
+import socket
+import sys
+import tempfile
+import time
+
+from api_support import expect_error, post_bytes, raw, status_of
+from server_process import Server, expect, expect_true, in_parallel, require_model, run_cases
+
+KEY, OTHER_KEY = "sk-test-0123456789", "sk-other"
+OPEN = ("/health", "/livez", "/readyz", "/metrics")
+
+
+def status(server, method, path, **options):
+    return server.request(method, path, **options)
+
+
+def answers_methods(server):
+    expect_error(server.get("/nope"), 404, None, "not_found")
+    expect_error(server.post("/v1/nope", {}), 404)
+    for method, path, allowed in (("GET", "/v1/completions", "POST, OPTIONS"), ("DELETE", "/v1/models", "GET, HEAD, OPTIONS"),
+                                  ("PUT", "/v1/heads", "GET, HEAD, POST, OPTIONS"), ("POST", "/health", "GET, HEAD, OPTIONS"),
+                                  ("GET", "/v1/heads/x", "DELETE, OPTIONS"), ("PATCH", "/tokenize", "POST, OPTIONS")):
+        answer = server.request(method, path, b"{}" if method in ("PUT", "POST", "PATCH") else None)
+        expect_error(answer, 405, None, "method_not_allowed")
+        expect(answer.headers["allow"], allowed, f"{method} {path}")
+    answer = server.request("OPTIONS", "/v1/completions")
+    expect([answer.status, answer.headers["allow"], answer.body], [204, "POST, OPTIONS", b""])
+    head, get = server.request("HEAD", "/v1/models"), server.get("/v1/models")
+    expect([head.status, head.body, head.headers["content-length"]], [200, b"", str(len(get.body))])
+    expect(server.request("HEAD", "/v1/completions").status, 405)
+
+
+def serves_small_pages(server):
+    expect(server.get("/health").json(), {"status": "ok"})
+    version = server.get("/version").ok()
+    expect(version["backend"], "cpu")
+    expect_true(re.fullmatch(r"\d+\.\d+\.\d+.*", version["version"]), version)
+    expect(server.get("/openapi.json").ok()["openapi"][:3], "3.1")
+    page = server.get("/")
+    expect(page.headers["content-type"], "text/html; charset=utf-8")
+    expect_true(b"/v1/completions" in page.body and b"<script" not in page.body, page.body[:500])
+    expect(server.get("/?a=b").status, 200)
+
+
+def echoes_request_ids(server):
+    expect(server.get("/health", headers={"X-Request-Id": "abc-123"}).headers["x-request-id"], "abc-123")
+    expect(server.post("/v1/completions", {}, headers={"X-Request-Id": "e"}).headers["x-request-id"], "e")
+    for bad in ("", "x" * 129, "with blank", "t\u00fc"):
+        own = server.get("/health", headers={"X-Request-Id": bad.encode()}).headers["x-request-id"]
+        expect_true(re.fullmatch(r"req-[0-9a-f]{24}", own), own)
+
+
+def limits_bodies(server):
+    expect_error(server.post("/v1/completions", b"{" + b" " * (1 << 20) + b"}"), 413, None, "request_too_large")
+    # So large that it is not even read: the answer comes before the body.
+    received = raw(server, b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999\r\n\r\n")
+    expect(status_of(received), 413)
+    # Chunks without a stated length meet the same limit.
+    chunk = b"40000\r\n" + b" " * 0x40000 + b"\r\n"
+    received = raw(server, b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n" +
+                   chunk * 5 + b"0\r\n\r\n")
+    expect(status_of(received), 413)
+    received = raw(server, b"POST /tokenize HTTP/1.1\r\nHost: x\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
+                           b"10\r\n{\"content\": \"a b\r\n3\r\n\"}\n\r\n0\r\n\r\n")
+    expect(status_of(received), 200)
+    expect_error(server.post("/tokenize", b"x", headers={"Content-Encoding": "gzip"}), 415)
+    expect_error(server.post("/tokenize", b"x", headers={"Content-Type": "multipart/form-data; boundary=x"}), 415)
+    # A curl without -H sends this type; JSON is JSON.
+    expect(server.post("/tokenize", b'{"content": "a"}', headers={"Content-Type": "application/x-www-form-urlencoded"}).status, 200)
+    expect(server.post("/tokenize", b'{"content": "a"}', headers={"Content-Type": "text/plain"}).status, 200)
+
+
+def keeps_connections(server):
+    connection = server.connect()
+    for i in range(20):
+        connection.request("POST", "/tokenize", json.dumps({"content": "a" * i}))
+        answer = connection.getresponse()
+        expect(answer.status, 200)
+        expect(json.loads(answer.read())["count"] > 0 or i == 0, True)
+    connection.request("POST", "/v1/completions", json.dumps({"prompt": "x", "max_tokens": 3, "stream": True}))
+    expect_true(connection.getresponse().read().endswith(b"data: [DONE]\n\n"), "a stream on a kept connection")
+    connection.request("GET", "/health")
+    expect(connection.getresponse().read(), b'{"status":"ok"}')
+    connection.close()
+
+
+def answers_pipelined_requests_in_order(server):
+    first = post_bytes("/v1/completions", b'{"prompt": "Once", "max_tokens": 5, "temperature": 0}').replace(b"Connection: close\r\n", b"")
+    second = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
+    third = post_bytes("/tokenize", b'{"content": "a b c"}')
+    received = raw(server, first + second + third)
+    expect([line.split(b" ")[1] for line in re.findall(rb"HTTP/1\.1 \d+ ", received)], [b"200"] * 3)
+    order = [received.index(part) for part in (b"text_completion", b'{"status":"ok"}', b'"max_model_len"')]
+    expect(order, sorted(order))
+
+
+def speaks_http_1_0(server):
+    received = raw(server, b"GET /health HTTP/1.0\r\n\r\n")
+    expect_true(received.endswith(b'{"status":"ok"}'), received)
+    body = b'{"prompt": "x", "max_tokens": 3, "stream": true}'
+    received = raw(server, b"POST /v1/completions HTTP/1.0\r\nContent-Length: " + str(len(body)).encode() + b"\r\n\r\n" + body)
+    expect_true(received.endswith(b"data: [DONE]\n\n"), received[-200:])
+
+
+def uses_no_time_when_idle(server):
+    kept = [server.connect() for _ in range(3)]
+    for connection in kept:
+        connection.request("GET", "/health")
+        connection.getresponse().read()
+    half = socket.create_connection(("127.0.0.1", server.port))
+    half.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+    time.sleep(0.5)
+    before = server.metric("process_cpu_seconds_total")
+    time.sleep(3)
+    used = server.metric("process_cpu_seconds_total") - before
+    half.close()
+    for connection in kept:
+        connection.close()
+    expect_true(used <= 0.05, f"{used} s of processor time in 3 s with nothing to do")
+
+
+def loop_seconds(server):
+    """Processor time of the main thread alone, which runs the loop."""
+    pid = server.process.pid
+    fields = pathlib.Path(f"/proc/{pid}/task/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def waits_without_polling(server):
+    """While requests wait for the engine the loop sleeps: it wakes for a token, not to look for one."""
+    body = {"prompt": "Once upon a time", "max_tokens": 60, "ignore_eos": True}
+    used, begin = loop_seconds(server), time.monotonic()
+    answers = in_parallel([lambda: server.post("/v1/completions", body)] * 6)
+    used, took = loop_seconds(server) - used, time.monotonic() - begin
+    expect([answer.status for answer in answers], [200] * 6)
+    expect_true(used < 0.05 + 0.1 * took, f"{used:.2f} s of the loop's time in {took:.2f} s of waiting")
+
+
+# ---- With other settings -----------------------------------------------------------------------------------
+
+def checks_keys():
+    with tempfile.TemporaryDirectory(prefix="otter-test-") as folder:
+        keys = pathlib.Path(folder, "keys")
+        keys.write_text(f"# a comment\n\n{KEY}\n  {OTHER_KEY}  \r\n")
+        with Server("--api-key-file", keys) as server:
+            for path in OPEN:
+                expect(server.get(path).status, 200, path)
+            bad = [None, "", KEY, "Bearer", "Bearer ", "Bearer x", f"Bearer {KEY}x", f"Bearer {KEY[:-1]}", f"Basic {KEY}",
+                   f"Bearer {KEY} {KEY}", "Bearer # a comment", "Bearer " + "x" * 5000]
+            for value in bad:
+                headers = {} if value is None else {"Authorization": value}
+                for method, path in (("POST", "/v1/completions"), ("GET", "/v1/models"), ("GET", "/"), ("GET", "/nope"),
+                                     ("GET", "/openapi.json"), ("DELETE", "/v1/heads/x"), ("GET", "/v1/completions")):
+                    answer = server.request(method, path, headers=headers)
+                    expect_error(answer, 401, None, "invalid_api_key")
+                    expect(answer.headers["www-authenticate"], "Bearer")
+            for key in (KEY, OTHER_KEY):
+                for scheme in ("Bearer", "bearer"):
+                    expect(server.get("/v1/models", headers={"Authorization": f"{scheme} {key}"}).status, 200)
+            # Keys do not share a cached prefix: who asks cannot tell what others asked.
+            body = {"prompt": "A prompt that is long enough to fill a page of the cache, and then some. " * 3, "max_tokens": 1}
+
+            def cached(key):
+                answer = server.post("/v1/completions", body, headers={"Authorization": f"Bearer {key}"}).ok()
+                return answer["usage"]["prompt_tokens_details"]["cached_tokens"]
+
+            expect([cached(KEY), cached(KEY) > 0, cached(OTHER_KEY), cached(OTHER_KEY) > 0], [0, True, 0, True])
+        keys.write_text("# nothing\n")
+        for path in (keys, pathlib.Path(folder, "missing")):
+            with Server("--api-key-file", path, ready=False) as server:
+                server.stopped_by_test = True
+                expect(server.process.wait(60), 1)
+                expect_true(str(path) in server.log(), server.log())
+                server.process.returncode = 0  # the expected end
+
+
+def answers_other_origins():
+    with Server("--cors-origins", "https://a.example,https://b.example") as server:
+        for origin, allowed in (("https://a.example", True), ("https://b.example", True), ("https://c.example", False), ("null", False)):
+            for answer in (server.get("/health", headers={"Origin": origin}), server.get("/nope", headers={"Origin": origin}),
+                           server.post("/tokenize", {"content": "a"}, headers={"Origin": origin})):
+                expect(answer.headers.get("access-control-allow-origin"), origin if allowed else None)
+                expect(answer.headers["vary"], "Origin")
+        answer = server.request("OPTIONS", "/v1/chat/completions", headers={
+            "Origin": "https://a.example", "Access-Control-Request-Method": "POST",
+            "Access-Control-Request-Headers": "authorization,content-type,x-stainless-os"})
+        expect(answer.status, 204)
+        expect(answer.headers["access-control-allow-headers"], "authorization,content-type,x-stainless-os")
+        expect_true("POST" in answer.headers["access-control-allow-methods"], answer.headers)
+        connection = server.connect()
+        connection.request("POST", "/v1/completions", json.dumps({"prompt": "x", "max_tokens": 1, "stream": True}),
+                           {"Origin": "https://b.example"})
+        expect(connection.getresponse().getheader("Access-Control-Allow-Origin"), "https://b.example")
+        connection.close()
+    with Server("--cors-origins", "*") as server:
+        expect(server.get("/health", headers={"Origin": "https://x"}).headers["access-control-allow-origin"], "*")
+    with Server() as server:
+        expect_true("access-control-allow-origin" not in server.get("/health", headers={"Origin": "https://x"}).headers, "CORS by default")
+
+
+def says_when_the_queue_is_full():
+    with Server("--max-queue", "2", "--max-sequences", "1") as server:
+        body = {"prompt": "Once upon a time", "max_tokens": 150, "ignore_eos": True, "temperature": 0}
+        stream = server.stream("/v1/completions", body)
+        next(stream)
+        answers = in_parallel([lambda: server.post("/v1/completions", {**body, "max_tokens": 2})] * 6)
+        stream.close()
+        refused = [a for a in answers if a.status != 200]
+        expect([a.status for a in refused], [429] * len(refused))
+        expect_true(1 <= len(refused) <= 4, f"{len(refused)} of 6 refused with room for 2")
+        for answer in refused:
+            expect_error(answer, 429, None, "queue_full", "rate_limit_error")
+            expect_true(int(answer.headers["retry-after"]) >= 1, answer.headers)
+        expect_error(server.post("/v1/completions", {"prompt": ["a", "b", "c"], "max_tokens": 1}), 400, "prompt")
+        expect(server.metric("otter_requests_rejected_total", reason="queue_full"), len(refused))
+
+
+def logs_requests():
+    for kind in ("plain", "json"):
+        with Server("--access-log", kind) as server:
+            server.get("/health", headers={"X-Request-Id": "my-id"})
+            server.get("/forged%22%0aline")
+            time.sleep(0.1)
+            lines = [line for line in server.log().splitlines() if "GET" in line]
+            mine = [line for line in lines if "my-id" in line]
+            expect(len(mine), 1)
+            expect_true("/health" in mine[0] and "200" in mine[0], mine[0])
+            forged = [line for line in lines if "forged" in line]
+            expect(len(forged), 1)
+            expect_true(not any(line.startswith("line") for line in server.log().splitlines()), server.log())
+            if kind == "json":
+                expect(json.loads(mine[0])["status"], 200)
+                expect(json.loads(forged[0])["path"], '/forged"\nline')
+
+
+def starts_where_it_is_told():
+    with Server("--host", "::1", ready=False) as server:
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                connection = http.client.HTTPConnection("::1", server.port, timeout=5)
+                connection.request("GET", "/readyz")
+                expect(connection.getresponse().status, 200)
+                break
+            except OSError:
+                expect_true(time.monotonic() < deadline, server.log())
+                time.sleep(0.1)
+        expect_true(f"http://[::1]:{server.port}" in server.log(), server.log())
+        with Server("--host", "::1", "--port", server.port, ready=False) as other:
+            other.stopped_by_test = True
+            expect(other.process.wait(60), 1)
+            expect_true("port" in other.log() and "in use" in other.log(), other.log())
+            other.process.returncode = 0  # the expected end
+
+
+def main():
+    require_model()
+    cases = [answers_methods, serves_small_pages, echoes_request_ids, limits_bodies, keeps_connections,
+             answers_pipelined_requests_in_order, speaks_http_1_0, uses_no_time_when_idle, waits_without_polling]
+    with Server("--max-body", str(1 << 20)) as server:
+        first = run_cases(cases, server)
+    words = sys.argv[1:]
+    others = [checks_keys, answers_other_origins, says_when_the_queue_is_full, logs_requests, starts_where_it_is_told]
+    if words and not any(word in case.__name__ for case in others for word in words):
+        return first
+    second = run_cases(others)
+    if words and not any(word in case.__name__ for case in cases for word in words):
+        return second
+    return first or second
+
+
+if __name__ == "__main__":
+    sys.exit(main())
