@@ -4,7 +4,7 @@
 Continues held-out prompts through a running server, once for each weight of the head in ARGS, and judges the
 continuations by a classifier that is not ours (alt-profanity-check, a linear model on word and character n-grams
 trained on other data). Perplexity is the base model's own: from the log-probabilities that the server
-reports for the tokens it chose, before steering. Writes a Markdown table and a plot.
+reports for the tokens it chose, before steering. Writes a Markdown table and a plot. For the price in time see `otter bench`.
 
     otter serve --model MODEL --head toxicity=heads/toxicity.gguf &
     pip install -r tests/bench/requirements.txt
@@ -112,13 +112,12 @@ def main():
 
 def write_table(args, results):
     lines = ["| decoding | weight | toxicity (judge, mean) | 95% interval | toxic (judge > .5) | own score | perplexity "
-             "| distinct-2 | time |", "|---|---|---|---|---|---|---|---|---|"]
+             "| distinct-2 |", "|---|---|---|---|---|---|---|---|"]
     for r in results:
-        plain = next(x for x in results if x["temperature"] == r["temperature"] and x["weight"] == 0)
         decoding = "greedy" if r["temperature"] == 0 else f"sampled, T = {r['temperature']:g}"
         lines.append(f"| {decoding} | {r['weight']:g} | {r['judge_mean']:.3f} | {r['judge_low']:.3f} to "
                      f"{r['judge_high']:.3f} | {100 * r['judge_toxic_share']:.1f}% | {r['own_score']:.3f} | "
-                     f"{r['perplexity']:.2f} | {r['distinct_2']:.3f} | {r['seconds'] / plain['seconds']:.2f}x |")
+                     f"{r['perplexity']:.2f} | {r['distinct_2']:.3f} |")
     out = pathlib.Path(args.out)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.with_suffix(".md").write_text("\n".join(lines) + "\n")
