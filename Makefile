@@ -40,9 +40,12 @@ $(BUILD)/lib/$(1).a: $(call obj,$(SRC_$(1)))
 endef
 $(foreach r,$(ROOMS),$(eval $(call room_rule,$(r))))
 
-$(BUILD)/obj/%-avx2.o: ISA := -mavx2 -mfma -mf16c -O3
-$(BUILD)/obj/%-avx512.o: ISA := -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx2 -mfma -mf16c -O3
-$(BUILD)/obj/%-vnni.o: ISA := -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mavx2 -mfma -mf16c -O3
+# No sanitizers on them: they take minutes on unrolled kernels, and tests/kernels has guard pages for what they would find.
+ISA_ALL := -mavx2 -mfma -mf16c -O3 -fno-sanitize=all
+ISA_512 := -mavx512f -mavx512bw -mavx512dq -mavx512vl
+$(BUILD)/obj/%-avx2.o: ISA := $(ISA_ALL)
+$(BUILD)/obj/%-avx512.o: ISA := $(ISA_ALL) $(ISA_512)
+$(BUILD)/obj/%-vnni.o: ISA := $(ISA_ALL) $(ISA_512) -mavx512vnni
 $(BUILD)/obj/%.o: %.c
 	@mkdir -p $(@D)
 	$(CC) $(CPPFLAGS) -DOTTER_VERSION='"$(VERSION)"' $(CFLAGS_ALL) $(ISA) -MMD -MP -c -o $@ $<
