@@ -252,6 +252,16 @@ OT_INLINE void sum_values(const attn_tile *t, uint32_t common, uint32_t n_q, boo
     }
 }
 
+static void divide(float *out, float z, uint32_t head_dim)
+{
+    const v16 inv = v16_set1(1.0f / z);
+    uint32_t d = 0;
+    for (; d + 16 <= head_dim; d += 16)
+        v16_store(out + d, v16_mul(v16_load(out + d), inv));
+    if (d < head_dim)
+        v16_store_n(out + d, v16_mul(v16_load_n(out + d, head_dim - d), inv), head_dim - d);
+}
+
 /* ---- A tile ---------------------------------------------------------------------------------------------- */
 
 OT_INLINE void attend_tile(const attn_tile *t, uint32_t n_q, bool half)
@@ -277,9 +287,8 @@ OT_INLINE void attend_tile(const attn_tile *t, uint32_t n_q, bool half)
     sum_values(t, shortest, n_q, half);
     for (uint32_t i = 0; i < n_q; i++) {
         uint32_t q = t->first + i;
-        float inv = 1.0f / z[i];
-        for (uint32_t d = 0; d < g->head_dim && g->n_prefix[q] + g->n_tail[q] > 0; d++)
-            g->out[q][d] *= inv;
+        if (g->n_prefix[q] + g->n_tail[q] > 0) /* else out stays 0 */
+            divide(g->out[q], z[i], g->head_dim);
     }
 }
 
