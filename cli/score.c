@@ -158,13 +158,13 @@ static bool add_signals(const ot_cli_session *s, const options *o, ot_interventi
 
 /* ---- Texts ----------------------------------------------------------------------------------------------- */
 
-/* Numbers as short as their float allows. */
+/* Nine digits: enough to give the float back exactly. */
 static json_t *score_json(float score)
 {
     if (!isfinite(score))
         return json_null();
     char text[32];
-    snprintf(text, sizeof text, "%.7g", (double)score);
+    snprintf(text, sizeof text, "%.9g", (double)score);
     return json_real(strtod(text, NULL));
 }
 
@@ -191,7 +191,7 @@ static bool print_result(const ot_intervention *v, const options *o, item *it)
     json_object_set_new(line, "scores", scores);
     if (tokens != NULL)
         json_object_set_new(line, "per_token", tokens);
-    const bool ok = json_dumpf(line, stdout, JSON_COMPACT | JSON_REAL_PRECISION(7)) == 0 && putchar('\n') != EOF;
+    const bool ok = json_dumpf(line, stdout, JSON_COMPACT | JSON_REAL_PRECISION(9)) == 0 && putchar('\n') != EOF;
     json_decref(line);
     return ok;
 }

@@ -11,7 +11,8 @@
 #include "scheduler/random.h"
 
 #define BLOCK 64
-#define HEAP_MAX 256 /* more are sorted by digits */
+#define HEAP_MAX 256   /* more are sorted by digits */
+#define N_BUCKETS 2048 /* of 1/64 nat below the best token */
 
 struct ot_sampler {
     const ot_kernels *kernels;
@@ -21,7 +22,8 @@ struct ot_sampler {
     float *block;      /* (n_blocks) maxima or sums */
     float *heap;       /* (n_blocks) */
     uint32_t *counts;  /* (n_vocab) occurrences, zero between calls */
-    int32_t *ids;      /* (n_vocab) */
+    int32_t *ids;      /* (n_vocab) the filtered set ... */
+    float *weights;    /* (n_vocab) ... and exp(scaled) of each of it */
     uint64_t *keys[2]; /* (n_vocab) sort key << 32 | id */
 };
 
@@ -40,10 +42,11 @@ ot_status ot_sampler_open(ot_sampler **out, const ot_kernels *kernels, uint32_t 
     s->heap = malloc(s->n_blocks * sizeof(float));
     s->counts = calloc(n_vocab, sizeof(uint32_t));
     s->ids = malloc(n_vocab * sizeof(int32_t));
+    s->weights = malloc(n_vocab * sizeof(float));
     s->keys[0] = malloc(n_vocab * sizeof(uint64_t));
     s->keys[1] = malloc(n_vocab * sizeof(uint64_t));
     if (s->adjusted == NULL || s->scaled == NULL || s->block == NULL || s->heap == NULL || s->counts == NULL ||
-        s->ids == NULL || s->keys[0] == NULL || s->keys[1] == NULL) {
+        s->ids == NULL || s->weights == NULL || s->keys[0] == NULL || s->keys[1] == NULL) {
         ot_sampler_close(out);
         return ot_fail(err, OT_ERR_NOMEM, "no memory for the sampler");
     }
@@ -61,6 +64,7 @@ void ot_sampler_close(ot_sampler **sampler)
     free(s->heap);
     free(s->counts);
     free(s->ids);
+    free(s->weights);
     free(s->keys[0]);
     free(s->keys[1]);
     free(s);
@@ -114,6 +118,24 @@ static void heap_push(const float *logits, int32_t *heap, uint32_t n, int32_t id
         at = (at - 1) / 2;
     }
     heap[at] = id;
+}
+
+/* Puts a heap of n ids in order, best first. */
+static void unheap(const float *logits, int32_t *ids, uint32_t n)
+{
+    for (uint32_t left = n; left > 1; left--) { /* the worst to the end, again and again */
+        int32_t t = ids[0];
+        ids[0] = ids[left - 1];
+        ids[left - 1] = t;
+        sift_down(logits, ids, left - 1);
+    }
+}
+
+static void sort_ids(const float *logits, int32_t *ids, uint32_t n)
+{
+    for (uint32_t i = 1; i < n; i++)
+        heap_push(logits, ids, i, ids[i]);
+    unheap(logits, ids, n);
 }
 
 /* Same on floats, least at the root: keeps the k largest. */
@@ -215,12 +237,7 @@ static uint32_t top_by_heap(ot_sampler *s, const float *logits, uint32_t k, int3
             }
         }
     }
-    for (uint32_t left = n; left > 1; left--) { /* the worst to the end, again and again */
-        int32_t t = tokens[0];
-        tokens[0] = tokens[left - 1];
-        tokens[left - 1] = t;
-        sift_down(logits, tokens, left - 1);
-    }
+    unheap(logits, tokens, n);
     return n;
 }
 
@@ -309,27 +326,65 @@ static uint32_t count_min_p(const ot_sampler *s, float min_p)
     return n > 0 ? n : 1;
 }
 
-/* Mass of ids[0..n), then the length of the shortest beginning that holds top_p of `whole`; n + 1 if it takes more. */
-static uint32_t cut_top_p(const float *scaled, const int32_t *ids, uint32_t n, double top_p, double whole)
+/* Weighs ids[begin, n) and returns where their cumulative mass, from *sum on, reaches `target`: the number of tokens that takes, or n
+ * + 1 if it takes more. */
+static uint32_t weigh_until(ot_sampler *s, uint32_t begin, uint32_t n, double *sum, double target)
 {
-    double sum = 0;
-    for (uint32_t i = 0; i < n; i++) {
-        sum += ot_expf(scaled[ids[i]]);
-        if (sum >= top_p * whole)
+    for (uint32_t i = begin; i < n; i++) {
+        s->weights[i] = ot_expf(s->scaled[s->ids[i]]);
+        *sum += s->weights[i];
+        if (*sum >= target)
             return i + 1;
     }
     return n + 1;
 }
 
-static double mass(const float *scaled, const int32_t *ids, uint32_t n)
+/* Sorts the vocabulary by buckets of 1/64 nat into s->ids, best bucket first, ids ascending in each; ends[b] is where bucket b ends. */
+static void sort_by_buckets(ot_sampler *s, uint32_t ends[N_BUCKETS])
 {
-    double sum = 0;
-    for (uint32_t i = 0; i < n; i++)
-        sum += ot_expf(scaled[ids[i]]);
-    return sum;
+    uint32_t *bucket = (uint32_t *)s->keys[0], begin = 0;
+    memset(ends, 0, N_BUCKETS * sizeof ends[0]);
+    for (uint32_t i = 0; i < s->n_vocab; i++) {
+        float depth = s->scaled[i] * -64;
+        bucket[i] = depth < N_BUCKETS - 1 ? (uint32_t)depth : N_BUCKETS - 1; /* NaN: the last */
+        ends[bucket[i]]++;
+    }
+    for (uint32_t b = 0; b < N_BUCKETS; b++) {
+        uint32_t n = ends[b];
+        ends[b] = begin;
+        begin += n;
+    }
+    for (uint32_t i = 0; i < s->n_vocab; i++)
+        s->ids[ends[bucket[i]]++] = (int32_t)i;
 }
 
-/* The tokens that the filters leave, best first, in s->ids. s->scaled is filled. Returns their number, at least 1. */
+/* top_p alone, over the whole vocabulary. Most often a few tokens hold the mass; otherwise whole buckets are taken as long as they are
+ * inside, and only the one that the limit falls in is sorted. */
+static uint32_t nucleus(ot_sampler *s, float top_p)
+{
+    double target = top_p * (double)s->kernels->sum_exp(s->scaled, s->n_vocab, 0), sum = 0;
+    uint32_t n = ot_sampler_top(s, s->scaled, 64, s->ids);
+    uint32_t cut = weigh_until(s, 0, n, &sum, target);
+    if (cut <= n)
+        return cut;
+    uint32_t ends[N_BUCKETS], begin = 0;
+    sort_by_buckets(s, ends);
+    sum = 0;
+    for (uint32_t b = 0; b < N_BUCKETS; b++) {
+        double before = sum;
+        cut = weigh_until(s, begin, ends[b], &sum, target);
+        if (cut <= ends[b]) {
+            sort_ids(s->scaled, s->ids + begin, ends[b] - begin);
+            sum = before;
+            cut = weigh_until(s, begin, ends[b], &sum, target);
+            return cut <= ends[b] ? cut : ends[b];
+        }
+        begin = ends[b];
+    }
+    return begin;
+}
+
+/* The tokens that the filters leave, in s->ids, and their weights. s->scaled is filled. Returns their number, at least 1. */
 static uint32_t filtered_set(ot_sampler *s, const ot_sampling *p)
 {
     uint32_t limit = p->top_k > 0 && p->top_k < s->n_vocab ? p->top_k : s->n_vocab;
@@ -337,21 +392,15 @@ static uint32_t filtered_set(ot_sampler *s, const ot_sampling *p)
         uint32_t n = count_min_p(s, p->min_p);
         limit = n < limit ? n : limit;
     }
+    if (limit == s->n_vocab && p->top_p < 1)
+        return nucleus(s, p->top_p);
+    uint32_t n = ot_sampler_top(s, s->scaled, limit, s->ids);
+    double whole = 0, sum = 0;
+    weigh_until(s, 0, n, &whole, INFINITY);
     if (p->top_p >= 1)
-        return ot_sampler_top(s, s->scaled, limit, s->ids);
-    if (limit < s->n_vocab) {
-        uint32_t n = ot_sampler_top(s, s->scaled, limit, s->ids);
-        uint32_t cut = cut_top_p(s->scaled, s->ids, n, p->top_p, mass(s->scaled, s->ids, n));
-        return cut < n ? cut : n;
-    }
-    /* top_p alone: most often a few tokens hold the mass, so take more only as long as they do not. */
-    double whole = s->kernels->sum_exp(s->scaled, s->n_vocab, 0);
-    for (uint32_t want = 64;; want = want < 1024 ? 1024 : s->n_vocab) {
-        uint32_t n = ot_sampler_top(s, s->scaled, want, s->ids);
-        uint32_t cut = cut_top_p(s->scaled, s->ids, n, p->top_p, whole);
-        if (cut <= n || n < want || want >= s->n_vocab)
-            return cut <= n ? cut : n;
-    }
+        return n;
+    uint32_t cut = weigh_until(s, 0, n, &sum, p->top_p * whole);
+    return cut <= n ? cut : n;
 }
 
 uint32_t ot_sampler_filter(ot_sampler *s, const float *logits, const ot_sampling *p, const int32_t *candidates,
@@ -430,21 +479,23 @@ static uint32_t pick_from_set(ot_sampler *s, uint32_t n_set, ot_draw d, uint32_t
 {
     uint32_t got = 0;
     for (; got < n && got < n_set; got++) {
-        double target = mass(s->scaled, s->ids, n_set) * ot_random_uniform(d.seed, d.choice, d.position, got);
-        int32_t found = -1;
+        double whole = 0;
+        for (uint32_t i = 0; i < n_set; i++)
+            whole += s->weights[i];
+        double target = whole * ot_random_uniform(d.seed, d.choice, d.position, got);
+        uint32_t found = n_set;
         for (uint32_t i = 0; i < n_set; i++) {
-            float e = ot_expf(s->scaled[s->ids[i]]);
-            if (!(e > 0))
+            if (!(s->weights[i] > 0))
                 continue;
-            found = s->ids[i];
-            if (target < e)
+            found = i;
+            if (target < s->weights[i])
                 break;
-            target -= e;
+            target -= s->weights[i];
         }
-        if (found < 0)
+        if (found == n_set)
             break;
-        tokens[got] = found;
-        s->scaled[found] = -INFINITY;
+        tokens[got] = s->ids[found];
+        s->weights[found] = 0;
     }
     return got;
 }
