@@ -49,6 +49,8 @@ void ot_request_begin(ot_scheduler *s, ot_request *r)
         s->stats.intervention_requests[OT_MODE_REWARD]++;
     if (r->guard != OT_GUARD_NONE)
         s->stats.intervention_requests[OT_MODE_GUARD]++;
+    if (r->policy == &ot_policy_draft)
+        s->stats.intervention_requests[OT_MODE_SPECULATIVE]++;
     if (r->n_signals > 0 && !r->reward && r->guard == OT_GUARD_NONE)
         s->stats.intervention_requests[OT_MODE_SIGNALS]++;
     count_head_use(s, r, true);

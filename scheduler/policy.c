@@ -5,7 +5,8 @@
 
 const ot_policy *ot_policy_for(const ot_request_params *p)
 {
-    return p->intervention.reward ? &ot_policy_args : &ot_policy_plain;
+    const ot_intervention *v = &p->intervention;
+    return v->reward ? &ot_policy_args : v->draft != OT_DRAFT_NONE ? &ot_policy_draft : &ot_policy_plain;
 }
 
 /* ---- Logits ---------------------------------------------------------------------------------------------- */
@@ -123,4 +124,48 @@ void ot_policy_emit(ot_scheduler *s, ot_choice *c, const ot_candidate *v, const 
         ot_choice_end(s, c, OT_FINISH_STOP);
     else if (c->n_generated == r->max_new)
         ot_choice_end(s, c, OT_FINISH_LENGTH);
+}
+
+/* ---- One token a position: plain and drafts -------------------------------------------------------------- */
+
+void ot_policy_decide(ot_scheduler *s, ot_choice *c, const float *logits)
+{
+    const ot_request *r = c->request;
+    ot_position at;
+    ot_policy_read(s, c, logits, false, &at);
+    ot_pending *p = &c->pending;
+    int32_t tokens[OT_MAX_CANDIDATES];
+    p->n = ot_sampler_pick(s->sampler, at.adjusted, &r->sampling, at.draw, ot_guard_attempts(r), tokens);
+    for (uint32_t i = 0; i < p->n; i++)
+        p->candidates[i] = (ot_candidate){
+            .token = tokens[i],
+            .logprob = r->logprobs ? ot_log_prob(at.raw_norm, at.raw, tokens[i]) : 0,
+        };
+    p->base_token = tokens[0];
+    if (r->n_signals == 0)
+        ot_policy_emit(s, c, &p->candidates[0], NULL);
+}
+
+bool ot_policy_take(ot_scheduler *s, ot_choice *c, ot_turn *t, uint32_t node)
+{
+    ot_pending *p = &c->pending;
+    ot_request *r = c->request;
+    if (r->n_signals == 0) {
+        ot_policy_accept(t, node);
+        return true;
+    }
+    float scores[OT_MAX_SIGNALS];
+    ot_policy_scores(s, t, node, scores);
+    if (ot_guard_refuses(r, scores)) {
+        if (p->at + 1 < p->n)
+            p->at++;
+        else
+            ot_choice_end(s, c, OT_FINISH_FILTER);
+        return false;
+    }
+    if (p->at > 0)
+        ot_policy_count_changed(s, c, OT_MODE_GUARD);
+    ot_policy_accept(t, node);
+    ot_policy_emit(s, c, &p->candidates[p->at], scores);
+    return c->state != OT_CHOICE_FINISHED;
 }

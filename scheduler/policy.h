@@ -10,7 +10,8 @@
  * after the turn; whatever else the turn wrote is scratch.
  *
  * A policy keeps what it needs between turns in ot_choice.pending, and nothing anywhere else: all of its decisions
- * must follow from the request, the text, logits and scores.
+ * must follow from the request, the text, logits and scores. How many rows it asks for may follow from more (ot_choice.pace,
+ * the batch), since that must not show in the text.
  */
 #ifndef OTTER_SCHEDULER_POLICY_H
 #define OTTER_SCHEDULER_POLICY_H
@@ -30,7 +31,9 @@ typedef struct ot_turn {
     ot_choice *choice;
     uint32_t start;                /* n_text when the turn began; node i writes slot start + i */
     uint32_t first_row;            /* node i is row first_row + i of the batch */
+    uint32_t spare_rows;           /* how many rows beyond the first the step has to spare for guesses */
     uint32_t n_nodes;
+    uint32_t n_optional;           /* the last ones, that the turn can do without if pages are short; 0 unless plan says */
     ot_node nodes[OT_MAX_NODES];
     uint32_t n_path;
     uint8_t path[OT_MAX_NODES];    /* accepted nodes, root first */
@@ -49,6 +52,7 @@ typedef struct ot_policy {
 
 extern const ot_policy ot_policy_plain; /* policy-plain.c */
 extern const ot_policy ot_policy_args;  /* policy-args.c */
+extern const ot_policy ot_policy_draft; /* policy-draft.c */
 const ot_policy *ot_policy_for(const ot_request_params *params);
 
 /* ---- What policies build on (policy.c) --------------------------------------------------------------------- */
@@ -69,6 +73,12 @@ void ot_policy_accept(ot_turn *t, uint32_t node);
 void ot_policy_want(ot_turn *t, uint32_t node);
 /* Sends a token to the reader; ends the choice if it was the last. scores may be NULL without signals. */
 void ot_policy_emit(ot_scheduler *s, ot_choice *c, const ot_candidate *candidate, const float *scores);
+/* Decides position c->n_text from its logits: what may be tried for it, in order, becomes pending. Without signals
+ * the token is sent. */
+void ot_policy_decide(ot_scheduler *s, ot_choice *c, const float *logits);
+/* The row of a node with the pending token has run: it joins the text (and with signals is sent), unless the guard refuses it;
+ * then the next candidate is pending, or the choice ends. True if the choice goes on from this node. */
+bool ot_policy_take(ot_scheduler *s, ot_choice *c, ot_turn *t, uint32_t node);
 /* Counts a token that differs from what the base alone would have picked. */
 void ot_policy_count_changed(ot_scheduler *s, ot_choice *c, int mode);
 

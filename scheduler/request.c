@@ -146,6 +146,7 @@ static void fill(ot_request *r, const ot_request_params *p, const sizes *z)
     r->guard_signal = v->guard_signal;
     r->guard_above = v->guard_above;
     r->guard_max_resamples = v->guard_max_resamples;
+    r->max_draft = v->draft != OT_DRAFT_NONE ? v->max_draft : 0;
 }
 
 ot_status ot_request_build(ot_request **out, const ot_request_params *p, uint32_t max_new, uint32_t output_ring,
@@ -281,6 +282,8 @@ ot_request_usage ot_request_get_usage(const ot_request *r)
         .prompt_tokens = r->n_prompt,
         .cached_tokens = atomic_load_explicit(&r->cached_tokens_seen, memory_order_relaxed),
         .completion_tokens = atomic_load_explicit(&r->completion_tokens, memory_order_relaxed),
+        .accepted_prediction_tokens = atomic_load_explicit(&r->accepted_drafts, memory_order_relaxed),
+        .rejected_prediction_tokens = atomic_load_explicit(&r->rejected_drafts, memory_order_relaxed),
         .candidates_scored = atomic_load_explicit(&r->candidates_scored, memory_order_relaxed),
         .changed_tokens = atomic_load_explicit(&r->changed_tokens, memory_order_relaxed),
     };

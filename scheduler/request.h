@@ -39,6 +39,13 @@ typedef struct ot_pending {
     ot_token_logprob top[OT_MAX_TOP_LOGPROBS];
 } ot_pending;
 
+/* Drafts: how long, and when (policy-draft.c). All zero at first. */
+typedef struct ot_draft_pace {
+    uint8_t length; /* of the next chain at most; 0: as at first */
+    uint8_t misses; /* chains in a row that were wrong at once */
+    uint8_t rest;   /* turns without drafts to come */
+} ot_draft_pace;
+
 typedef enum ot_choice_state {
     OT_CHOICE_IDLE,     /* a sibling that waits for the prompt to be read */
     OT_CHOICE_WAITING,  /* to be admitted, for the first time or again: holds no pages */
@@ -59,6 +66,7 @@ typedef struct ot_choice {
     uint32_t n_generated;  /* tokens sent */
     ot_kv_seq *seq;        /* NULL before the first admission */
     ot_pending pending;
+    ot_draft_pace pace;
     ot_output output;
     double last_token_s;   /* when the last token was decided */
     struct ot_choice *next, *prev; /* list of waiting choices */
@@ -100,6 +108,7 @@ struct ot_request {
     ot_guard_action guard;
     uint32_t guard_signal, guard_max_resamples;
     float guard_above;
+    uint32_t max_draft;           /* 0: no drafts */
     uint32_t n_components;
     ot_kv_component components[OT_KV_MAX_INSERTIONS]; /* insertions that run, closed under parents, parents first */
 
@@ -124,6 +133,7 @@ struct ot_request {
     /* from other threads */
     _Atomic bool cancelled;
     _Atomic uint32_t completion_tokens, changed_tokens, cached_tokens_seen;
+    _Atomic uint32_t accepted_drafts, rejected_drafts;
     _Atomic uint64_t candidates_scored;
     ot_error error;               /* written before finish becomes OT_FINISH_ERROR */
     /* under ready_lock */

@@ -43,6 +43,7 @@ uint32_t ot_heads_list(ot_heads *heads, ot_head **out, uint32_t max);
 
 #define OT_MAX_SIGNALS 16        /* distinct (head, output) pairs in one request */
 #define OT_MAX_CANDIDATES 64     /* k of ARGS */
+#define OT_MAX_DRAFT 16          /* tokens guessed ahead */
 #define OT_MAX_TOP_LOGPROBS 20
 #define OT_MAX_STOPS 16
 
@@ -60,6 +61,9 @@ typedef struct ot_sampling {
 
 typedef enum ot_guard_action { OT_GUARD_NONE, OT_GUARD_STOP, OT_GUARD_RESAMPLE } ot_guard_action;
 
+/* Who guesses ahead. LOOKUP: earlier places of the text itself, without parameters. */
+typedef enum ot_draft_kind { OT_DRAFT_NONE, OT_DRAFT_LOOKUP } ot_draft_kind;
+
 /* The `intervention` of a request, its names resolved. Heads are listed once in `signals`; the rest points into that list by index.
  * Every head that steers is reported too. */
 typedef struct ot_intervention {
@@ -76,6 +80,8 @@ typedef struct ot_intervention {
     uint32_t guard_signal;       /* index into signals */
     float guard_above;
     uint32_t guard_max_resamples;
+    ot_draft_kind draft;         /* not used together with reward yet: such a request runs without drafts */
+    uint32_t max_draft;          /* tokens at most, 1..OT_MAX_DRAFT; how many are tried adapts to what was right */
 } ot_intervention;
 
 typedef enum ot_finish {
@@ -159,7 +165,7 @@ ot_prompt_out ot_request_prompt(const ot_request *r);
 typedef struct ot_request_usage {
     uint32_t prompt_tokens, cached_tokens;
     uint32_t completion_tokens;      /* over all choices */
-    uint32_t accepted_prediction_tokens, rejected_prediction_tokens;
+    uint32_t accepted_prediction_tokens, rejected_prediction_tokens; /* drafts: each accepted one saved a pass */
     uint64_t candidates_scored;
     uint32_t changed_tokens;         /* tokens that differ from what the base alone would have picked */
 } ot_request_usage;

@@ -1,0 +1,13 @@
+/* Drafts without parameters (prompt lookup): the text's last few tokens, where they occurred before, are likely to go on as they did. */
+#ifndef OTTER_SCHEDULER_NGRAM_DRAFTS_H
+#define OTTER_SCHEDULER_NGRAM_DRAFTS_H
+
+#include <stdint.h>
+
+/* Guesses what follows text[0 .. n_text) and then `next`: the continuation of the earlier place that shares the longest ending
+ * with it, of 2 tokens at least; the latest such place. The guess may run into `next` and into itself, so that a loop is drafted round
+ * and round. Fills draft with up to max tokens; returns how many (0: no such place).
+ * Allocates nothing; looks at the last 8192 tokens of the text at most. */
+uint32_t ot_ngram_draft(const int32_t *text, uint32_t n_text, int32_t next, uint32_t max, int32_t *draft);
+
+#endif
