@@ -48,6 +48,7 @@ static void print_usage(FILE *to)
             "  --guard 'NAME>LIMIT'      refuse tokens that raise this head's score above the limit\n"
             "  --guard-resample N        try up to N other tokens before the guard ends the text (0: it ends at once)\n"
             "  --signals NAME[,NAME...]  report these heads\n"
+            "  --draft lookup[:N]        guess up to N (4) tokens ahead from what the text holds already; the text stays the same\n"
             "  --show-signals            one line for each token: its scores and its text\n"
             "  --threads N, --ctx-size N\n"
             "  --help                    print this\n\n"
@@ -79,8 +80,22 @@ static bool add_names(options *o, char *names)
     return true;
 }
 
+/* "lookup" or "lookup:N". */
+static bool parse_draft(ot_intervention *v, const char *value)
+{
+    static const char name[] = "lookup";
+    const size_t size = sizeof name - 1;
+    if (strncmp(value, name, size) != 0 || (value[size] != '\0' && value[size] != ':')) {
+        fprintf(stderr, "otter " COMMAND ": --draft takes lookup or lookup:N, not '%s'\n", value);
+        return false;
+    }
+    v->draft = OT_DRAFT_LOOKUP;
+    v->max_draft = 4;
+    return value[size] == '\0' || ot_cli_parse_u32(value + size + 1, "--draft", OT_MAX_DRAFT, &v->max_draft, COMMAND);
+}
+
 enum { SYSTEM = 256, CHAT_TEMPLATE, MAX_TOKENS, TEMPERATURE, TOP_P, TOP_K, MIN_P, REPETITION, SEED, STOP, IGNORE_EOS, REWARD,
-       CANDIDATES, GUARD, GUARD_RESAMPLE, SIGNALS, SHOW, THREADS, CTX, MISMATCH, CHAT };
+       CANDIDATES, GUARD, GUARD_RESAMPLE, SIGNALS, SHOW, DRAFT, THREADS, CTX, MISMATCH, CHAT };
 
 static const struct option long_options[] = {
     {"model", required_argument, NULL, 'm'},
@@ -105,6 +120,7 @@ static const struct option long_options[] = {
     {"guard-resample", required_argument, NULL, GUARD_RESAMPLE},
     {"signals", required_argument, NULL, SIGNALS},
     {"show-signals", no_argument, NULL, SHOW},
+    {"draft", required_argument, NULL, DRAFT},
     {"threads", required_argument, NULL, THREADS},
     {"ctx-size", required_argument, NULL, CTX},
     {"help", no_argument, NULL, 'h'},
@@ -152,6 +168,7 @@ static int parse_option(options *o, int c, char **argv)
     case SHOW: o->show_signals = true; return 0;
     case MISMATCH: o->session.allow_base_mismatch = true; return 0;
     case IGNORE_EOS: o->params.ignore_eos = true; return 0;
+    case DRAFT: return parse_draft(&o->params.intervention, optarg) ? 0 : 2;
     case 'H':
         return add(o->session.heads, &o->session.n_heads, OT_CLI_MAX_HEADS, optarg) ? 0 : wrong_usage("too many heads", "");
     case REWARD: return add(o->rewards, &o->n_rewards, MAX_NAMES, optarg) ? 0 : wrong_usage("too many rewards", "");
@@ -370,6 +387,9 @@ static void print_summary(const ot_request *r, const printer *p, double first_s,
     fputc('\n', stderr);
     for (uint32_t i = 0; i < p->v->n_signals && p->n_tokens > 0; i++)
         fprintf(stderr, "%s: mean %.4f\n", p->v->signals[i].name, p->sums[i] / p->n_tokens);
+    if (p->v->draft != OT_DRAFT_NONE)
+        fprintf(stderr, "drafts accepted: %u of %u\n", u.accepted_prediction_tokens,
+                u.accepted_prediction_tokens + u.rejected_prediction_tokens);
     if (u.candidates_scored > 0 || u.changed_tokens > 0)
         fprintf(stderr, "candidates scored: %llu, tokens changed: %u\n", (unsigned long long)u.candidates_scored,
                 u.changed_tokens);

@@ -5,7 +5,7 @@
 
 #include "server/api-context.h"
 
-enum { DEFAULT_CANDIDATES = 10, DEFAULT_RESAMPLES = 8, MAX_RESAMPLES = 64 };
+enum { DEFAULT_CANDIDATES = 10, DEFAULT_RESAMPLES = 8, MAX_RESAMPLES = 64, DEFAULT_MAX_DRAFT = 4 };
 
 void ot_intervention_retain(ot_intervention *intervention)
 {
@@ -125,6 +125,27 @@ static ot_status parse_guard(const ot_api_context *api, const json_t *guard, ot_
     return ot_intervention_add(api, f, "head", head, out, &out->guard_signal, err);
 }
 
+static ot_status parse_speculative(const json_t *speculative, ot_intervention *out, ot_error *err)
+{
+    static const char *const known[] = {"draft", "max_draft", NULL};
+    ot_fields f = {speculative, "intervention.speculative"};
+    const char *draft = NULL;
+    out->max_draft = DEFAULT_MAX_DRAFT;
+    ot_status status = refuse_unknown(f, known, err);
+    if (!status)
+        status = ot_fields_string(f, "draft", SIZE_MAX, &draft, err);
+    if (!status)
+        status = ot_fields_u32(f, "max_draft", 1, OT_MAX_DRAFT, &out->max_draft, err);
+    if (status)
+        return status;
+    if (!draft)
+        return ot_fields_fail(f, "draft", OT_ERR_INVALID, err, "is required: \"lookup\"");
+    if (strcmp(draft, "lookup") != 0)
+        return ot_fields_fail(f, "draft", OT_ERR_INVALID, err, "must be \"lookup\", which is all there is, not '%.60s'", draft);
+    out->draft = OT_DRAFT_LOOKUP;
+    return OT_OK;
+}
+
 static ot_status parse_signals(const ot_api_context *api, const json_t *names, ot_intervention *out, ot_error *err)
 {
     ot_fields f = {NULL, "intervention"};
@@ -154,16 +175,14 @@ static ot_status parse_members(const ot_api_context *api, const json_t *preset, 
                                ot_intervention *out, ot_error *err)
 {
     static const char *const known[] = {"reward", "guard", "signals", "experts", "speculative", NULL};
-    static const char *const later[] = {"experts", "speculative"};
     ot_fields f = {request, "intervention"};
     ot_status status = request ? refuse_unknown(f, known, err) : OT_OK;
     if (!status && preset)
         status = refuse_unknown((ot_fields){preset, "intervention"}, known, err);
-    for (size_t i = 0; i < 2 && !status; i++)
-        if (pick(preset, request, later[i]))
-            status = ot_fields_fail(f, later[i], OT_ERR_UNSUPPORTED, err, "is not available in this build");
+    if (!status && pick(preset, request, "experts"))
+        status = ot_fields_fail(f, "experts", OT_ERR_UNSUPPORTED, err, "is not available in this build");
     const json_t *reward = pick(preset, request, "reward"), *guard = pick(preset, request, "guard");
-    const json_t *signals = pick(preset, request, "signals");
+    const json_t *signals = pick(preset, request, "signals"), *speculative = pick(preset, request, "speculative");
     if (!status && reward)
         status = json_is_object(reward) ? parse_reward(api, reward, out, err)
                                         : ot_fields_fail(f, "reward", OT_ERR_INVALID, err, "must be an object, not %s",
@@ -176,6 +195,10 @@ static ot_status parse_members(const ot_api_context *api, const json_t *preset, 
         status = json_is_array(signals) ? parse_signals(api, signals, out, err)
                                         : ot_fields_fail(f, "signals", OT_ERR_INVALID, err, "must be a list of head names, not %s",
                                                          ot_json_kind(signals));
+    if (!status && speculative)
+        status = json_is_object(speculative)
+                     ? parse_speculative(speculative, out, err)
+                     : ot_fields_fail(f, "speculative", OT_ERR_INVALID, err, "must be an object, not %s", ot_json_kind(speculative));
     return status;
 }
 

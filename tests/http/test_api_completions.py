@@ -225,6 +225,26 @@ def guards(server):
     expect_true("toxicity" in choice["signals"], "a guard's head is reported")
 
 
+def drafts_change_nothing_but_the_passes(server):
+    prompt = "one, two, three, four. " * 6
+    drafts = {"draft": "lookup", "max_draft": 6}
+    accepted = server.metric("vllm:spec_decode_num_accepted_tokens_total")
+    counted = 0
+    for fields in ({}, {"temperature": 1, "seed": 5, "n": 3}, {"temperature": 0.4, "seed": 1, "frequency_penalty": 0.2, "stop": "five"}):
+        fields = {"temperature": 0, "max_tokens": 40, "logprobs": 2, "return_token_ids": True, **fields}
+        plain = server.complete(prompt, **fields)
+        drafted = server.complete(prompt, intervention={"speculative": drafts}, **fields)
+        expect(drafted["choices"], plain["choices"])
+        expect(drafted["usage"]["completion_tokens"], plain["usage"]["completion_tokens"])
+        counted += drafted["usage"]["completion_tokens_details"]["accepted_prediction_tokens"]
+        expect(plain["usage"]["completion_tokens_details"], {"accepted_prediction_tokens": 0, "rejected_prediction_tokens": 0})
+    expect_true(counted > 20, f"{counted} accepted")
+    expect(server.metric("vllm:spec_decode_num_accepted_tokens_total"), accepted + counted)
+    both = {"signals": ["toxicity"], "speculative": drafts}
+    expect(choice_of(server, prompt, max_tokens=20, intervention=both),
+           choice_of(server, prompt, max_tokens=20, intervention={"signals": ["toxicity"]}))
+
+
 # ---- Refusals ----------------------------------------------------------------------------------------------
 
 def refuses_by_name(server):
@@ -292,14 +312,21 @@ def refuses_bad_interventions_by_name(server):
         ({"guard": {**guard, "below": 0}}, "intervention.guard.below"),
         ({"signals": "toxicity"}, "intervention.signals"), ({"signals": [5]}, "intervention.signals"),
         ({"signals": ["nobody"]}, "intervention.signals"), ({"signals": ["x" * 300]}, "intervention.signals"),
-        ({"experts": {"negative": "toxic"}}, "intervention.experts"), ({"speculative": {"draft": "medusa"}}, "intervention.speculative"),
-        ({"experts": True}, "intervention.experts"),
+        ({"experts": {"negative": "toxic"}}, "intervention.experts"), ({"experts": True}, "intervention.experts"),
+        ({"speculative": True}, "intervention.speculative"), ({"speculative": {}}, "intervention.speculative.draft"),
+        ({"speculative": {"draft": "medusa"}}, "intervention.speculative.draft"),
+        ({"speculative": {"draft": 5}}, "intervention.speculative.draft"),
+        ({"speculative": {"draft": "lookup", "max_draft": 0}}, "intervention.speculative.max_draft"),
+        ({"speculative": {"draft": "lookup", "max_draft": 17}}, "intervention.speculative.max_draft"),
+        ({"speculative": {"draft": "lookup", "draft_max": 4}}, "intervention.speculative.draft_max"),
     ]
     for intervention, param in bad:
         try:
             error = expect_error(server.post("/v1/completions", {"prompt": "x", "intervention": intervention}), 400, param)
-            if param in ("intervention.experts", "intervention.speculative"):
+            if param == "intervention.experts":
                 expect_true("not available in this build" in error["message"], error["message"])
+            if intervention == {"speculative": {"draft": "medusa"}}:
+                expect_true('"lookup"' in error["message"], error["message"])
         except Failed as failure:
             raise Failed(f"{json.dumps(intervention)[:200]}: {failure}") from None
     # Nothing of all this held on to a head or a page.
@@ -318,6 +345,7 @@ def main():
     heads = make_heads(toxicity=["--label", "toxic", "--init", "normal", "--seed", "5"], policy=["--label", "threat", "--label", "insult", "--init", "normal", "--seed", "3"])
     cases = [has_openais_shape, takes_all_shapes_of_prompts, uses_defaults_like_openai, numbers_choices_by_prompt, echoes,
              reports_logprobs, stops, streams_what_a_whole_answer_says, streams_events_one_by_one, reports_signals, steers, guards,
+             drafts_change_nothing_but_the_passes,
              refuses_by_name, refuses_bad_interventions_by_name, answers_many_alike]
     with Server(*head_flags(heads)) as server:
         return run_cases(cases, server)
