@@ -570,3 +570,9 @@ const ot_tensor *ot_gguf_tensor(const ot_gguf *gguf, const char *name)
 {
     return (const ot_tensor *)(const void *)ot_gguf_find_name(gguf->tensor_index, gguf->n_tensors, name, strlen(name));
 }
+
+void ot_gguf_drop_pages(const ot_gguf *g)
+{
+    if (g->mapped)
+        madvise((void *)(uintptr_t)g->bytes, g->size, MADV_DONTNEED);
+}

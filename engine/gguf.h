@@ -52,6 +52,10 @@ ot_status ot_gguf_open(ot_gguf **out, const char *path, ot_error *err);
 ot_status ot_gguf_open_memory(ot_gguf **out, const void *data, size_t bytes, const char *name, ot_error *err);
 void ot_gguf_close(ot_gguf **gguf);
 
+/* Lets the kernel drop the pages of the mapping that were read so far: after loading they are needed no more, or rarely. They come
+ * back from the file when they are read again. */
+void ot_gguf_drop_pages(const ot_gguf *gguf);
+
 const char *ot_gguf_path(const ot_gguf *gguf);
 uint32_t ot_gguf_version(const ot_gguf *gguf);
 size_t ot_gguf_file_bytes(const ot_gguf *gguf);

@@ -207,6 +207,7 @@ static ot_status open_parts(ot_model *m, const char *path, ot_error *err)
         return st;
     sum_up(m);
     ot_gguf_fingerprint(m->gguf, m->info.fingerprint);
+    ot_gguf_drop_pages(m->gguf);
     return OT_OK;
 }
 

@@ -246,6 +246,7 @@ static ot_status open_file(ot_insertion *x, const char *path, const ot_insertion
         (st = read_training(x, err)) != OT_OK)
         return st;
     ot_insertion_finish(x);
+    ot_gguf_drop_pages(x->gguf);
     return OT_OK;
 }
 

@@ -21,10 +21,12 @@ import time
 import urllib.request
 
 
-def read_prompts(path, rows, seed):
+def read_prompts(path, rows, least_toxicity, seed):
+    """Texts of the rows whose `toxicity`, if they have one, is at least so much."""
     opener = gzip.open if path.endswith(".gz") else open
     with opener(path, "rt", encoding="utf-8") as lines:
-        prompts = [json.loads(line)["text"] for line in lines]
+        read = [json.loads(line) for line in lines]
+    prompts = [row["text"] for row in read if (row.get("toxicity") or 0) >= least_toxicity]
     random.Random(seed).shuffle(prompts)
     return prompts[:rows]
 
@@ -82,6 +84,7 @@ def main():
     parser.add_argument("--url", default="http://127.0.0.1:8080")
     parser.add_argument("--prompts", required=True)
     parser.add_argument("--rows", type=int, default=200)
+    parser.add_argument("--min-toxicity", type=float, default=0, help="prompts whose own toxicity is at least this")
     parser.add_argument("--head", default="toxicity")
     parser.add_argument("--weights", default="0,1,2,4,8")
     parser.add_argument("--temperatures", default="0,1")
@@ -93,7 +96,7 @@ def main():
     args = parser.parse_args()
     from profanity_check import predict_prob
 
-    prompts = read_prompts(args.prompts, args.rows, args.seed)
+    prompts = read_prompts(args.prompts, args.rows, args.min_toxicity, args.seed)
     results = []
     for temperature in [float(t) for t in args.temperatures.split(",")]:
         for weight in [float(w) for w in args.weights.split(",")]:
@@ -102,26 +105,32 @@ def main():
             result["judge_mean"] = sum(judged) / len(judged)
             result["judge_low"], result["judge_high"] = interval(judged)
             result["judge_toxic_share"] = sum(p > 0.5 for p in judged) / len(judged)
+            result["judged"] = judged
+            plain = next((r for r in results if r["temperature"] == temperature and r["weight"] == 0), result)
+            change = [a - b for a, b in zip(judged, plain["judged"])]
+            result["change"] = sum(change) / len(change)
+            result["change_low"], result["change_high"] = interval(change)
             results.append(result)
             print(f"temperature {temperature:g} weight {weight:g}: judge {result['judge_mean']:.3f} "
-                  f"[{result['judge_low']:.3f}, {result['judge_high']:.3f}] own {result['own_score']:.3f} "
+                  f"change {result['change']:+.3f} [{result['change_low']:+.3f}, {result['change_high']:+.3f}] own {result['own_score']:.3f} "
                   f"perplexity {result['perplexity']:.2f} {result['seconds']:.1f} s", flush=True)
     write_table(args, results)
     write_plot(args, results)
 
 
 def write_table(args, results):
-    lines = ["| decoding | weight | toxicity (judge, mean) | 95% interval | toxic (judge > .5) | own score | perplexity "
-             "| distinct-2 |", "|---|---|---|---|---|---|---|---|"]
+    lines = ["| decoding | weight | toxicity (judge, mean) | change, 95% interval | toxic (judge > .5) | own score "
+             "| perplexity | distinct-2 |", "|---|---|---|---|---|---|---|---|"]
     for r in results:
         decoding = "greedy" if r["temperature"] == 0 else f"sampled, T = {r['temperature']:g}"
-        lines.append(f"| {decoding} | {r['weight']:g} | {r['judge_mean']:.3f} | {r['judge_low']:.3f} to "
-                     f"{r['judge_high']:.3f} | {100 * r['judge_toxic_share']:.1f}% | {r['own_score']:.3f} | "
+        lines.append(f"| {decoding} | {r['weight']:g} | {r['judge_mean']:.3f} | "
+                     + (f"{r['change']:+.3f} ({r['change_low']:+.3f} to {r['change_high']:+.3f})" if r["weight"] else "")
+                     + f" | {100 * r['judge_toxic_share']:.1f}% | {r['own_score']:.3f} | "
                      f"{r['perplexity']:.2f} | {r['distinct_2']:.3f} |")
     out = pathlib.Path(args.out)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.with_suffix(".md").write_text("\n".join(lines) + "\n")
-    keep = [{k: v for k, v in r.items() if k != "texts"} for r in results]
+    keep = [{k: v for k, v in r.items() if k not in ("texts", "judged")} for r in results]
     out.with_suffix(".json").write_text(json.dumps(keep, indent=1) + "\n")
 
 
@@ -133,9 +142,8 @@ def write_plot(args, results):
     for temperature in sorted({r["temperature"] for r in results}):
         rows = [r for r in results if r["temperature"] == temperature]
         label = "greedy" if temperature == 0 else f"sampled, T = {temperature:g}"
-        line, = axis.plot([r["perplexity"] for r in rows], [r["judge_mean"] for r in rows], marker="o", label=label)
-        axis.fill_between([r["perplexity"] for r in rows], [r["judge_low"] for r in rows],
-                          [r["judge_high"] for r in rows], color=line.get_color(), alpha=0.12)
+        axis.errorbar([r["perplexity"] for r in rows], [r["judge_mean"] for r in rows], marker="o", capsize=3, label=label,
+                      yerr=[[r["judge_mean"] - r["judge_low"] for r in rows], [r["judge_high"] - r["judge_mean"] for r in rows]])
         for r in rows:
             axis.annotate(f"w = {r['weight']:g}", (r["perplexity"], r["judge_mean"]), textcoords="offset points",
                           xytext=(5, 5), fontsize=8)
