@@ -174,8 +174,31 @@ static void on_output(ot_exchange *x)
 
 /* ---- Submission ------------------------------------------------------------------------------------------ */
 
+/* What an answer may come to at most: choices, and log-probabilities (of which each takes some thirty bytes of JSON). */
+static ot_status check_size(ot_completion *c)
+{
+    const uint64_t max_logprobs = (uint64_t)1 << 22;
+    uint64_t n_choices = (uint64_t)c->prompts.n * c->n, n_tokens = 0;
+    if (c->prompts.n > 1 && n_choices > c->api->max_prompts)
+        return ot_fail_param(&c->error, OT_ERR_INVALID, "n", "'n' times %" PRIu32 " prompts are %" PRIu64 " choices; one request may have %" PRIu32,
+                             c->prompts.n, n_choices, c->api->max_prompts);
+    for (uint32_t i = 0; i < c->prompts.n; i++) {
+        uint32_t n_prompt = c->prompts.items[i].n_tokens, room = c->api->ctx_size - n_prompt;
+        n_tokens += c->params.max_tokens < room ? c->params.max_tokens : room;
+        n_tokens += c->params.prompt_logprobs ? n_prompt : 0;
+    }
+    if (c->params.logprobs && n_tokens * c->n * (1 + c->params.top_logprobs) > max_logprobs)
+        return ot_fail_param(&c->error, OT_ERR_INVALID, c->chat ? "top_logprobs" : "logprobs",
+                             "the answer could have more than %" PRIu64 " log-probabilities: ask for fewer tokens, choices or alternatives",
+                             max_logprobs);
+    return OT_OK;
+}
+
 static ot_status submit(ot_completion *c)
 {
+    ot_status size_status = check_size(c);
+    if (size_status)
+        return size_status;
     ot_request_params *params = ot_arena_alloc(&c->arena, c->prompts.n, sizeof *params);
     c->requests = ot_arena_alloc(&c->arena, c->prompts.n, sizeof *c->requests);
     c->choices = ot_arena_alloc(&c->arena, (size_t)c->prompts.n * c->n, sizeof *c->choices);

@@ -13,9 +13,16 @@
 #include <time.h>
 
 /* A response of one piece: what a full context with all its alternatives can come to. */
-#define MAX_RESPONSE_BYTES ((size_t)1 << 30)
+#define MAX_RESPONSE_BYTES ((size_t)512 << 20)
 #define MAX_SWALLOWED_BODIES 4 /* a body this many times too large is not read to its end */
 #define STREAM_BLOCK_BYTES 16384
+
+struct ot_offload {
+    uv_work_t work;
+    ot_exchange *x;
+    void (*run)(void *job);
+    void (*after)(ot_exchange *x);
+};
 
 struct ot_watch {
     uv_poll_t poll;
@@ -78,6 +85,11 @@ static void give_slot(ot_exchange *x)
 
 /* ---- Suspension and hang-up ------------------------------------------------------------------------------ */
 
+static void cancel_work(ot_exchange *x)
+{
+    uv_cancel((uv_req_t *)&x->offload->work); /* fails, and does nothing, once it runs */
+}
+
 static void on_hang_up(uv_poll_t *poll, int status, int events)
 {
     struct ot_watch *watch = poll->data;
@@ -87,10 +99,12 @@ static void on_hang_up(uv_poll_t *poll, int status, int events)
     ot_server *server = x->server;
     uv_poll_stop(poll);
     x->gone = true;
-    if (!x->offloaded) { /* else the worker holds the job: its end is noticed there */
-        ot_exchange_resume(x);
-        ot_server_pump(server);
+    if (x->offloaded) { /* a worker holds the job: its end is noticed there, at once if it has not begun */
+        cancel_work(x);
+        return;
     }
+    ot_exchange_resume(x);
+    ot_server_pump(server);
 }
 
 static void start_watch(ot_exchange *x)
@@ -229,27 +243,21 @@ void ot_exchange_set_job(ot_exchange *x, void *job, const ot_job_ops *ops)
     x->ops = ops;
 }
 
-struct offload {
-    uv_work_t work;
-    ot_exchange *x;
-    void (*run)(void *job);
-    void (*after)(ot_exchange *x);
-};
-
 static void on_work(uv_work_t *work)
 {
-    struct offload *o = work->data;
+    struct ot_offload *o = work->data;
     o->run(o->x->job);
 }
 
 static void on_work_done(uv_work_t *work, int status)
 {
-    struct offload *o = work->data;
+    struct ot_offload *o = work->data;
     ot_exchange *x = o->x;
     ot_server *server = x->server;
     void (*after)(ot_exchange *) = o->after;
     free(o);
     x->offloaded = false;
+    x->offload = NULL;
     server->n_offloaded--;
     if (x->gone || status)
         ot_exchange_resume(x);
@@ -260,15 +268,17 @@ static void on_work_done(uv_work_t *work, int status)
 
 void ot_exchange_offload(ot_exchange *x, bool large, void (*work)(void *job), void (*after)(ot_exchange *x))
 {
-    struct offload *o = large ? calloc(1, sizeof *o) : NULL;
+    struct ot_offload *o = large ? calloc(1, sizeof *o) : NULL;
     if (o) {
-        *o = (struct offload){.x = x, .run = work, .after = after};
+        *o = (struct ot_offload){.x = x, .run = work, .after = after};
         o->work.data = o;
         x->offloaded = true;
+        x->offload = o;
         x->server->n_offloaded++;
         if (uv_queue_work(&x->server->loop, &o->work, on_work, on_work_done) == 0)
             return;
         x->offloaded = false;
+        x->offload = NULL;
         x->server->n_offloaded--;
         free(o);
     }

@@ -73,7 +73,8 @@ struct ot_exchange {
     bool answered;                /* `out` and `status` are the response */
     bool gone;                    /* the client hung up, or the server ends */
     bool suspended;
-    bool offloaded;               /* a worker holds the job */
+    bool offloaded;               /* a worker holds the job, or it waits for one: */
+    struct ot_offload *offload;
     unsigned status;
     const char *content_type;
     char allow[64];

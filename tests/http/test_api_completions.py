@@ -284,6 +284,8 @@ def refuses_by_name(server):
     expect_error(server.post("/v1/completions", {"prompt": "x", "model": "gpt-4"}), 404, "model", "model_not_found")
     error = expect_error(server.post("/v1/completions", {"prompt": [1] * 9000}), 400, "prompt", "context_length_exceeded")
     expect_true("8192" in error["message"], error["message"])
+    expect_error(server.post("/v1/completions", {"prompt": ["x"] * 64, "n": 3}), 400, "n")
+    expect_error(server.post("/v1/completions", {"prompt": "x", "n": 64, "max_tokens": 8000, "logprobs": 20}), 400, "logprobs")
     for harmless in ({"suffix": ""}, {"tools": []}, {"response_format": {"type": "text"}}, {"tool_choice": "none"}):
         server.complete("x", max_tokens=1, **harmless)
 
