@@ -8,6 +8,7 @@
  * Some vocabularies have no token for some bytes (SmolLM2's lacks 21, of which valid UTF-8 needs a few control characters and
  * two planes that nothing is assigned in). As in the reference tokenizers such bytes are dropped before merging: there is no
  * way to write them. */
+#include "engine/merge-heap.h"
 #include "engine/tokenizer-internal.h"
 
 #include <stdlib.h>
@@ -196,56 +197,13 @@ typedef struct node {
     uint32_t previous, next;
 } node;
 
-typedef struct heap_entry {
-    uint32_t rank, at;   /* at: the left node */
-    const ot_merge *merge;
-} heap_entry;
-
-typedef struct heap {
-    ot_tokenize_scratch *scratch;
-    size_t n;
-} heap;
-
-static bool comes_before(const heap_entry *a, const heap_entry *b)
-{
-    return a->rank != b->rank ? a->rank < b->rank : a->at < b->at;
-}
-
-static bool heap_push(heap *h, heap_entry entry)
-{
-    if (!ot_scratch_reserve(&h->scratch->heap, &h->scratch->heap_bytes, h->n + 1, sizeof entry))
-        return false;
-    heap_entry *entries = h->scratch->heap;
-    size_t at = h->n++;
-    for (; at > 0 && comes_before(&entry, &entries[(at - 1) / 2]); at = (at - 1) / 2)
-        entries[at] = entries[(at - 1) / 2];
-    entries[at] = entry;
-    return true;
-}
-
-static heap_entry heap_pop(heap *h)
-{
-    heap_entry *entries = h->scratch->heap, top = entries[0], last = entries[--h->n];
-    size_t at = 0;
-    for (size_t child = 1; child < h->n; child = 2 * at + 1) {
-        if (child + 1 < h->n && comes_before(&entries[child + 1], &entries[child]))
-            child++;
-        if (!comes_before(&entries[child], &last))
-            break;
-        entries[at] = entries[child];
-        at = child;
-    }
-    entries[at] = last;
-    return top;
-}
-
 /* Enters the pair that begins at node `at`, if it merges. */
-static bool push_pair(const encoder *e, heap *h, const node *nodes, uint32_t at)
+static bool push_pair(const encoder *e, ot_merge_heap *h, const node *nodes, uint32_t at)
 {
     if (at == NO_NODE || nodes[at].next == NO_NODE)
         return true;
     const ot_merge *m = find_merge(e->t, nodes[at].symbol, nodes[nodes[at].next].symbol);
-    return m->left < 0 || heap_push(h, (heap_entry){m->rank, at, m});
+    return m->left < 0 || ot_merge_heap_push(h, (ot_merge_candidate){.order = m->rank, .at = at, .merge = m});
 }
 
 static bool encode_long(const encoder *e, const unsigned char *word, size_t size)
@@ -254,7 +212,7 @@ static bool encode_long(const encoder *e, const unsigned char *word, size_t size
     if (!ot_scratch_reserve(&scratch->nodes, &scratch->nodes_bytes, size, sizeof(node)))
         return false;
     node *nodes = scratch->nodes;
-    heap h = {scratch, 0};
+    ot_merge_heap h = {scratch, 0};
     uint32_t n = 0;
     for (size_t i = 0; i < size; i++) {
         int32_t token = e->t->byte_token[word[i]];
@@ -270,7 +228,7 @@ static bool encode_long(const encoder *e, const unsigned char *word, size_t size
         if (!push_pair(e, &h, nodes, i))
             return false;
     while (h.n > 0) {
-        heap_entry entry = heap_pop(&h);
+        ot_merge_candidate entry = ot_merge_heap_pop(&h);
         node *left = &nodes[entry.at];
         if (left->symbol != entry.merge->left || left->next == NO_NODE)
             continue;

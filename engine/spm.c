@@ -6,9 +6,9 @@
  * Pairs are kept in a binary heap over a linked list of symbols: O(n log n), as a look-up never hashes more than
  * the longest token has bytes. Where no piece of the vocabulary has a space behind another character, no merge crosses
  * from a word into the next, so words are encoded one by one: the same pieces from a heap that stays in the cache. */
+#include "engine/merge-heap.h"
 #include "engine/tokenizer-internal.h"
 #include "engine/unicode.h"
-
 
 #define NO_NODE UINT32_MAX
 
@@ -17,17 +17,11 @@ typedef struct node {
     uint32_t previous, next;
 } node;
 
-typedef struct heap_entry {
-    float score;
-    uint32_t at;   /* the left node */
-    uint32_t size; /* bytes of both; the entry is stale if the nodes have changed since */
-} heap_entry;
-
 typedef struct encoder {
     const ot_tokenizer *t;
     const char *text;
     ot_tokenize_scratch *scratch;
-    size_t n_heap;
+    ot_merge_heap heap;
 } encoder;
 
 ot_status ot_spm_load(ot_tokenizer *t, const ot_gguf *gguf, ot_error *err)
@@ -49,39 +43,6 @@ ot_status ot_spm_load(ot_tokenizer *t, const ot_gguf *gguf, ot_error *err)
     return OT_OK;
 }
 
-static bool comes_before(const heap_entry *a, const heap_entry *b)
-{
-    return a->score != b->score ? a->score > b->score : a->at < b->at;
-}
-
-static bool heap_push(encoder *e, heap_entry entry)
-{
-    if (!ot_scratch_reserve(&e->scratch->heap, &e->scratch->heap_bytes, e->n_heap + 1, sizeof entry))
-        return false;
-    heap_entry *entries = e->scratch->heap;
-    size_t at = e->n_heap++;
-    for (; at > 0 && comes_before(&entry, &entries[(at - 1) / 2]); at = (at - 1) / 2)
-        entries[at] = entries[(at - 1) / 2];
-    entries[at] = entry;
-    return true;
-}
-
-static heap_entry heap_pop(encoder *e)
-{
-    heap_entry *entries = e->scratch->heap, top = entries[0], last = entries[--e->n_heap];
-    size_t at = 0;
-    for (size_t child = 1; child < e->n_heap; child = 2 * at + 1) {
-        if (child + 1 < e->n_heap && comes_before(&entries[child + 1], &entries[child]))
-            child++;
-        if (!comes_before(&entries[child], &last))
-            break;
-        entries[at] = entries[child];
-        at = child;
-    }
-    entries[at] = last;
-    return top;
-}
-
 static bool push_pair(encoder *e, uint32_t at)
 {
     const node *nodes = e->scratch->nodes;
@@ -89,7 +50,7 @@ static bool push_pair(encoder *e, uint32_t at)
         return true;
     uint32_t size = nodes[at].size + nodes[nodes[at].next].size;
     int32_t token = ot_vocab_match(e->t, e->text + nodes[at].offset, size);
-    return token < 0 || heap_push(e, (heap_entry){e->t->symbols[token].score, at, size});
+    return token < 0 || ot_merge_heap_push(&e->heap, (ot_merge_candidate){.order = -e->t->symbols[token].score, .at = at, .size = size});
 }
 
 /* Merges all that can be merged, in order. */
@@ -99,8 +60,8 @@ static bool merge_all(encoder *e, uint32_t n)
     for (uint32_t i = 0; i + 1 < n; i++)
         if (!push_pair(e, i))
             return false;
-    while (e->n_heap > 0) {
-        heap_entry entry = heap_pop(e);
+    while (e->heap.n > 0) {
+        ot_merge_candidate entry = ot_merge_heap_pop(&e->heap);
         node *left = &nodes[entry.at];
         if (left->size == 0 || left->next == NO_NODE || left->size + nodes[left->next].size != entry.size)
             continue;
@@ -137,7 +98,7 @@ static bool push_piece(const encoder *e, const node *piece, ot_token_list *out)
 static bool encode_stretch(const ot_tokenizer *t, const char *text, size_t size, ot_tokenize_scratch *scratch,
                            ot_token_list *out)
 {
-    encoder e = {t, text, scratch, 0};
+    encoder e = {t, text, scratch, {scratch, 0}};
     if (!ot_scratch_reserve(&scratch->nodes, &scratch->nodes_bytes, size, sizeof(node)))
         return false;
     node *nodes = scratch->nodes;
