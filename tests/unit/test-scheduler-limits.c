@@ -78,27 +78,34 @@ static void cancelled_while_decoding(void)
     }
 }
 
+/* Where the machine keeps this thread from running, the first request may fill its ring and give its place to the second, which
+ * is then no longer in the queue: it is tried until the cancellation meets it there. */
 static void cancelled_in_the_queue(void)
 {
     ot_scheduler_options o = ot_fixture_options();
     o.max_sequences = 1;
     ot_scheduler *s = ot_fixture_scheduler(&o);
     REQUIRE(s != NULL);
-    ot_request_params p = long_request(20, 450, 0);
-    ot_request *running = ot_fixture_submit(s, &p), *waiting = ot_fixture_submit(s, &p);
-    CHECK(wait_tokens(s, running, 1));
-    while (stats_of(s).requests_waiting != 1)
-        sleep_ms(1);
-    ot_request_cancel(waiting);
-    while (ot_request_finish(waiting, 0) == OT_FINISH_NONE)
-        sleep_ms(1);
-    CHECK_INT(ot_request_finish(waiting, 0), OT_FINISH_CANCELLED);
-    CHECK_INT(ot_request_finish(running, 0), OT_FINISH_NONE);
-    ot_request_release(&waiting);
-    ot_request_release(&running); /* letting go of it cancels it, too */
-    CHECK(ot_fixture_is_clean(s));
-    CHECK_UINT(stats_of(s).cancelled[OT_PHASE_QUEUE], 1);
-    CHECK_UINT(stats_of(s).cancelled[OT_PHASE_DECODE], 1);
+    uint64_t hit = 0;
+    for (int try = 0; try < 100 && hit == 0; try++) {
+        ot_request_params p = long_request(20, 450, 0);
+        ot_request *running = ot_fixture_submit(s, &p), *waiting = ot_fixture_submit(s, &p);
+        CHECK(wait_tokens(s, running, 1));
+        ot_request_cancel(waiting);
+        const double until = ot_test_now_seconds() + 60;
+        ot_finish finish;
+        while ((finish = ot_request_finish(waiting, 0)) == OT_FINISH_NONE && ot_test_now_seconds() < until) {
+            ot_token_out out[8];
+            ot_request_read(waiting, 0, out, 8);
+            sleep_ms(1);
+        }
+        CHECK_INT(finish, OT_FINISH_CANCELLED);
+        ot_request_release(&waiting);
+        ot_request_release(&running); /* letting go of it cancels it, too */
+        CHECK(ot_fixture_is_clean(s));
+        hit = stats_of(s).cancelled[OT_PHASE_QUEUE];
+    }
+    CHECK(hit > 0);
     ot_scheduler_close(&s);
 }
 
