@@ -144,7 +144,6 @@ static void store_task(void *arg, uint32_t task, uint32_t thread)
     const ot_model_info *i = &e->model->info;
     const uint32_t hd = i->head_dim, n_rot = e->model->rope.n_rot;
     const bool neox = e->model->rope.neox;
-    const size_t half = (size_t)hd * OT_PAGE_TOKENS * (e->options.kv_type == OT_KV_F16 ? 2 : 4);
     uint32_t begin, end;
     task_rows(e, task, &begin, &end);
     for (uint32_t r = begin; r < end; r++) {
@@ -156,8 +155,8 @@ static void store_task(void *arg, uint32_t task, uint32_t thread)
         e->kernels->rope(e->q + (size_t)r * i->n_heads * hd, table, i->n_heads, hd, n_rot, neox);
         e->kernels->rope(k, table, i->n_kv_heads, hd, n_rot, neox);
         for (uint32_t g = 0; g < i->n_kv_heads; g++)
-            e->kernels->kv_store(view->units[g * view->page_stride + row->slot / OT_PAGE_TOKENS], 2 * half * e->layer,
-                                 2 * half * e->layer + half, row->slot % OT_PAGE_TOKENS, k + (size_t)g * hd,
+            e->kernels->kv_store(view->units[g * view->page_stride + row->slot / OT_PAGE_TOKENS], ot_step_k_offset(e),
+                                 ot_step_v_offset(e), row->slot % OT_PAGE_TOKENS, k + (size_t)g * hd,
                                  v + (size_t)g * hd, hd, e->options.kv_type);
         if (e->n_streams > 0)
             ot_streams_store_row(e, r);
@@ -200,7 +199,6 @@ static void attend(ot_engine *e, const ot_attn_task *t, uint32_t first, uint32_t
     const uint32_t heads = t->stream ? t->stream->insertion->info.spec.n_heads : i->n_heads;
     const uint32_t kv_heads = t->stream ? t->stream->insertion->info.spec.n_kv_heads : i->n_kv_heads;
     const uint32_t per_kv = heads / kv_heads;
-    const size_t half = (size_t)hd * OT_PAGE_TOKENS * (e->options.kv_type == OT_KV_F16 ? 2 : 4);
     const float *queries[MAX_QUERIES];
     float *outs[MAX_QUERIES];
     uint32_t n_prefix[MAX_QUERIES], n_tail[MAX_QUERIES];
@@ -228,7 +226,7 @@ static void attend(ot_engine *e, const ot_attn_task *t, uint32_t first, uint32_t
         const ot_attn_group group = {
             .n_queries = k, .head_dim = hd, .scale = 1.0f / sqrtf((float)hd), .q = queries, .out = outs,
             .n_prefix = n_prefix, .n_tail = n_tail, .tail = tails, .units = (const uint8_t *const *)t->units,
-            .k_offset = 2 * half * e->layer, .v_offset = 2 * half * e->layer + half, .kv_type = e->options.kv_type,
+            .k_offset = ot_step_k_offset(e), .v_offset = ot_step_v_offset(e), .kv_type = e->options.kv_type,
             .scratch = scratch, .scratch_stride = e->scratch_stride,
         };
         e->kernels->attention(&group);

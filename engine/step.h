@@ -131,6 +131,18 @@ struct ot_engine {
 #define OT_TILE_ROWS 32
 #define OT_TILE_COLUMNS 512
 
+/* Where K and V of the current layer lie in a KV unit (kernels.h draws it). */
+static inline size_t ot_step_k_offset(const ot_engine *e)
+{
+    const size_t element = e->options.kv_type == OT_KV_F16 ? 2 : 4;
+    return 2 * (size_t)e->layer * OT_PAGE_TOKENS * e->model->info.head_dim * element;
+}
+static inline size_t ot_step_v_offset(const ot_engine *e)
+{
+    const size_t element = e->options.kv_type == OT_KV_F16 ? 2 : 4;
+    return ot_step_k_offset(e) + (size_t)OT_PAGE_TOKENS * e->model->info.head_dim * element;
+}
+
 /* Runs fn on tasks [0, n), inline where one task or thread is all there is, and books the time. */
 void ot_step_run(ot_engine *e, int stage, ot_task *fn, uint32_t n_tasks);
 /* Queues a product for the next ot_step_run_matmuls. */

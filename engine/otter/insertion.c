@@ -181,6 +181,7 @@ void ot_insertion_close(ot_insertion **insertion)
             free(x->buffers[k]);
     }
     free(x->params);
+    free(x->packed);
     free(x->buffers);
     for (uint32_t k = 0; x->training != NULL && k < 2 * x->info.n_training; k++)
         free(x->training[k]);

@@ -37,6 +37,7 @@ struct ot_insertion {
     /* Trainable insertions only: float32 masters. Vectors and E' above point into them. */
     uint32_t n_params;
     ot_param *params;
+    ot_matrix **packed;           /* (n_params) the kernels' copy of each matrix; NULL for what is used in place */
     void **buffers;               /* quantised copies made by ot_insertion_put, n_params entries */
 };
 

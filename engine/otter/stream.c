@@ -208,7 +208,6 @@ void ot_streams_store_row(ot_engine *e, uint32_t row)
     const ot_kv_view *view = &e->batch->sequences[r->sequence];
     const float *table = e->rope + (size_t)row * e->model->rope.n_rot;
     const uint32_t page = r->slot / OT_PAGE_TOKENS, hd = b->head_dim;
-    const size_t half = (size_t)hd * OT_PAGE_TOKENS * (e->options.kv_type == OT_KV_F16 ? 2 : 4);
     for (uint32_t j = 0; j < n; j++) {
         const ot_stream *s = of[j];
         const ot_insertion_spec *spec = &s->insertion->info.spec;
@@ -220,8 +219,8 @@ void ot_streams_store_row(ot_engine *e, uint32_t row)
         e->kernels->rope(q, table, spec->n_heads, hd, e->model->rope.n_rot, e->model->rope.neox);
         e->kernels->rope(k, table, spec->n_kv_heads, hd, e->model->rope.n_rot, e->model->rope.neox);
         for (uint32_t g = 0; g < spec->n_kv_heads; g++)
-            e->kernels->kv_store(view->insertions[j].units[g * view->page_stride + page], 2 * half * e->layer,
-                                 2 * half * e->layer + half, r->slot % OT_PAGE_TOKENS, k + (size_t)g * hd,
+            e->kernels->kv_store(view->insertions[j].units[g * view->page_stride + page], ot_step_k_offset(e),
+                                 ot_step_v_offset(e), r->slot % OT_PAGE_TOKENS, k + (size_t)g * hd,
                                  v + (size_t)g * hd, hd, e->options.kv_type);
     }
 }

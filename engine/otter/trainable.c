@@ -30,7 +30,9 @@ static ot_status create_slot(void *arg, const ot_slot *slot, ot_error *err)
     for (size_t i = 0; slot->is_norm && i < n; i++)
         p->data[i] = 1.0f;
     switch (slot->kind) {
-    case OT_SLOT_MATRIX: return ot_matrix_pack(slot->matrix, OT_TYPE_F32, p->data, slot->n_in, slot->n_out, err);
+    case OT_SLOT_MATRIX:
+        x->packed[x->n_params - 1] = slot->matrix;
+        return ot_matrix_pack(slot->matrix, OT_TYPE_F32, p->data, slot->n_in, slot->n_out, err);
     case OT_SLOT_VECTOR: *slot->vector = p->data; break;
     case OT_SLOT_EMBEDDING:
         x->embd_type = OT_TYPE_F32;
@@ -45,8 +47,9 @@ static ot_status create_params(ot_insertion *x, ot_error *err)
     uint32_t n = 0;
     ot_insertion_walk(x, count_slot, &n, NULL);
     x->params = ot_alloc(n, sizeof *x->params);
+    x->packed = ot_alloc(n, sizeof *x->packed);
     x->buffers = ot_alloc(n, sizeof *x->buffers);
-    if (x->params == NULL || x->buffers == NULL)
+    if (x->params == NULL || x->packed == NULL || x->buffers == NULL)
         return ot_fail(err, OT_ERR_NOMEM, "out of memory for %u parameters", n);
     const ot_status st = ot_insertion_walk(x, create_slot, x, err);
     if (st == OT_OK)
@@ -119,50 +122,21 @@ ot_param *ot_insertion_find_param(ot_insertion *insertion, const char *name)
 
 /* ---- Repacking --------------------------------------------------------------------------------------------- */
 
-typedef struct commit_arg {
-    ot_insertion *x;
-    uint32_t n;            /* slots met so far */
-    ot_matrix **matrices;  /* (n_params), NULL for those that are used in place */
-} commit_arg;
-
-static ot_status collect_slot(void *arg, const ot_slot *slot, ot_error *err)
-{
-    (void)err;
-    commit_arg *c = arg;
-    if (slot->kind == OT_SLOT_MATRIX)
-        ot_matrix_repack_f32(slot->matrix, c->x->params[c->n].data);
-    c->n++;
-    return OT_OK;
-}
-
-static ot_status list_slot(void *arg, const ot_slot *slot, ot_error *err)
-{
-    (void)err;
-    commit_arg *c = arg;
-    c->matrices[c->n++] = slot->kind == OT_SLOT_MATRIX ? slot->matrix : NULL;
-    return OT_OK;
-}
-
 static void repack_task(void *arg, uint32_t task, uint32_t thread)
 {
     (void)thread;
-    commit_arg *c = arg;
-    if (c->matrices[task] != NULL)
-        ot_matrix_repack_f32(c->matrices[task], c->x->params[task].data);
+    const ot_insertion *x = arg;
+    if (x->packed[task] != NULL)
+        ot_matrix_repack_f32(x->packed[task], x->params[task].data);
 }
 
 void ot_insertion_commit(ot_insertion *x, ot_pool *pool)
 {
-    commit_arg c = {x, 0, NULL};
     if (pool != NULL)
-        c.matrices = ot_alloc(x->n_params, sizeof *c.matrices);
-    if (c.matrices == NULL) {
-        ot_insertion_walk(x, collect_slot, &c, NULL);
-        return;
-    }
-    ot_insertion_walk(x, list_slot, &c, NULL);
-    ot_pool_run(pool, repack_task, &c, x->n_params);
-    free(c.matrices);
+        ot_pool_run(pool, repack_task, x, x->n_params);
+    else
+        for (uint32_t k = 0; k < x->n_params; k++)
+            repack_task(x, k, 0);
 }
 
 /* ---- Writing ----------------------------------------------------------------------------------------------- */
