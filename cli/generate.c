@@ -89,9 +89,9 @@ static bool parse_draft(ot_intervention *v, const char *value)
         fprintf(stderr, "otter " COMMAND ": --draft takes lookup or lookup:N, not '%s'\n", value);
         return false;
     }
-    v->draft = OT_DRAFT_LOOKUP;
-    v->max_draft = 4;
-    return value[size] == '\0' || ot_cli_parse_u32(value + size + 1, "--draft", OT_MAX_DRAFT, &v->max_draft, COMMAND);
+    v->drafting.lookup = true;
+    v->drafting.max_draft = 4;
+    return value[size] == '\0' || ot_cli_parse_u32(value + size + 1, "--draft", OT_MAX_DRAFT, &v->drafting.max_draft, COMMAND);
 }
 
 enum { SYSTEM = 256, CHAT_TEMPLATE, MAX_TOKENS, TEMPERATURE, TOP_P, TOP_K, MIN_P, REPETITION, SEED, STOP, IGNORE_EOS, REWARD,
@@ -387,7 +387,7 @@ static void print_summary(const ot_request *r, const printer *p, double first_s,
     fputc('\n', stderr);
     for (uint32_t i = 0; i < p->v->n_signals && p->n_tokens > 0; i++)
         fprintf(stderr, "%s: mean %.4f\n", p->v->signals[i].name, p->sums[i] / p->n_tokens);
-    if (p->v->draft != OT_DRAFT_NONE)
+    if (p->v->drafting.max_draft > 0)
         fprintf(stderr, "drafts accepted: %u of %u\n", u.accepted_prediction_tokens,
                 u.accepted_prediction_tokens + u.rejected_prediction_tokens);
     if (u.candidates_scored > 0 || u.changed_tokens > 0)

@@ -220,6 +220,8 @@ typedef struct ot_engine_options {
     uint32_t max_ext_width;    /* largest d', heads'*hd or f' sum that any batch will meet; 0: 4096 */
     ot_kv_type kv_type;
     unsigned cpu_mask;         /* ~0u: all instruction sets */
+    ot_pool *pool;             /* another engine's, to share its threads (one of them runs at a time); NULL: its own.
+                                * Must outlive the engine; n_threads is not looked at then */
 } ot_engine_options;
 void ot_engine_options_default(ot_engine_options *options);
 
@@ -241,6 +243,32 @@ float ot_engine_score(const ot_engine *engine, uint32_t row, const ot_insertion 
 const float *ot_engine_hidden(const ot_engine *engine, uint32_t row);
 /* logits[i] (n_vocab floats each, caller's) = lm_head(H_o of rows[i]). n at most max_rows. */
 ot_status ot_engine_project(ot_engine *engine, const uint32_t *rows, uint32_t n, float *const *logits, ot_error *err);
+
+/* logits[i] (n_vocab floats each) = lm_head(x + i * x_stride), for any n vectors of n_embd floats: how the trainer gets the
+ * logits of generation heads. n at most max_rows. */
+ot_status ot_engine_project_vectors(ot_engine *engine, const float *x, size_t x_stride, uint32_t n, float *const *logits,
+                                    ot_error *err);
+
+/* Heads with a value for every token, at rows of the last batch that had OT_ROW_OUTPUT and whose sequences use the insertion.
+ *
+ * Generation (eq. 8), z = lm_head(W_h x + H_o) = z_base + E W_h x with x = H' or H_o, E the output matrix: values are the difference
+ * z - z_base, so that several heads and the base's own logits add up without a product of full width. `linear` heads that read
+ * fewer than d / 2 inputs have E W_h ready from loading (vocab x d'); others, and `silu_residual` (Medusa-1:
+ * E SiLU(W H_o)), go through the output matrix.
+ * Lookahead: values are scores after the activation: a prediction of the score of [text, v] for every token v,
+ * act(E W_h H' + b), with E the output matrix as well (the token embedding, where the base ties them). */
+typedef struct ot_head_rows {
+    const ot_insertion *insertion;
+    uint32_t output;
+    uint32_t n_rows;
+    const uint32_t *rows;  /* (n_rows) */
+    float *const *values;  /* (n_rows) n_vocab floats each, overwritten; the caller's */
+} ot_head_rows;
+/* All heads in one run of the pool. OT_ERR_INVALID for a row without output, a scalar head, or more than max_rows rows together. */
+ot_status ot_engine_project_heads(ot_engine *engine, const ot_head_rows *heads, uint32_t n_heads, ot_error *err);
+/* Scores of a lookahead head for n tokens only, the same bits as ot_engine_project_heads gives them. */
+ot_status ot_engine_lookahead(ot_engine *engine, uint32_t row, const ot_insertion *insertion, uint32_t output,
+                              const int32_t *tokens, uint32_t n, float *scores, ot_error *err);
 
 /* Seconds spent by stage since the engine opened, for profiles: name and seconds; returns the number of stages. */
 typedef struct ot_stage_time { const char *name; double seconds; } ot_stage_time;

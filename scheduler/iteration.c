@@ -44,24 +44,24 @@ static void note_prompt_logprobs(ot_scheduler *s, ot_request *r, uint32_t next, 
 }
 
 /* The prompt has been read and these are its last logits: every choice takes its first decision from them. */
-static void start_choices(ot_scheduler *s, ot_choice *first, const float *logits)
+static void start_choices(ot_scheduler *s, ot_choice *first, const ot_logits *logits)
 {
     ot_request *r = first->request;
     for (uint32_t i = 0; i < r->n_choices; i++)
-        r->policy->advance(s, &r->choices[i], NULL, &logits);
+        r->policy->advance(s, &r->choices[i], NULL, logits);
     ot_start_siblings(s, first);
 }
 
-static void give_logits(ot_scheduler *s, const taker *k)
+static void give_logits(ot_scheduler *s, const taker *k, const ot_logits *all)
 {
-    const float *const *logits = (const float *const *)s->logit_rows + k->first;
+    const ot_logits *logits = all + k->first;
     if (k->turn != NULL) {
         ot_choice *c = k->turn->choice;
         c->request->policy->advance(s, c, k->turn, logits);
     } else if (k->token + 1 < k->chunk->choice->n_text) {
-        note_prompt_logprobs(s, k->chunk->choice->request, k->token + 1, logits[0]);
+        note_prompt_logprobs(s, k->chunk->choice->request, k->token + 1, logits[0].raw);
     } else if (k->chunk->choice->state != OT_CHOICE_FINISHED) {
-        start_choices(s, k->chunk->choice, logits[0]);
+        start_choices(s, k->chunk->choice, logits);
     }
 }
 
@@ -79,9 +79,12 @@ static void flush_group(ot_scheduler *s, group *g)
     double begin = ot_clock_s();
     ot_status st = ot_engine_project(s->engine, g->rows, g->n_rows, s->logit_rows, &err);
     g->project_s += ot_clock_s() - begin;
+    ot_logits logits[OT_LOGIT_ROWS];
+    for (uint32_t i = 0; i < g->n_rows; i++)
+        logits[i] = (ot_logits){s->logit_rows[i], s->logit_rows[i], g->rows[i]};
     for (uint32_t i = 0; i < g->n_takers; i++)
         if (st == OT_OK)
-            give_logits(s, &g->takers[i]);
+            give_logits(s, &g->takers[i], logits);
         else
             fail_taker(s, &g->takers[i], &err);
     g->n_rows = g->n_takers = 0;

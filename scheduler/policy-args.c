@@ -56,13 +56,13 @@ static uint32_t prune(const ot_request *r, const ot_candidate *v, uint32_t n)
     return n;
 }
 
-static void advance(ot_scheduler *s, ot_choice *c, ot_turn *t, const float *const *logits)
+static void advance(ot_scheduler *s, ot_choice *c, ot_turn *t, const ot_logits *logits)
 {
     (void)t;
     const ot_request *r = c->request;
     const ot_sampling *how = &r->sampling;
     ot_position at;
-    ot_policy_read(s, c, logits[0], true, &at);
+    ot_policy_read(s, c, &logits[0], true, &at);
     ot_log_norm norm = at.adjusted == at.raw ? at.raw_norm : ot_sampler_normalize(s->sampler, at.adjusted);
     int32_t tokens[OT_MAX_CANDIDATES];
     uint32_t n = ot_sampler_top(s->sampler, at.adjusted, r->n_candidates, tokens);

@@ -96,13 +96,13 @@ static bool goes_on(ot_choice *c, const ot_turn *t, uint32_t next)
            ot_output_has_room(&c->output);
 }
 
-static void advance(ot_scheduler *s, ot_choice *c, ot_turn *t, const float *const *logits)
+static void advance(ot_scheduler *s, ot_choice *c, ot_turn *t, const ot_logits *logits)
 {
-    ot_policy_decide(s, c, logits[0]);
+    ot_policy_decide(s, c, &logits[0]);
     if (t == NULL)
         return;
     for (uint32_t i = 1; goes_on(c, t, i) && ot_policy_take(s, c, t, i); i++)
-        ot_policy_decide(s, c, logits[i]);
+        ot_policy_decide(s, c, &logits[i]);
     end_turn(s, c, t);
 }
 

@@ -18,10 +18,10 @@ static void judge(ot_scheduler *s, ot_choice *c, ot_turn *t)
         ot_policy_want(t, 0);
 }
 
-static void advance(ot_scheduler *s, ot_choice *c, ot_turn *t, const float *const *logits)
+static void advance(ot_scheduler *s, ot_choice *c, ot_turn *t, const ot_logits *logits)
 {
     (void)t;
-    ot_policy_decide(s, c, logits[0]);
+    ot_policy_decide(s, c, &logits[0]);
 }
 
 const ot_policy ot_policy_plain = {"plain", plan, judge, advance};

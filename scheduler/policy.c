@@ -6,7 +6,7 @@
 const ot_policy *ot_policy_for(const ot_request_params *p)
 {
     const ot_intervention *v = &p->intervention;
-    return v->reward ? &ot_policy_args : v->draft != OT_DRAFT_NONE ? &ot_policy_draft : &ot_policy_plain;
+    return v->reward ? &ot_policy_args : v->drafting.max_draft > 0 ? &ot_policy_draft : &ot_policy_plain;
 }
 
 /* ---- Logits ---------------------------------------------------------------------------------------------- */
@@ -20,7 +20,7 @@ static void note_alternatives(ot_scheduler *s, ot_choice *c, const ot_position *
         p->top[i] = (ot_token_logprob){tokens[i], ot_log_prob(at->raw_norm, at->raw, tokens[i])};
 }
 
-void ot_policy_read(ot_scheduler *s, ot_choice *c, const float *logits, bool needs_norm, ot_position *at)
+void ot_policy_read(ot_scheduler *s, ot_choice *c, const ot_logits *logits, bool needs_norm, ot_position *at)
 {
     const ot_request *r = c->request;
     bool too_early = c->n_text - r->n_prompt < r->min_tokens;
@@ -32,11 +32,11 @@ void ot_policy_read(ot_scheduler *s, ot_choice *c, const float *logits, bool nee
         .banned = {s->eog_tokens, r->stop_tokens},
         .n_banned = {too_early && !r->ignore_eos ? s->n_eog : 0, too_early ? r->n_stop_tokens : 0},
     };
-    at->raw = logits;
-    at->adjusted = ot_sampler_adjust(s->sampler, logits, &adjust);
+    at->raw = logits->raw;
+    at->adjusted = ot_sampler_adjust(s->sampler, logits->steered, &adjust);
     at->draw = (ot_draw){r->sampling.seed, r->first_choice + c->index, c->n_text};
     if (r->logprobs || (needs_norm && at->adjusted == at->raw))
-        at->raw_norm = ot_sampler_normalize(s->sampler, logits);
+        at->raw_norm = ot_sampler_normalize(s->sampler, at->raw);
     c->pending.n = c->pending.at = c->pending.n_top = 0;
     if (r->top_logprobs > 0)
         note_alternatives(s, c, at);
@@ -128,7 +128,7 @@ void ot_policy_emit(ot_scheduler *s, ot_choice *c, const ot_candidate *v, const 
 
 /* ---- One token a position: plain and drafts -------------------------------------------------------------- */
 
-void ot_policy_decide(ot_scheduler *s, ot_choice *c, const float *logits)
+void ot_policy_decide(ot_scheduler *s, ot_choice *c, const ot_logits *logits)
 {
     const ot_request *r = c->request;
     ot_position at;

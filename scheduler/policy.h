@@ -41,13 +41,20 @@ typedef struct ot_turn {
     uint8_t wanted[OT_MAX_NODES];  /* nodes whose logits advance will get, in this order */
 } ot_turn;
 
+/* Logits of one row, n_vocab floats each. */
+typedef struct ot_logits {
+    const float *raw;     /* the model's own */
+    const float *steered; /* shifted by the request's experts; raw itself without experts */
+    uint32_t row;         /* of the engine's batch: its hidden states can still be asked for */
+} ot_logits;
+
 typedef struct ot_policy {
     const char *name;
     /* Fills t->nodes (at least one). Must not change the choice: the turn may not be run. */
     void (*plan)(const ot_choice *c, ot_turn *t);
     void (*judge)(ot_scheduler *s, ot_choice *c, ot_turn *t);
-    /* logits[i] (n_vocab) are those of t->wanted[i], or logits[0] of the prompt's last token if t is NULL. */
-    void (*advance)(ot_scheduler *s, ot_choice *c, ot_turn *t, const float *const *logits);
+    /* logits[i] are those of t->wanted[i], or logits[0] of the prompt's last token if t is NULL. */
+    void (*advance)(ot_scheduler *s, ot_choice *c, ot_turn *t, const ot_logits *logits);
 } ot_policy;
 
 extern const ot_policy ot_policy_plain; /* policy-plain.c */
@@ -59,12 +66,12 @@ const ot_policy *ot_policy_for(const ot_request_params *params);
 
 /* The logits of a position as policies see them. */
 typedef struct ot_position {
-    const float *raw, *adjusted;   /* adjusted: after penalties, bias and bans; raw itself if nothing changes */
+    const float *raw, *adjusted;   /* adjusted: after experts, penalties, bias and bans; raw itself if nothing changes */
     ot_log_norm raw_norm;          /* valid if the client asked for log-probabilities, or adjusted == raw and norm was asked for */
     ot_draw draw;
 } ot_position;
 /* Reads the logits that decide position c->n_text: fills *p, starts c->pending anew and notes the alternatives to report. */
-void ot_policy_read(ot_scheduler *s, ot_choice *c, const float *logits, bool needs_norm, ot_position *p);
+void ot_policy_read(ot_scheduler *s, ot_choice *c, const ot_logits *logits, bool needs_norm, ot_position *p);
 /* Scores of a node of the turn, one for each signal of the request. */
 void ot_policy_scores(const ot_scheduler *s, const ot_turn *t, uint32_t node, float *scores);
 /* The node's token joins the text. */
@@ -75,7 +82,7 @@ void ot_policy_want(ot_turn *t, uint32_t node);
 void ot_policy_emit(ot_scheduler *s, ot_choice *c, const ot_candidate *candidate, const float *scores);
 /* Decides position c->n_text from its logits: what may be tried for it, in order, becomes pending. Without signals
  * the token is sent. */
-void ot_policy_decide(ot_scheduler *s, ot_choice *c, const float *logits);
+void ot_policy_decide(ot_scheduler *s, ot_choice *c, const ot_logits *logits);
 /* The row of a node with the pending token has run: it joins the text (and with signals is sent), unless the guard refuses it;
  * then the next candidate is pending, or the choice ends. True if the choice goes on from this node. */
 bool ot_policy_take(ot_scheduler *s, ot_choice *c, ot_turn *t, uint32_t node);

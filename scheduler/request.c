@@ -146,7 +146,7 @@ static void fill(ot_request *r, const ot_request_params *p, const sizes *z)
     r->guard_signal = v->guard_signal;
     r->guard_above = v->guard_above;
     r->guard_max_resamples = v->guard_max_resamples;
-    r->max_draft = v->draft != OT_DRAFT_NONE ? v->max_draft : 0;
+    r->max_draft = v->drafting.max_draft;
 }
 
 ot_status ot_request_build(ot_request **out, const ot_request_params *p, uint32_t max_new, uint32_t output_ring,

@@ -36,6 +36,21 @@ ot_status ot_heads_find(ot_heads *heads, const char *name, ot_head **head, uint3
 void ot_head_retain(ot_head *head);
 void ot_head_release(ot_head **head);
 const ot_insertion *ot_head_insertion(const ot_head *head);
+/* What stands behind a name. Separate models are loaded at start only (ot_heads_load_model) and never unloaded. */
+typedef enum ot_head_role {
+    OT_ROLE_INSERTION,    /* into the base: kinds as in the insertion file */
+    OT_ROLE_REWARD_MODEL, /* another model with a scalar head of its own: used like a scalar head */
+    OT_ROLE_EXPERT_MODEL, /* another model's logits: used like a generation head with offset 0 */
+    OT_ROLE_DRAFT_MODEL   /* another, smaller model that guesses ahead */
+} ot_head_role;
+ot_head_role ot_head_get_role(const ot_head *head);
+/* NULL for an insertion into the base. */
+const ot_model *ot_head_model(const ot_head *head);
+/* Opens a model of the base architecture as a reward, expert or draft model. Its vocabulary must be the base's, token for token
+ * (OT_ERR_MISMATCH names the first that differs). head_path: the scalar insertion of a reward model, made for that
+ * model; NULL for the others. ot_head_insertion is that insertion, or NULL. */
+ot_status ot_heads_load_model(ot_heads *heads, const char *name, ot_head_role role, const char *model_path,
+                              const char *head_path, const ot_insertion_options *options, ot_error *err);
 /* Up to max references in order of loading (each to be released); returns how many there are. */
 uint32_t ot_heads_list(ot_heads *heads, ot_head **out, uint32_t max);
 
@@ -44,6 +59,7 @@ uint32_t ot_heads_list(ot_heads *heads, ot_head **out, uint32_t max);
 #define OT_MAX_SIGNALS 16        /* distinct (head, output) pairs in one request */
 #define OT_MAX_CANDIDATES 64     /* k of ARGS */
 #define OT_MAX_DRAFT 16          /* tokens guessed ahead */
+#define OT_MAX_TREE 48           /* nodes of a tree of drafts */
 #define OT_MAX_TOP_LOGPROBS 20
 #define OT_MAX_STOPS 16
 
@@ -61,8 +77,23 @@ typedef struct ot_sampling {
 
 typedef enum ot_guard_action { OT_GUARD_NONE, OT_GUARD_STOP, OT_GUARD_RESAMPLE } ot_guard_action;
 
-/* Who guesses ahead. LOOKUP: earlier places of the text itself, without parameters. */
-typedef enum ot_draft_kind { OT_DRAFT_NONE, OT_DRAFT_LOOKUP } ot_draft_kind;
+/* DExperts (Liu et al. 2021; method: eq. 4, 5): z + alpha (z+ - z-), or without a positive expert (1 + alpha) z - alpha z-.
+ * Heads are generation heads with offset 0, or separate expert models. */
+typedef struct ot_experts {
+    ot_head *positive, *negative;  /* references, as in signals; positive may be NULL; negative NULL: off */
+    uint32_t positive_output, negative_output;
+    float alpha;
+    float top_p;                   /* only tokens within the base's top-p stay possible; 1: all */
+} ot_experts;
+
+/* Who guesses ahead (speculative decoding); sources combine: the lookup is asked first, then the head or the model. Whatever guesses,
+ * the text is what plain (or steered) decoding gives, token for token. */
+typedef struct ot_drafting {
+    bool lookup;       /* earlier places of the text itself, without parameters */
+    ot_head *head;     /* generation head with offsets 1..K, or a separate draft model; a reference; NULL: none */
+    uint32_t max_draft; /* tokens ahead at most, 1..OT_MAX_DRAFT; 0: no drafts. How many are tried adapts to what was right */
+    uint32_t tree;     /* heads only: nodes of a tree of drafts at most, up to OT_MAX_TREE; 0: a chain */
+} ot_drafting;
 
 /* The `intervention` of a request, its names resolved. Heads are listed once in `signals`; the rest points into that list by index.
  * Every head that steers is reported too. */
@@ -72,7 +103,8 @@ typedef struct ot_intervention {
         ot_head *head;     /* a reference that the request takes over on successful submission */
         uint32_t output;
         char name[96];     /* as the client wrote it: the key in `signals` */
-        float weight;      /* in the ARGS sum; 0 for a head that is only reported or guards */
+        float weight;      /* in the ARGS sum; 0 for a head that is only reported or guards. Scalar heads and reward
+                            * models run candidates as rows; a lookahead head scores them from the row before */
     } signals[OT_MAX_SIGNALS];
     bool reward;                 /* ARGS (method: eq. 2, 3) with the weights above */
     uint32_t candidates;         /* k, 1..OT_MAX_CANDIDATES */
@@ -80,8 +112,10 @@ typedef struct ot_intervention {
     uint32_t guard_signal;       /* index into signals */
     float guard_above;
     uint32_t guard_max_resamples;
-    ot_draft_kind draft;         /* not used together with reward yet: such a request runs without drafts */
-    uint32_t max_draft;          /* tokens at most, 1..OT_MAX_DRAFT; how many are tried adapts to what was right */
+    uint32_t lookahead_signal;   /* a lookahead head among signals that picks which candidates are scored ... */
+    uint32_t lookahead_keep;     /* ... exactly: this many of them; 0: all, no such head */
+    ot_experts experts;
+    ot_drafting drafting;
 } ot_intervention;
 
 typedef enum ot_finish {

@@ -92,11 +92,14 @@ static ot_status check_intervention(const ot_intervention *v, ot_error *err)
         return ot_fail_param(err, OT_ERR_INVALID, "intervention.guard.head", "the guard has no head");
     if (v->guard != OT_GUARD_NONE && !isfinite(v->guard_above))
         return ot_fail_param(err, OT_ERR_INVALID, "intervention.guard.above", "the guard's limit is no finite number");
-    if (v->draft != OT_DRAFT_NONE && v->draft != OT_DRAFT_LOOKUP)
-        return ot_fail_param(err, OT_ERR_INVALID, "intervention.speculative.draft", "no draft of kind %d", (int)v->draft);
-    if (v->draft != OT_DRAFT_NONE && (v->max_draft == 0 || v->max_draft > OT_MAX_DRAFT))
-        return ot_fail_param(err, OT_ERR_INVALID, "intervention.speculative.max_draft", "%u drafts; 1 to %d can be verified",
-                             v->max_draft, OT_MAX_DRAFT);
+    if (v->drafting.max_draft > OT_MAX_DRAFT)
+        return ot_fail_param(err, OT_ERR_INVALID, "intervention.speculative.max_draft", "%u drafts; at most %d can be verified",
+                             v->drafting.max_draft, OT_MAX_DRAFT);
+    if (v->drafting.max_draft > 0 && !v->drafting.lookup && v->drafting.head == NULL)
+        return ot_fail_param(err, OT_ERR_INVALID, "intervention.speculative.draft", "nothing to draft with");
+    if (v->drafting.tree > OT_MAX_TREE || (v->drafting.tree > 0 && v->drafting.head == NULL))
+        return ot_fail_param(err, OT_ERR_INVALID, "intervention.speculative.tree",
+                             "a tree of drafts takes a head, and at most %d nodes", OT_MAX_TREE);
     return OT_OK;
 }
 

@@ -130,19 +130,20 @@ static ot_status parse_speculative(const json_t *speculative, ot_intervention *o
     static const char *const known[] = {"draft", "max_draft", NULL};
     ot_fields f = {speculative, "intervention.speculative"};
     const char *draft = NULL;
-    out->max_draft = DEFAULT_MAX_DRAFT;
+    uint32_t max_draft = DEFAULT_MAX_DRAFT;
     ot_status status = refuse_unknown(f, known, err);
     if (!status)
         status = ot_fields_string(f, "draft", SIZE_MAX, &draft, err);
     if (!status)
-        status = ot_fields_u32(f, "max_draft", 1, OT_MAX_DRAFT, &out->max_draft, err);
+        status = ot_fields_u32(f, "max_draft", 1, OT_MAX_DRAFT, &max_draft, err);
     if (status)
         return status;
     if (!draft)
         return ot_fields_fail(f, "draft", OT_ERR_INVALID, err, "is required: \"lookup\"");
     if (strcmp(draft, "lookup") != 0)
         return ot_fields_fail(f, "draft", OT_ERR_INVALID, err, "must be \"lookup\", which is all there is, not '%.60s'", draft);
-    out->draft = OT_DRAFT_LOOKUP;
+    out->drafting.lookup = true;
+    out->drafting.max_draft = max_draft;
     return OT_OK;
 }
 

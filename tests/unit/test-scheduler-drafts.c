@@ -101,8 +101,8 @@ static ot_request_params mixed(uint32_t i, int32_t *prompt, bool drafts)
         p.ignore_eos = false;
     }
     if (drafts && i != 12) {
-        p.intervention.draft = OT_DRAFT_LOOKUP;
-        p.intervention.max_draft = 1 + i % 8 * 2;
+        p.intervention.drafting.lookup = true;
+        p.intervention.drafting.max_draft = 1 + i % 8 * 2;
     }
     return p;
 }
@@ -230,8 +230,8 @@ static void whatever_is_drawn(void)
         ot_request *r = ot_fixture_submit(s, &p);
         REQUIRE(r != NULL && ot_fixture_finish(s, &r, 1, 3, without));
         ot_request_release(&r);
-        p.intervention.draft = OT_DRAFT_LOOKUP;
-        p.intervention.max_draft = 5;
+        p.intervention.drafting.lookup = true;
+        p.intervention.drafting.max_draft = 5;
         r = ot_fixture_submit(s, &p);
         REQUIRE(r != NULL && ot_fixture_finish(s, &r, 1, 3, with));
         accepted += ot_request_get_usage(r).accepted_prediction_tokens;
@@ -260,8 +260,8 @@ static void accepted_drafts_save_passes(void)
             ot_request_params p = ot_fixture_params(prompt, 30, 100);
             favour(&p, prompt);
             p.sampling.n_bias = 1; /* one token for ever: the easiest guess */
-            p.intervention.draft = drafts ? OT_DRAFT_LOOKUP : OT_DRAFT_NONE;
-            p.intervention.max_draft = 8;
+            p.intervention.drafting.lookup = drafts;
+            p.intervention.drafting.max_draft = drafts ? 8 : 0;
             if (signals)
                 ot_fixture_signal(&p, "mood", 0);
             CHECK(ot_fixture_run(s, &p, &with[drafts]));
@@ -292,8 +292,8 @@ static void wrong_drafts_turn_themselves_off(void)
     p.sampling.n_bias = 4;
     p.sampling.temperature = 100;
     p.sampling.top_k = 4;
-    p.intervention.draft = OT_DRAFT_LOOKUP;
-    p.intervention.max_draft = OT_MAX_DRAFT;
+    p.intervention.drafting.lookup = true;
+    p.intervention.drafting.max_draft = OT_MAX_DRAFT;
     ot_request *r = ot_fixture_submit(s, &p);
     REQUIRE(r != NULL && ot_fixture_finish(s, &r, 1, 1, with));
     ot_request_usage u = ot_request_get_usage(r);
@@ -312,15 +312,15 @@ static void bad_parameters_are_refused_by_name(void)
     REQUIRE(s != NULL);
     int32_t prompt[4];
     ot_fixture_prompt(1, prompt, 4);
-    static const struct { int draft; uint32_t max; const char *param; } bad[] = {
-        {OT_DRAFT_LOOKUP, 0, "intervention.speculative.max_draft"},
-        {OT_DRAFT_LOOKUP, OT_MAX_DRAFT + 1, "intervention.speculative.max_draft"},
-        {OT_DRAFT_LOOKUP + 1, 4, "intervention.speculative.draft"},
+    static const struct { bool lookup; uint32_t max, tree; const char *param; } bad[] = {
+        {true, OT_MAX_DRAFT + 1, 0, "intervention.speculative.max_draft"},
+        {false, 4, 0, "intervention.speculative.draft"},
+        {true, 4, 8, "intervention.speculative.tree"},
+        {true, 4, OT_MAX_TREE + 1, "intervention.speculative.tree"},
     };
-    for (uint32_t i = 0; i < 3; i++) {
+    for (uint32_t i = 0; i < 4; i++) {
         ot_request_params p = ot_fixture_params(prompt, 4, 4);
-        p.intervention.draft = (ot_draft_kind)bad[i].draft;
-        p.intervention.max_draft = bad[i].max;
+        p.intervention.drafting = (ot_drafting){.lookup = bad[i].lookup, .max_draft = bad[i].max, .tree = bad[i].tree};
         ot_request *r;
         ot_error err = {0};
         CHECK_INT(ot_scheduler_submit(s, &p, 1, &r, &err), OT_ERR_INVALID);
