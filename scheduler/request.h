@@ -46,6 +46,20 @@ typedef struct ot_draft_pace {
     uint8_t rest;   /* turns without drafts to come */
 } ot_draft_pace;
 
+#define OT_DRAFT_BRANCHES 8
+
+/* What a draft head or a draft model guesses for the positions after the pending token. A draft head fills it when the token before is
+ * accepted, a draft model just before the turns are planned; policy-draft.c makes a chain or a tree of it. */
+typedef struct ot_proposal {
+    uint32_t at;                             /* the text position of the pending token it follows; of use while n_text == at */
+    uint32_t n_depths;                       /* 0: no guess */
+    uint32_t n_branches[OT_MAX_DRAFT];       /* guesses[i][0 .. n): for text position at + 1 + i, likeliest first */
+    struct {
+        int32_t token;
+        float logprob;                       /* of the guesser's own distribution */
+    } guesses[OT_MAX_DRAFT][OT_DRAFT_BRANCHES];
+} ot_proposal;
+
 typedef enum ot_choice_state {
     OT_CHOICE_IDLE,     /* a sibling that waits for the prompt to be read */
     OT_CHOICE_WAITING,  /* to be admitted, for the first time or again: holds no pages */
@@ -67,6 +81,7 @@ typedef struct ot_choice {
     ot_kv_seq *seq;        /* NULL before the first admission */
     ot_pending pending;
     ot_draft_pace pace;
+    ot_proposal proposal;
     ot_output output;
     double last_token_s;   /* when the last token was decided */
     struct ot_choice *next, *prev; /* list of waiting choices */
