@@ -6,8 +6,6 @@
 
 /* A number that no other head of this process ever had: it names the head's weights in the prefix cache. */
 uint64_t ot_head_serial(const ot_head *head);
-/* The name it was loaded under. */
-const char *ot_head_name(const ot_head *head);
 /* The insertions that a head stands on, lowest first, as heads (borrowed). */
 uint32_t ot_head_n_parents(const ot_head *head);
 const ot_head *ot_head_parent(const ot_head *head, uint32_t i);

@@ -35,6 +35,8 @@ ot_status ot_heads_unload(ot_heads *heads, const char *name, ot_error *err);
 ot_status ot_heads_find(ot_heads *heads, const char *name, ot_head **head, uint32_t *output, ot_error *err);
 void ot_head_retain(ot_head *head);
 void ot_head_release(ot_head **head);
+/* The name it was loaded under. */
+const char *ot_head_name(const ot_head *head);
 const ot_insertion *ot_head_insertion(const ot_head *head);
 /* What stands behind a name. Separate models are loaded at start only (ot_heads_load_model) and never unloaded. */
 typedef enum ot_head_role {
