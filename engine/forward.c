@@ -406,7 +406,8 @@ float ot_engine_score(const ot_engine *e, uint32_t row, const ot_insertion *inse
 {
     for (uint32_t k = 0; k < e->n_streams; k++) {
         const ot_stream *s = &e->streams[k];
-        if (s->insertion == insertion && s->index[row] >= 0 && output < insertion->info.spec.n_outputs)
+        const ot_insertion_spec *spec = &insertion->info.spec;
+        if (s->insertion == insertion && spec->kind == OT_HEAD_SCALAR && s->index[row] >= 0 && output < spec->n_outputs)
             return s->scores[(size_t)s->index[row] * OT_MAX_HEADS + output];
     }
     return NAN;

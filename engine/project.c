@@ -42,6 +42,14 @@ static void tile_task(void *arg, uint32_t task, uint32_t thread)
     }
 }
 
+static void project_gathered(ot_engine *e, uint32_t n, float *const *logits)
+{
+    e->project_in.acts.n_rows = n;
+    ot_buffer_quantize(e, &e->project_in, 0, n, true);
+    e->logits = logits;
+    ot_step_run(e, OT_STAGE_PROJECT, tile_task, panel_chunks(e));
+}
+
 ot_status ot_engine_project(ot_engine *e, const uint32_t *rows, uint32_t n, float *const *logits, ot_error *err)
 {
     const uint32_t d = e->model->info.n_embd;
@@ -54,9 +62,19 @@ ot_status ot_engine_project(ot_engine *e, const uint32_t *rows, uint32_t n, floa
     }
     if (n == 0)
         return OT_OK;
-    e->project_in.acts.n_rows = n;
-    ot_buffer_quantize(e, &e->project_in, 0, n, true);
-    e->logits = logits;
-    ot_step_run(e, OT_STAGE_PROJECT, tile_task, panel_chunks(e));
+    project_gathered(e, n, logits);
+    return OT_OK;
+}
+
+ot_status ot_engine_project_vectors(ot_engine *e, const float *x, size_t x_stride, uint32_t n, float *const *logits,
+                                    ot_error *err)
+{
+    const uint32_t d = e->model->info.n_embd;
+    if (n > e->options.max_rows)
+        return ot_fail(err, OT_ERR_INVALID, "logits of %u vectors asked for, at most %u", n, e->options.max_rows);
+    for (uint32_t k = 0; k < n; k++)
+        memcpy(e->project_in.x + (size_t)k * d, x + k * x_stride, d * sizeof(float));
+    if (n > 0)
+        project_gathered(e, n, logits);
     return OT_OK;
 }

@@ -141,6 +141,8 @@ static ot_status read_spec(const reader *r, ot_insertion_spec *s)
         return ot_fail_param(r->err, OT_ERR_FORMAT, "otter.head.labels", "%s: %u labels for %u outputs", r->path, n_labels,
                              s->n_outputs);
     st = ot_gguf_get_array(r->gguf, "otter.head.offsets", &offsets, r->err);
+    if (st == OT_ERR_NOT_FOUND && s->kind == OT_HEAD_GENERATION)
+        return ot_fail_param(r->err, OT_ERR_FORMAT, "otter.head.offsets", "%s: key 'otter.head.offsets' is missing", r->path);
     if (st == OT_ERR_NOT_FOUND)
         return OT_OK;
     if (st != OT_OK)

@@ -9,6 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define MAX_OFFSET 64 /* tokens that a head may look ahead: nobody drafts that far */
+
 /* ---- The tensors ------------------------------------------------------------------------------------------- */
 
 typedef struct walker {
@@ -67,30 +69,59 @@ ot_status ot_insertion_walk(ot_insertion *x, ot_slot_visit *visit, void *arg, ot
             walk_layer(&w, x, n);
         visit_slot(&w, NORM(x->output_norm, s->n_embd), "otter.output_norm.weight");
     }
-    const uint32_t head_in = s->input == OT_INPUT_BASE ? base->n_embd : s->n_embd;
+    const uint32_t head_in = ot_insertion_head_width(x);
     for (uint32_t k = 0; k < s->n_outputs; k++) {
-        visit_slot(&w, VECTOR(x->heads[k].weight, head_in), "otter.head.%u.weight", k);
-        visit_slot(&w, VECTOR(x->heads[k].bias, 1), "otter.head.%u.bias", k);
+        if (s->kind == OT_HEAD_SCALAR)
+            visit_slot(&w, VECTOR(x->heads[k].weight, head_in), "otter.head.%u.weight", k);
+        else
+            visit_slot(&w, MATRIX(x->heads[k].matrix, head_in, base->n_embd), "otter.head.%u.weight", k);
+        if (s->kind != OT_HEAD_GENERATION)
+            visit_slot(&w, VECTOR(x->heads[k].bias, 1), "otter.head.%u.bias", k);
     }
     return w.status;
 }
 
 /* ---- Sizes ------------------------------------------------------------------------------------------------- */
 
+uint32_t ot_insertion_head_width(const ot_insertion *x)
+{
+    return x->info.spec.input == OT_INPUT_BASE ? x->base->info.n_embd : x->info.spec.n_embd;
+}
+
+static ot_status check_head(const ot_insertion_spec *s, ot_error *err)
+{
+    const bool scores = s->activation == OT_ACT_SIGMOID || s->activation == OT_ACT_IDENTITY;
+    if (s->kind != OT_HEAD_GENERATION && !scores)
+        return ot_fail_param(err, OT_ERR_INVALID, "otter.head.activation",
+                             "insertion '%s': otter.head.activation of a %s head is 'sigmoid' or 'identity'", s->name,
+                             s->kind == OT_HEAD_SCALAR ? "scalar" : "lookahead");
+    if (s->kind == OT_HEAD_GENERATION && scores)
+        return ot_fail_param(err, OT_ERR_INVALID, "otter.head.activation",
+                             "insertion '%s': otter.head.activation of a generation head is 'linear' or 'silu_residual'",
+                             s->name);
+    if (s->activation == OT_ACT_SILU_RESIDUAL && s->input != OT_INPUT_BASE)
+        return ot_fail_param(err, OT_ERR_INVALID, "otter.head.input",
+                             "insertion '%s': with otter.head.activation 'silu_residual' the otter.head.input is 'base'",
+                             s->name);
+    if (s->n_outputs == 0 || s->n_outputs > OT_MAX_HEADS)
+        return ot_fail_param(err, OT_ERR_INVALID, "otter.head.count", "insertion '%s': %u outputs, expected 1 to %d", s->name,
+                             s->n_outputs, OT_MAX_HEADS);
+    for (uint32_t k = 0; s->kind == OT_HEAD_GENERATION && k < s->n_outputs; k++)
+        if (s->offsets[k] > MAX_OFFSET)
+            return ot_fail_param(err, OT_ERR_INVALID, "otter.head.offsets",
+                                 "insertion '%s': otter.head.offsets[%u] is %u, expected 0 to %d", s->name, k, s->offsets[k],
+                                 MAX_OFFSET);
+    return OT_OK;
+}
+
 ot_status ot_insertion_prepare(ot_insertion *x, ot_error *err)
 {
     ot_insertion_info *i = &x->info;
     const ot_insertion_spec *s = &i->spec;
     const ot_model_info *base = &x->base->info;
-    if (s->kind != OT_HEAD_SCALAR)
-        return ot_fail_param(err, OT_ERR_UNSUPPORTED, "otter.head.kind", "insertion '%s': only scalar heads are supported",
-                             s->name);
-    if (s->activation != OT_ACT_SIGMOID && s->activation != OT_ACT_IDENTITY)
-        return ot_fail_param(err, OT_ERR_INVALID, "otter.head.activation",
-                             "insertion '%s': a scalar head's activation is 'sigmoid' or 'identity'", s->name);
-    if (s->n_outputs == 0 || s->n_outputs > OT_MAX_HEADS)
-        return ot_fail_param(err, OT_ERR_INVALID, "otter.head.count", "insertion '%s': %u outputs, expected 1 to %d", s->name,
-                             s->n_outputs, OT_MAX_HEADS);
+    const ot_status st = check_head(s, err);
+    if (st != OT_OK)
+        return st;
     if (s->n_embd > 65536 || s->n_ff > (1u << 20) || s->n_heads > 1024)
         return ot_fail_param(err, OT_ERR_INVALID, "otter.embedding_length", "insertion '%s': sizes %u, %u, %u are too large",
                              s->name, s->n_embd, s->n_ff, s->n_heads);

@@ -14,10 +14,14 @@ typedef struct ot_ext_layer {
     ot_matrix down;               /* [F, d'] */
 } ot_ext_layer;
 
-typedef struct ot_scalar_head {
-    float *weight; /* (d' or d) */
-    float *bias;   /* (1) */
-} ot_scalar_head;
+/* One output. A scalar head has a weight vector and a bias; the others have a matrix W_h, or where that is cheaper G = E W_h made at
+ * load (head-table.c), and a lookahead head a bias too. `in` is d' or d. */
+typedef struct ot_head_weights {
+    float *weight;    /* (in) */
+    float *bias;      /* (1) */
+    ot_matrix matrix; /* W_h [in, d]; freed where there is a table */
+    ot_matrix table;  /* G [in, n_vocab], or empty */
+} ot_head_weights;
 
 struct ot_insertion {
     ot_insertion_info info;
@@ -28,7 +32,7 @@ struct ot_insertion {
     float *output_norm;           /* (d') */
     ot_type embd_type;            /* E': n_vocab rows of d' */
     const uint8_t *embd_rows;
-    ot_scalar_head heads[OT_MAX_HEADS];
+    ot_head_weights heads[OT_MAX_HEADS];
     bool takes_q8;                /* its matrices multiply quantised activations */
 
     ot_gguf *gguf;                /* where it came from; E' is read from its mapping */
@@ -57,6 +61,8 @@ ot_status ot_insertion_walk(ot_insertion *insertion, ot_slot_visit *visit, void 
 
 /* Computes the widths and checks a spec against the base. */
 ot_status ot_insertion_prepare(ot_insertion *insertion, ot_error *err);
+/* Inputs of the heads: d' or d. */
+uint32_t ot_insertion_head_width(const ot_insertion *insertion);
 /* After all tensors are there: flags and sums of info. */
 void ot_insertion_finish(ot_insertion *insertion);
 /* E'[token], d' floats. */

@@ -332,8 +332,8 @@ void ot_streams_head_row(ot_engine *e, uint32_t row, float inv, const float *hid
             e->kernels->scale_norm(out, s->ext + c * spec->n_embd, x->output_norm, inv, spec->n_embd);
         const bool base = spec->input == OT_INPUT_BASE;
         const float *in = base ? hidden : out;
-        const uint32_t width = base ? d : spec->n_embd;
-        for (uint32_t k = 0; k < spec->n_outputs; k++) {
+        const uint32_t width = ot_insertion_head_width(x);
+        for (uint32_t k = 0; spec->kind == OT_HEAD_SCALAR && k < spec->n_outputs; k++) {
             const float z = e->kernels->dot(x->heads[k].weight, in, width) + x->heads[k].bias[0];
             s->scores[c * OT_MAX_HEADS + k] = spec->activation == OT_ACT_SIGMOID ? ot_sigmoid(z) : z;
         }
