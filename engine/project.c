@@ -1,14 +1,15 @@
-/* The output matrix: logits of the rows that need them. A task computes a tile of rows and features into memory of its thread
- * and copies it to the callers' rows, which may lie anywhere. */
+/* Products with a row for each token of the vocabulary: the output matrix, and the tables of heads. A task computes a tile of rows and
+ * features into memory of its thread and copies it to the callers' rows, which may lie anywhere. Several products may be
+ * queued for one run of the pool. */
 #include "engine/step.h"
 
 #include <string.h>
 
 #define TILE_PANELS (OT_TILE_COLUMNS / OT_PANEL)
 
-static uint32_t panel_chunks(const ot_engine *e)
+static uint32_t panel_chunks(const ot_matrix *w)
 {
-    return (e->model->output.n_panels + TILE_PANELS - 1) / TILE_PANELS;
+    return (w->n_panels + TILE_PANELS - 1) / TILE_PANELS;
 }
 
 /* Rows [r, r + n) of activations. */
@@ -24,30 +25,63 @@ static ot_acts rows_of(const ot_acts *all, uint32_t r, uint32_t n)
     return part;
 }
 
+static void put_values(const ot_out_row *out, uint32_t column, const float *values, uint32_t n)
+{
+    if (out->bias == NULL && !out->sigmoid) {
+        memcpy(out->values + column, values, n * sizeof(float));
+        return;
+    }
+    for (uint32_t i = 0; i < n; i++)
+        out->values[column + i] = ot_out_value(out, values[i]);
+}
+
 static void tile_task(void *arg, uint32_t task, uint32_t thread)
 {
     ot_engine *e = arg;
-    const ot_matrix *w = &e->model->output;
-    const uint32_t n_rows = e->project_in.acts.n_rows, begin = task * TILE_PANELS;
+    uint32_t k = 0;
+    while (k + 1 < e->n_projections && task >= e->projections[k + 1].first_task)
+        k++;
+    const ot_projection *p = &e->projections[k];
+    const ot_matrix *w = p->w;
+    const uint32_t n_rows = p->in->acts.n_rows, begin = (task - p->first_task) * TILE_PANELS;
     const uint32_t end = begin + TILE_PANELS < w->n_panels ? begin + TILE_PANELS : w->n_panels;
     const uint32_t column = begin * OT_PANEL, last = end * OT_PANEL < w->n_out ? end * OT_PANEL : w->n_out;
     float *tile = e->tiles + (size_t)thread * OT_TILE_ROWS * OT_TILE_COLUMNS;
     for (uint32_t r = 0; r < n_rows; r += OT_TILE_ROWS) {
         const uint32_t n = n_rows - r < OT_TILE_ROWS ? n_rows - r : OT_TILE_ROWS;
-        const ot_acts x = rows_of(&e->project_in.acts, r, n), low = rows_of(&e->project_in.low, r, n);
+        const ot_acts x = rows_of(&p->in->acts, r, n), low = rows_of(&p->in->low, r, n);
         /* The kernel writes feature o at y[o]: shift the tile so that the first feature of this task is its column 0. */
         ot_buffer_matmul(e, tile - column, OT_TILE_COLUMNS, &x, ot_matrix_takes_q8(w) ? &low : NULL, w, begin, end, false);
-        for (uint32_t k = 0; k < n; k++)
-            memcpy(e->logits[r + k] + column, tile + (size_t)k * OT_TILE_COLUMNS, (last - column) * sizeof(float));
+        for (uint32_t i = 0; i < n; i++)
+            put_values(&p->out[r + i], column, tile + (size_t)i * OT_TILE_COLUMNS, last - column);
     }
 }
 
+void ot_project_add(ot_engine *e, const ot_buffer *in, const ot_matrix *w, const ot_out_row *out)
+{
+    e->projections[e->n_projections++] = (ot_projection){in, w, out, 0};
+}
+
+void ot_project_run(ot_engine *e)
+{
+    uint32_t n_tasks = 0;
+    for (uint32_t k = 0; k < e->n_projections; k++) {
+        e->projections[k].first_task = n_tasks;
+        n_tasks += panel_chunks(e->projections[k].w);
+    }
+    ot_step_run(e, OT_STAGE_PROJECT, tile_task, n_tasks);
+    e->n_projections = 0;
+}
+
+/* The first n rows of e->project_in through the output matrix. */
 static void project_gathered(ot_engine *e, uint32_t n, float *const *logits)
 {
     e->project_in.acts.n_rows = n;
     ot_buffer_quantize(e, &e->project_in, 0, n, true);
-    e->logits = logits;
-    ot_step_run(e, OT_STAGE_PROJECT, tile_task, panel_chunks(e));
+    for (uint32_t k = 0; k < n; k++)
+        e->out_rows[k] = (ot_out_row){logits[k], NULL, false};
+    ot_project_add(e, &e->project_in, &e->model->output, e->out_rows);
+    ot_project_run(e);
 }
 
 ot_status ot_engine_project(ot_engine *e, const uint32_t *rows, uint32_t n, float *const *logits, ot_error *err)
@@ -60,9 +94,8 @@ ot_status ot_engine_project(ot_engine *e, const uint32_t *rows, uint32_t n, floa
             return ot_fail(err, OT_ERR_INVALID, "logits of row %u asked for, which has no output", rows[k]);
         memcpy(e->project_in.x + (size_t)k * d, ot_engine_hidden(e, rows[k]), d * sizeof(float));
     }
-    if (n == 0)
-        return OT_OK;
-    project_gathered(e, n, logits);
+    if (n > 0)
+        project_gathered(e, n, logits);
     return OT_OK;
 }
 

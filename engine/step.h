@@ -85,6 +85,28 @@ typedef struct ot_matmul {
     uint32_t chunk, first_task; /* panels in a task, and where this product's tasks begin */
 } ot_matmul;
 
+/* Where a row of values goes, and what is done to each value before: value + bias (NULL: none), through the sigmoid or not. */
+typedef struct ot_out_row {
+    float *values;  /* the caller's, one for each output feature */
+    const float *bias;
+    bool sigmoid;
+} ot_out_row;
+
+static inline float ot_out_value(const ot_out_row *out, float value)
+{
+    if (out->bias != NULL)
+        value += out->bias[0];
+    return out->sigmoid ? ot_sigmoid(value) : value;
+}
+
+/* A product of quantised rows with the output matrix or the table of a head: in->acts.n_rows rows. */
+typedef struct ot_projection {
+    const ot_buffer *in;
+    const ot_matrix *w;
+    const ot_out_row *out;
+    uint32_t first_task;
+} ot_projection;
+
 enum { OT_STAGE_NORM, OT_STAGE_QKV, OT_STAGE_STORE, OT_STAGE_ATTENTION, OT_STAGE_CONCAT, OT_STAGE_ATTN_OUT, OT_STAGE_FFN_IN,
        OT_STAGE_FFN_ACT, OT_STAGE_FFN_OUT, OT_STAGE_HEADS, OT_STAGE_PROJECT, OT_N_STAGES };
 
@@ -93,6 +115,7 @@ struct ot_engine {
     ot_engine_options options;   /* zeros resolved */
     const ot_kernels *kernels;
     ot_pool *pool;
+    bool owns_pool;
     uint8_t *arena;              /* one mapping: everything below but the pool */
     size_t arena_bytes, arena_used;
 
@@ -106,7 +129,13 @@ struct ot_engine {
     float *rope;                 /* (max_rows, n_rot) */
     ot_buffer hidden;            /* (max_rows, d) H_o, compact: output rows only */
     int32_t *output_index;       /* (max_rows) batch row -> row of hidden, or -1 */
-    ot_buffer project_in;        /* (max_rows, d) rows asked for by project */
+    ot_buffer project_in;        /* (max_rows, d) rows that go through the output matrix */
+    bool *full_rows_silu;        /* (max_rows) head values: whether a row of project_in takes a SiLU first */
+    ot_buffer head_in;           /* (max_rows, max(d, max_ext_width)) inputs of heads, each head's as a buffer of its own width: */
+    ot_buffer *head_parts;       /* (max_rows) at the index of its first row */
+    uint32_t n_projections;
+    ot_projection *projections;  /* (max_rows + 1) */
+    ot_out_row *out_rows;        /* (2 * max_rows) rows of project_in, then rows of head_in */
     float *tiles;                /* (threads, OT_TILE_ROWS, OT_TILE_COLUMNS) */
     float *scratch;              /* (threads, scratch_floats) attention scores */
     size_t scratch_floats, scratch_stride;
@@ -120,11 +149,10 @@ struct ot_engine {
     ot_attn_task *attn_tasks;    /* (max_rows * max KV heads of a layer, see workspace.c) */
     uint32_t max_attn_tasks;
     uint32_t n_matmuls;
-    ot_matmul *matmuls;          /* (3 + 3 * max_insertions) */
+    ot_matmul *matmuls;          /* (3 + 3 * max_insertions, or max_rows) */
 
     const ot_batch *batch;       /* the last one */
     uint32_t layer;
-    float *const *logits;        /* during project */
     double seconds[OT_N_STAGES];
 };
 
@@ -155,6 +183,13 @@ void ot_buffer_quantize(const ot_engine *e, const ot_buffer *b, uint32_t begin, 
 void ot_buffer_matmul(const ot_engine *e, float *y, size_t y_stride, const ot_acts *x, const ot_acts *low, const ot_matrix *w,
                       uint32_t begin, uint32_t end, bool accumulate);
 
+/* Queues a product for the next ot_project_run; `in` is quantised, low half too, and stays as it is until then. */
+void ot_project_add(ot_engine *e, const ot_buffer *in, const ot_matrix *w, const ot_out_row *out);
+/* Runs all queued products in one run of the pool. */
+void ot_project_run(ot_engine *e);
+/* Processors that this process may use. */
+uint32_t ot_available_cpus(void);
+
 /* ---- The inserted stream (otter/stream.c). Row functions are called for one batch row, after the base's part. ---- */
 
 /* Streams and rows of a batch; checks widths. */
@@ -169,6 +204,8 @@ void ot_streams_add_attn_out(ot_engine *e);
 void ot_streams_add_ffn_in(ot_engine *e);
 void ot_streams_add_ffn_out(ot_engine *e);
 void ot_streams_head_row(ot_engine *e, uint32_t row, float inv, const float *hidden);
+/* The stream of an insertion in the batch, or NULL. */
+ot_stream *ot_streams_find(const ot_engine *e, const ot_insertion *insertion);
 /* Streams of a batch row's sequence, parents first. */
 ot_stream *const *ot_streams_of_row(const ot_engine *e, uint32_t row, uint32_t *n);
 

@@ -119,19 +119,27 @@ static void lay_out(ot_engine *e)
     take_buffer(e, &e->hidden, o->max_rows, i->n_embd, false);
     e->output_index = take(e, n, sizeof *e->output_index);
     take_buffer(e, &e->project_in, o->max_rows, i->n_embd, true);
+    e->full_rows_silu = take(e, n, sizeof *e->full_rows_silu);
+    /* Whole cache lines a row, so that every part has the alignment that kernels ask for. */
+    const uint32_t head_width = i->n_embd > o->max_ext_width ? i->n_embd : o->max_ext_width;
+    take_buffer(e, &e->head_in, o->max_rows, (head_width + 63) / 64 * 64, true);
+    e->head_parts = take(e, n, sizeof *e->head_parts);
+    e->projections = take(e, n + 1, sizeof *e->projections);
+    e->out_rows = take(e, 2 * n, sizeof *e->out_rows);
     e->tiles = take(e, (size_t)o->n_threads * OT_TILE_ROWS * OT_TILE_COLUMNS, sizeof(float));
     e->scratch = take(e, (size_t)o->n_threads * e->scratch_floats, sizeof(float));
     e->streams = take(e, o->max_insertions, sizeof *e->streams);
     e->stream_of = take(e, n * o->max_insertions, sizeof *e->stream_of);
     e->groups = take(e, n, sizeof *e->groups);
     e->attn_tasks = take(e, e->max_attn_tasks, sizeof *e->attn_tasks);
-    e->matmuls = take(e, 3 + 3 * (size_t)o->max_insertions, sizeof *e->matmuls);
+    const size_t layer_matmuls = 3 + 3 * (size_t)o->max_insertions;
+    e->matmuls = take(e, layer_matmuls > n ? layer_matmuls : n, sizeof *e->matmuls);
     ot_stream unused;
     for (uint32_t k = 0; k < o->max_insertions; k++)
         take_stream(e, e->arena != NULL ? &e->streams[k] : &unused);
 }
 
-static uint32_t available_cpus(void)
+uint32_t ot_available_cpus(void)
 {
     cpu_set_t set;
     const int n = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
@@ -142,8 +150,10 @@ static ot_status resolve_options(ot_engine *e, const ot_engine_options *options,
 {
     ot_engine_options *o = &e->options;
     *o = *options;
+    if (o->pool != NULL)
+        o->n_threads = ot_pool_threads(o->pool);
     if (o->n_threads == 0)
-        o->n_threads = available_cpus();
+        o->n_threads = ot_available_cpus();
     if (o->max_context == 0)
         o->max_context = e->model->info.n_ctx_train;
     if (o->max_ext_width == 0)
@@ -168,7 +178,9 @@ ot_status ot_engine_open(ot_engine **out, const ot_model *model, const ot_engine
     ot_status st = resolve_options(e, options, err);
     if (st == OT_OK) {
         e->kernels = ot_kernels_select(e->options.cpu_mask);
-        st = ot_pool_open(&e->pool, e->options.n_threads, err);
+        e->owns_pool = e->options.pool == NULL;
+        e->pool = e->options.pool;
+        st = e->owns_pool ? ot_pool_open(&e->pool, e->options.n_threads, err) : OT_OK;
     }
     if (st == OT_OK) {
         lay_out(e);
@@ -194,7 +206,8 @@ void ot_engine_close(ot_engine **engine)
     ot_engine *e = *engine;
     if (e == NULL)
         return;
-    ot_pool_close(&e->pool);
+    if (e->owns_pool)
+        ot_pool_close(&e->pool);
     if (e->arena != NULL)
         munmap(e->arena, e->arena_bytes);
     free(e);

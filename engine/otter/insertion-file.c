@@ -245,7 +245,7 @@ static ot_status open_file(ot_insertion *x, const char *path, const ot_insertion
     if ((st = check_base(&r, &x->base->info, options != NULL && options->allow_base_mismatch)) != OT_OK ||
         (st = read_spec(&r, &x->info.spec)) != OT_OK || (st = find_parents(x, loaded, n_loaded, err)) != OT_OK ||
         (st = ot_insertion_prepare(x, err)) != OT_OK || (st = ot_insertion_walk(x, load_slot, x, err)) != OT_OK ||
-        (st = read_training(x, err)) != OT_OK)
+        (st = ot_head_tables_build(x, err)) != OT_OK || (st = read_training(x, err)) != OT_OK)
         return st;
     ot_insertion_finish(x);
     ot_gguf_drop_pages(x->gguf);

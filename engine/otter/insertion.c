@@ -176,6 +176,8 @@ void ot_insertion_finish(ot_insertion *x)
     x->info.n_params = 0;
     x->info.bytes = 0;
     ot_insertion_walk(x, sum_slot, x, NULL);
+    for (uint32_t k = 0; k < OT_MAX_HEADS; k++)
+        x->info.bytes += (size_t)x->heads[k].table.n_panels * x->heads[k].table.panel_bytes;
 }
 
 void ot_insertion_embed(const ot_insertion *x, int32_t token, float *dst)
@@ -206,6 +208,8 @@ void ot_insertion_close(ot_insertion **insertion)
     /* Before ot_insertion_prepare has accepted the sizes, nothing that the walk visits exists. */
     if (x->info.width_in != 0 && (x->layers != NULL || x->info.spec.n_embd == 0))
         ot_insertion_walk(x, free_slot, x, NULL);
+    for (uint32_t k = 0; k < OT_MAX_HEADS; k++)
+        ot_matrix_free(&x->heads[k].table);
     for (uint32_t k = 0; k < x->n_params; k++) {
         free(x->params[k].data);
         if (x->buffers != NULL)

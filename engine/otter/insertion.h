@@ -65,6 +65,10 @@ ot_status ot_insertion_prepare(ot_insertion *insertion, ot_error *err);
 uint32_t ot_insertion_head_width(const ot_insertion *insertion);
 /* After all tensors are there: flags and sums of info. */
 void ot_insertion_finish(ot_insertion *insertion);
+/* Whether values of the heads come from a table of their own (head-table.c) and not through the output matrix. */
+bool ot_head_wants_table(const ot_insertion *insertion);
+/* Makes the tables from the heads' matrices, which it frees; nothing where none is wanted. */
+ot_status ot_head_tables_build(ot_insertion *insertion, ot_error *err);
 /* E'[token], d' floats. */
 void ot_insertion_embed(const ot_insertion *insertion, int32_t token, float *dst);
 

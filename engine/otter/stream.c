@@ -10,7 +10,7 @@
 
 /* ---- Which rows belong to which stream ----------------------------------------------------------------------- */
 
-static ot_stream *find_stream(ot_engine *e, const ot_insertion *x)
+ot_stream *ot_streams_find(const ot_engine *e, const ot_insertion *x)
 {
     for (uint32_t k = 0; k < e->n_streams; k++)
         if (e->streams[k].insertion == x)
@@ -44,7 +44,7 @@ static ot_status open_stream(ot_engine *e, const ot_insertion *x, ot_error *err)
     s->n_rows = 0;
     s->n_parents = x->n_parents;
     for (uint32_t p = 0; p < x->n_parents; p++) {
-        s->parents[p] = find_stream(e, x->parents[p]);
+        s->parents[p] = ot_streams_find(e, x->parents[p]);
         if (s->parents[p] == NULL)
             return ot_fail(err, OT_ERR_INVALID, "insertion '%s' runs without its parent '%s'", i->spec.name,
                            x->parents[p]->info.spec.name);
@@ -72,10 +72,10 @@ ot_status ot_streams_begin(ot_engine *e, const ot_batch *batch, ot_error *err)
                            e->options.max_insertions);
         for (uint32_t j = 0; j < view->n_insertions; j++) {
             const ot_insertion *x = view->insertions[j].insertion;
-            const ot_status st = find_stream(e, x) == NULL ? open_stream(e, x, err) : OT_OK;
+            const ot_status st = ot_streams_find(e, x) == NULL ? open_stream(e, x, err) : OT_OK;
             if (st != OT_OK)
                 return st;
-            e->stream_of[(size_t)q * e->options.max_insertions + j] = find_stream(e, x);
+            e->stream_of[(size_t)q * e->options.max_insertions + j] = ot_streams_find(e, x);
         }
     }
     if (e->n_streams == 0)
@@ -113,7 +113,7 @@ static float *tape_at(const ot_tape *t, float *base, uint32_t layer, uint32_t wi
 void ot_streams_layer(ot_engine *e)
 {
     const ot_tape *t = e->batch->tape;
-    ot_stream *s = t != NULL ? find_stream(e, t->insertion) : NULL;
+    ot_stream *s = t != NULL ? ot_streams_find(e, t->insertion) : NULL;
     if (s == NULL || t->insertion->info.spec.n_embd == 0)
         return;
     const ot_insertion_info *i = &s->insertion->info;
