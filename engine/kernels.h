@@ -129,10 +129,19 @@ typedef struct ot_kernels {
     float (*rms_norm)(float *dst, const float *x, const float *gamma, uint32_t n, float eps);
     /* dst[i] = x[i] * inv * gamma[i] */
     void (*scale_norm)(float *dst, const float *x, const float *gamma, float inv, uint32_t n);
+    /* LayerNorm: dst[i] = (x[i] - mean) * inv * gamma[i] + beta[i] in this order, each rounded; mean = sum(x) / n and
+     * inv = 1 / sqrtf(sum((x - mean)^2) / n + eps), both sums by 16 partial sums (the second by fma). Returns inv. */
+    float (*layer_norm)(float *dst, const float *x, const float *gamma, const float *beta, uint32_t n, float eps,
+                        float *mean);
+    /* dst[i] = (x[i] - mean) * inv * gamma[i] + beta[i] */
+    void (*shift_norm)(float *dst, const float *x, const float *gamma, const float *beta, float mean, float inv, uint32_t n);
     /* dst[i] += x[i] */
     void (*add)(float *dst, const float *x, uint32_t n);
     /* dst[i] = silu(gate[i]) * up[i], silu(x) = x / (1 + exp(-x)) with this library's exp */
     void (*silu_mul)(float *dst, const float *gate, const float *up, uint32_t n);
+    /* dst[i] = gelu(x[i]), the tanh form: 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), computed as
+     * x / (1 + exp(x * fma(x * x, GELU_C1, GELU_C0))) with this library's exp (kernel-constants.h) */
+    void (*gelu)(float *dst, const float *x, uint32_t n);
     /* sum of a[i] * b[i] by 16 partial sums, fma */
     float (*dot)(const float *a, const float *b, uint32_t n);
     /* max over i; -inf for n = 0. NaN is ignored, and a zero result is +0. */

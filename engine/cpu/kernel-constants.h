@@ -24,6 +24,11 @@
 #define OT_EXP_C5 0x1.123a20p-7f
 #define OT_EXP_C6 0x1.6a23c8p-10f
 
+/* The tanh form of GELU is x * sigmoid(2 sqrt(2/pi) (x + 0.044715 x^3)) = x / (1 + exp(x (C0 + C1 x^2))):
+ * C0 = -2 sqrt(2/pi), C1 = 0.044715 C0. */
+#define OT_GELU_C0 -0x1.988454p+0f
+#define OT_GELU_C1 -0x1.2444f2p-4f
+
 /* Quantisation of a block of activations: below TINY (127 / amax would overflow soon after) the block is zero; from
  * INF_BITS on (as the bits of the largest magnitude) it holds an infinity or NaN, and its scale becomes NaN. */
 #define OT_QUANT_TINY 0x1p-100f

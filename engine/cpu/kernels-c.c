@@ -84,6 +84,25 @@ static float c_rms_norm(float *dst, const float *x, const float *gamma, uint32_t
     return inv;
 }
 
+static void c_shift_norm(float *dst, const float *x, const float *gamma, const float *beta, float mean, float inv, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++)
+        dst[i] = (x[i] - mean) * inv * gamma[i] + beta[i];
+}
+
+static float c_layer_norm(float *dst, const float *x, const float *gamma, const float *beta, uint32_t n, float eps, float *mean)
+{
+    float sums[LANES] = {0}, squares[LANES] = {0};
+    for (uint32_t i = 0; i < n; i++)
+        sums[i % LANES] += x[i];
+    *mean = fold(sums) / (float)n;
+    for (uint32_t i = 0; i < n; i++)
+        squares[i % LANES] = fmaf(x[i] - *mean, x[i] - *mean, squares[i % LANES]);
+    float inv = 1.0f / sqrtf(fold(squares) / (float)n + eps);
+    c_shift_norm(dst, x, gamma, beta, *mean, inv, n);
+    return inv;
+}
+
 static void c_add(float *dst, const float *x, uint32_t n)
 {
     for (uint32_t i = 0; i < n; i++)
@@ -94,6 +113,12 @@ static void c_silu_mul(float *dst, const float *gate, const float *up, uint32_t 
 {
     for (uint32_t i = 0; i < n; i++)
         dst[i] = gate[i] / (1.0f + ot_expf(-gate[i])) * up[i];
+}
+
+static void c_gelu(float *dst, const float *x, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++)
+        dst[i] = x[i] / (1.0f + ot_expf(x[i] * fmaf(x[i] * x[i], OT_GELU_C1, OT_GELU_C0)));
 }
 
 static float c_max(const float *x, uint32_t n)
@@ -369,8 +394,11 @@ const ot_kernels ot_kernels_c = {
     .matmul = c_matmul,
     .rms_norm = c_rms_norm,
     .scale_norm = c_scale_norm,
+    .layer_norm = c_layer_norm,
+    .shift_norm = c_shift_norm,
     .add = c_add,
     .silu_mul = c_silu_mul,
+    .gelu = c_gelu,
     .dot = c_dot,
     .max = c_max,
     .sum_exp = c_sum_exp,

@@ -64,6 +64,57 @@ static float lanes_rms_norm(float *dst, const float *x, const float *gamma, uint
     return inv;
 }
 
+OT_INLINE v16 v16_shift_norm(v16 x, v16 gamma, v16 beta, float mean, float inv)
+{
+    return v16_add(v16_mul(v16_mul(v16_sub(x, v16_set1(mean)), v16_set1(inv)), gamma), beta);
+}
+
+static void lanes_shift_norm(float *dst, const float *x, const float *gamma, const float *beta, float mean, float inv, uint32_t n)
+{
+    uint32_t i = 0;
+    for (; i + 16 <= n; i += 16)
+        v16_store(dst + i, v16_shift_norm(v16_load(x + i), v16_load(gamma + i), v16_load(beta + i), mean, inv));
+    if (i < n)
+        v16_store_n(dst + i, v16_shift_norm(v16_load_n(x + i, n - i), v16_load_n(gamma + i, n - i), v16_load_n(beta + i, n - i),
+                                            mean, inv), n - i);
+}
+
+static float lanes_sum(const float *x, uint32_t n)
+{
+    v16 sum = v16_zero();
+    uint32_t i = 0;
+    for (; i + 16 <= n; i += 16)
+        sum = v16_add(sum, v16_load(x + i));
+    if (i < n)
+        sum = v16_first_of(v16_add(sum, v16_load_n(x + i, n - i)), sum, n - i);
+    return v16_fold(sum);
+}
+
+/* sum((x - mean)^2) */
+static float lanes_sum_deviations(const float *x, uint32_t n, float mean)
+{
+    v16 sum = v16_zero();
+    uint32_t i = 0;
+    for (; i + 16 <= n; i += 16) {
+        v16 deviation = v16_sub(v16_load(x + i), v16_set1(mean));
+        sum = v16_fma(deviation, deviation, sum);
+    }
+    if (i < n) {
+        v16 deviation = v16_sub(v16_load_n(x + i, n - i), v16_set1(mean));
+        sum = v16_first_of(v16_fma(deviation, deviation, sum), sum, n - i);
+    }
+    return v16_fold(sum);
+}
+
+static float lanes_layer_norm(float *dst, const float *x, const float *gamma, const float *beta, uint32_t n, float eps,
+                              float *mean)
+{
+    *mean = lanes_sum(x, n) / (float)n;
+    float inv = 1.0f / sqrtf(lanes_sum_deviations(x, n, *mean) / (float)n + eps);
+    lanes_shift_norm(dst, x, gamma, beta, *mean, inv, n);
+    return inv;
+}
+
 static void lanes_add(float *dst, const float *x, uint32_t n)
 {
     uint32_t i = 0;
@@ -95,6 +146,21 @@ static void lanes_silu_mul(float *dst, const float *gate, const float *up, uint3
         v16_store(dst + i, v16_silu_mul(v16_load(gate + i), v16_load(up + i)));
     if (i < n)
         v16_store_n(dst + i, v16_silu_mul(v16_load_n(gate + i, n - i), v16_load_n(up + i, n - i)), n - i);
+}
+
+OT_INLINE v16 v16_gelu(v16 x)
+{
+    v16 inner = v16_fma(v16_mul(x, x), v16_set1(OT_GELU_C1), v16_set1(OT_GELU_C0));
+    return v16_div(x, v16_add(v16_set1(1.0f), v16_exp(v16_mul(x, inner))));
+}
+
+static void lanes_gelu(float *dst, const float *x, uint32_t n)
+{
+    uint32_t i = 0;
+    for (; i + 16 <= n; i += 16)
+        v16_store(dst + i, v16_gelu(v16_load(x + i)));
+    if (i < n)
+        v16_store_n(dst + i, v16_gelu(v16_load_n(x + i, n - i)), n - i);
 }
 
 static float lanes_max(const float *x, uint32_t n)

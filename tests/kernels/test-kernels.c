@@ -108,11 +108,13 @@ static void exp_of_vectors_is_exp_of_scalars(void)
 
 static void check_vectors(uint32_t n, values kind)
 {
-    float *a = guarded_floats(n), *b = guarded_floats(n), *x = guarded_floats(n), *y = guarded_floats(n), got, expected;
+    float *a = guarded_floats(n), *b = guarded_floats(n), *c = guarded_floats(n), *x = guarded_floats(n), *y = guarded_floats(n);
+    float got, expected;
     const float shift = random_float(ORDINARY), factor = random_float(kind);
-    REQUIRE(a && b && x && y);
+    REQUIRE(a && b && c && x && y);
     fill(a, n, kind);
     fill(b, n, kind == HUGE_VALUES ? ORDINARY : kind);
+    fill(c, n, kind);
     ot_test_context("%s, length %u, values %d", fast->name, n, kind);
 
     got = fast->dot(a, b, n), expected = ref->dot(a, b, n);
@@ -125,6 +127,16 @@ static void check_vectors(uint32_t n, values kind)
         got = fast->rms_norm(x, a, b, n, 1e-5f), expected = ref->rms_norm(y, a, b, n, 1e-5f);
         CHECK(same(&got, &expected, 1, "rms_norm's factor") && same(x, y, n, "rms_norm"));
     }
+    if (n > 0) {
+        float mean, expected_mean;
+        got = fast->layer_norm(x, a, b, c, n, 1e-5f, &mean), expected = ref->layer_norm(y, a, b, c, n, 1e-5f, &expected_mean);
+        CHECK(same(&mean, &expected_mean, 1, "layer_norm's mean") && same(&got, &expected, 1, "layer_norm's factor") &&
+              same(x, y, n, "layer_norm"));
+    }
+    fast->shift_norm(x, a, b, c, shift, factor, n), ref->shift_norm(y, a, b, c, shift, factor, n);
+    CHECK(same(x, y, n, "shift_norm"));
+    fast->gelu(x, a, n), ref->gelu(y, a, n);
+    CHECK(same(x, y, n, "gelu"));
     fast->scale_norm(x, a, b, factor, n), ref->scale_norm(y, a, b, factor, n);
     CHECK(same(x, y, n, "scale_norm"));
     fast->silu_mul(x, a, b, n), ref->silu_mul(y, a, b, n);
@@ -134,7 +146,7 @@ static void check_vectors(uint32_t n, values kind)
     CHECK(same(x, y, n, "add"));
     fast->axpy(x, a, factor, n), ref->axpy(y, a, factor, n);
     CHECK(same(x, y, n, "axpy"));
-    free_floats(a, n), free_floats(b, n), free_floats(x, n), free_floats(y, n);
+    free_floats(a, n), free_floats(b, n), free_floats(c, n), free_floats(x, n), free_floats(y, n);
 }
 
 static void vectors_match(void)
@@ -142,6 +154,44 @@ static void vectors_match(void)
     for (int i = 0; i < N_LENGTHS; i++)
         for (int kind = 0; kind < N_VALUES; kind++)
             check_vectors(lengths[i], (values)kind);
+}
+
+/* gelu and layer_norm against their definitions in double. */
+static void gelu_is_accurate(void)
+{
+    const double c = sqrt(2 / acos(-1.0));
+    double worst = 0;
+    for (float x = -12.0f; x <= 12.0f; x += 0.0037f) {
+        float got;
+        fast->gelu(&got, &x, 1);
+        const double expected = 0.5 * x * (1 + tanh(c * (x + 0.044715 * pow(x, 3)))), error = fabs((double)got - expected);
+        worst = error > worst ? error : worst;
+    }
+    CHECK(worst < 1e-6);
+    const float edges[] = {0.0f, 100.0f, -100.0f, INFINITY, NAN};
+    float got[5];
+    fast->gelu(got, edges, 5);
+    CHECK(got[0] == 0.0f && got[1] == 100.0f && got[2] == 0.0f && got[3] == INFINITY && isnan(got[4]));
+}
+
+static void layer_norm_is_accurate(void)
+{
+    enum { N = 601 };
+    float x[N], gamma[N], beta[N], got[N], mean;
+    double sum = 0, squares = 0;
+    fill(x, N, ORDINARY), fill(gamma, N, ORDINARY), fill(beta, N, ORDINARY);
+    for (uint32_t i = 0; i < N; i++)
+        x[i] += 30.0f; /* a mean far above the deviation: its square must not be subtracted from a sum of squares */
+    const float inv = fast->layer_norm(got, x, gamma, beta, N, 1e-5f, &mean);
+    for (uint32_t i = 0; i < N; i++)
+        sum += (double)x[i] / N;
+    for (uint32_t i = 0; i < N; i++)
+        squares += pow(x[i] - sum, 2) / N;
+    CHECK_NEAR(mean, sum, 1e-5);
+    CHECK_NEAR(inv, 1 / sqrt(squares + 1e-5), 1e-6);
+    for (uint32_t i = 0; i < N; i++)
+        if (!CHECK_NEAR(got[i], (x[i] - sum) / sqrt(squares + 1e-5) * gamma[i] + beta[i], 3e-5))
+            return;
 }
 
 static void max_ignores_nan(void)
@@ -625,6 +675,8 @@ static void run_set(const ot_kernels *set)
     printf("---- %s\n", set->name);
     RUN(exp_of_vectors_is_exp_of_scalars);
     RUN(vectors_match);
+    RUN(gelu_is_accurate);
+    RUN(layer_norm_is_accurate);
     RUN(max_ignores_nan);
     RUN(rope_matches);
     RUN(quantize_matches);
