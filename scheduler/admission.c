@@ -5,6 +5,7 @@
  * (preemption by recomputation). Three rules make that safe: a choice alone always fits (checked at submission), only
  * later arrivals are preempted for a decoding choice, so the earliest always advances, and one whose reader is behind
  * may be preempted for anyone, so a slow reader holds nobody up. */
+#include "scheduler/choice-pages.h"
 #include "scheduler/core.h"
 #include "scheduler/policy.h"
 
@@ -86,29 +87,34 @@ bool ot_waits_for_reader(ot_choice *c)
 
 static void preempt(ot_scheduler *s, ot_choice *c)
 {
-    ot_kv_seq_clear(c->seq);
+    ot_pages_clear(c);
     c->n_computed = 0;
     ot_active_remove(s, c);
     ot_waiting_insert(s, c);
     s->stats.preemptions++;
 }
 
-/* The choice whose pages c may have: one whose reader is behind, else one that arrived later; the latest first. */
-static ot_choice *find_victim(const ot_scheduler *s, const ot_choice *c, bool only_idle)
+/* The choice whose pages c may have: one whose reader is behind, else one that arrived later; the latest first. n_slots: what c
+ * wants to hold; 0: it wants no pages but a place. */
+static ot_choice *find_victim(const ot_scheduler *s, const ot_choice *c, uint32_t n_slots, bool only_idle)
 {
-    for (uint32_t i = s->n_active; i-- > 0;)
-        if (s->active[i]->out_of_room && !s->active[i]->in_batch && s->active[i] != c)
-            return s->active[i];
-    for (uint32_t i = s->n_active; i-- > 0 && !only_idle;)
-        if (!s->active[i]->in_batch && ot_choice_is_before(c, s->active[i]))
-            return s->active[i];
+    for (uint32_t i = s->n_active; i-- > 0;) {
+        ot_choice *v = s->active[i];
+        if (v->out_of_room && !v->in_batch && v != c && (n_slots == 0 || ot_pages_would_help(c, n_slots, v)))
+            return v;
+    }
+    for (uint32_t i = s->n_active; i-- > 0 && !only_idle;) {
+        ot_choice *v = s->active[i];
+        if (!v->in_batch && ot_choice_is_before(c, v) && (n_slots == 0 || ot_pages_would_help(c, n_slots, v)))
+            return v;
+    }
     return NULL;
 }
 
 bool ot_make_room(ot_scheduler *s, ot_choice *c, uint32_t n_slots)
 {
-    while (!ot_kv_seq_reserve(c->seq, n_slots)) {
-        ot_choice *victim = find_victim(s, c, false);
+    while (!ot_pages_reserve(c, n_slots)) {
+        ot_choice *victim = find_victim(s, c, n_slots, false);
         if (victim == NULL)
             return false;
         preempt(s, victim);
@@ -118,15 +124,6 @@ bool ot_make_room(ot_scheduler *s, ot_choice *c, uint32_t n_slots)
 
 /* ---- Admission ------------------------------------------------------------------------------------------- */
 
-static ot_status open_sequence(ot_scheduler *s, ot_choice *c, ot_error *err)
-{
-    const ot_request *r = c->request;
-    if (c->seq != NULL)
-        return OT_OK;
-    return ot_kv_seq_open(&c->seq, s->cache, r->components, r->n_components,
-                          r->n_prompt + r->max_new + ot_request_scratch_slots(r), r->cache_salt, err);
-}
-
 /* Maps what the prefix cache has of the text. Unless something is pending, the last token must run: its logits are
  * wanted. A request that wants results of every prompt row runs them all, once. */
 static uint32_t match_prefix(ot_choice *c)
@@ -134,7 +131,7 @@ static uint32_t match_prefix(ot_choice *c)
     const ot_request *r = c->request;
     if (!r->uses_cache || ((r->prompt_logprobs || r->prompt_scores) && !r->prompt_done))
         return 0;
-    return ot_kv_seq_match(c->seq, c->tokens, c->pending.n > 0 ? c->n_text : c->n_text - 1);
+    return ot_pages_match(c, c->pending.n > 0 ? c->n_text : c->n_text - 1);
 }
 
 static void note_first_admission(ot_scheduler *s, ot_request *r, uint32_t matched)
@@ -159,10 +156,10 @@ static bool admit(ot_scheduler *s, ot_choice *c)
 {
     uint32_t matched = match_prefix(c);
     uint32_t want = c->n_text + ot_request_scratch_slots(c->request);
-    while (!ot_kv_seq_reserve(c->seq, want)) {
-        ot_choice *victim = find_victim(s, c, true);
+    while (!ot_pages_reserve(c, want)) {
+        ot_choice *victim = find_victim(s, c, want, true);
         if (victim == NULL) {
-            ot_kv_seq_clear(c->seq);
+            ot_pages_clear(c);
             return false;
         }
         preempt(s, victim);
@@ -180,7 +177,7 @@ static bool find_place(ot_scheduler *s, const ot_choice *c)
 {
     if (s->n_active < s->options.max_sequences)
         return true;
-    ot_choice *victim = find_victim(s, c, true);
+    ot_choice *victim = find_victim(s, c, 0, true);
     if (victim != NULL)
         preempt(s, victim);
     return victim != NULL;
@@ -196,7 +193,7 @@ ot_choice *ot_admit_next(ot_scheduler *s)
         if (!find_place(s, c))
             return NULL;
         /* Should memory run out, this choice ends alone: others of its request may be in the batch already. */
-        if (open_sequence(s, c, &c->request->error) == OT_OK)
+        if (ot_pages_open(s, c, &c->request->error) == OT_OK)
             return admit(s, c) ? c : NULL;
         ot_choice_end(s, c, OT_FINISH_ERROR);
     }
@@ -208,8 +205,8 @@ ot_choice *ot_admit_next(ot_scheduler *s)
 static bool fork_choice(ot_scheduler *s, ot_choice *c, const ot_choice *first)
 {
     ot_error err;
-    if (s->n_active == s->options.max_sequences || open_sequence(s, c, &err) != OT_OK ||
-        ot_kv_seq_fork(c->seq, first->seq, c->n_text) != OT_OK)
+    if (s->n_active == s->options.max_sequences || ot_pages_open(s, c, &err) != OT_OK ||
+        !ot_pages_fork(c, first, c->n_text))
         return false;
     c->n_computed = c->n_text;
     c->state = OT_CHOICE_DECODE;

@@ -4,6 +4,7 @@
  *
  * A turn is taken whole or not at all. Should turns find no room (many candidates at once), the next step
  * begins with the first one left out. */
+#include "scheduler/choice-pages.h"
 #include "scheduler/policy.h"
 
 #include <string.h>
@@ -109,7 +110,7 @@ static bool add_turn(ot_scheduler *s, ot_choice *c)
     if (b->engine.n_rows + t->n_nodes > s->options.max_batch_tokens)
         return false;
     /* Nobody is preempted for guesses. */
-    if (t->n_optional > 0 && !ot_kv_seq_reserve(c->seq, t->start + t->n_nodes))
+    if (t->n_optional > 0 && !ot_pages_reserve(c, t->start + t->n_nodes))
         t->n_nodes -= t->n_optional;
     if (!ot_make_room(s, c, t->start + t->n_nodes))
         return true; /* it waits for pages, not for room in the batch */

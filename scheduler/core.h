@@ -88,6 +88,8 @@ struct ot_scheduler {
     ot_engine *engine;
     ot_kv_cache *cache;
     ot_sampler *sampler;
+    uint32_t n_companions;
+    struct ot_companion *companions; /* (n_companions) in order of loading; fixed after opening */
     ot_stats stats;
     double now_s;                  /* the clock as of this step */
     ot_request *live;

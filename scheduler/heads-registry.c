@@ -1,6 +1,6 @@
-/* The table of loaded insertions. A head is a counted reference to an open insertion that itself counts on its parents; the
+/* The table of loaded insertions and separate models. A head is a counted reference to an open insertion that itself counts on its parents; the
  * table holds one reference to each of its own. So removing a name only takes it out of the table: the insertion closes when the last
- * request that uses it ends. Files are opened outside the lock, since that takes a while, and the name is checked
+ * request that uses it ends. A separate model stays for good: its engine and pages are part of what is opened at start. Files are opened outside the lock, since that takes a while, and the name is checked
  * again when the head is entered. */
 #include "scheduler/heads-registry.h"
 
@@ -13,7 +13,9 @@ struct ot_head {
     _Atomic uint32_t refs;
     uint64_t serial;
     char name[64];
-    ot_insertion *insertion;
+    ot_head_role role;
+    ot_model *model;         /* of its own; NULL for an insertion into the base */
+    ot_insertion *insertion; /* NULL for expert and draft models */
     uint32_t n_parents;
     ot_head *parents[OT_MAX_PARENTS];
 };
@@ -68,12 +70,23 @@ void ot_head_release(ot_head **head)
     ot_insertion_close(&h->insertion);
     for (uint32_t i = 0; i < h->n_parents; i++)
         ot_head_release(&h->parents[i]);
+    ot_model_close(&h->model);
     free(h);
 }
 
 const ot_insertion *ot_head_insertion(const ot_head *head)
 {
     return head->insertion;
+}
+
+ot_head_role ot_head_get_role(const ot_head *head)
+{
+    return head->role;
+}
+
+const ot_model *ot_head_model(const ot_head *head)
+{
+    return head->model;
 }
 
 uint64_t ot_head_serial(const ot_head *head)
@@ -143,7 +156,7 @@ static ot_status keep_parents(ot_head *head, ot_head *const *loaded, uint32_t n_
     for (uint32_t i = 0; i < n && i < OT_MAX_PARENTS; i++) {
         const ot_insertion *parent = ot_insertion_parent(head->insertion, i);
         for (uint32_t j = 0; j < n_loaded; j++)
-            if (loaded[j]->insertion == parent) {
+            if (loaded[j]->role == OT_ROLE_INSERTION && loaded[j]->insertion == parent) {
                 ot_head_retain(loaded[j]);
                 head->parents[head->n_parents++] = loaded[j];
                 break;
@@ -168,37 +181,108 @@ static ot_status enter(ot_heads *h, ot_head *head, ot_error *err)
     return st;
 }
 
-ot_status ot_heads_load(ot_heads *h, const char *name, const char *path, const ot_insertion_options *options,
-                        ot_error *err)
+static ot_status make(ot_head **out, const char *name, ot_head_role role, ot_error *err)
 {
+    *out = NULL;
     ot_status st = check_name(name, err);
     if (st != OT_OK)
         return st;
-    ot_head *loaded[OT_STATS_MAX_HEADS];
+    ot_head *head = calloc(1, sizeof *head);
+    if (head == NULL)
+        return ot_fail(err, OT_ERR_NOMEM, "no memory for head '%s'", name);
+    atomic_init(&head->refs, 1);
+    head->serial = atomic_fetch_add(&next_serial, 1);
+    head->role = role;
+    strcpy(head->name, name);
+    *out = head;
+    return OT_OK;
+}
+
+/* Opens the file behind a new head, which may stand on any of the loaded ones. */
+static ot_status open_insertion(const ot_heads *h, ot_head *head, const char *path, ot_head *const *loaded, uint32_t n_loaded,
+                                const ot_insertion_options *options, ot_error *err)
+{
     const ot_insertion *insertions[OT_STATS_MAX_HEADS];
-    uint32_t n_loaded = retain_all(h, loaded);
+    uint32_t n = 0;
     for (uint32_t i = 0; i < n_loaded; i++) {
-        insertions[i] = loaded[i]->insertion;
-        if (strcmp(loaded[i]->name, name) == 0)
-            st = ot_fail_param(err, OT_ERR_INVALID, "name", "a head named '%s' is already loaded", name);
+        if (strcmp(loaded[i]->name, head->name) == 0)
+            return ot_fail_param(err, OT_ERR_INVALID, "name", "a head named '%s' is already loaded", head->name);
+        if (loaded[i]->role == OT_ROLE_INSERTION)
+            insertions[n++] = loaded[i]->insertion;
     }
-    ot_head *head = st == OT_OK ? calloc(1, sizeof *head) : NULL;
-    if (head != NULL) {
-        atomic_init(&head->refs, 1);
-        head->serial = atomic_fetch_add(&next_serial, 1);
-        strcpy(head->name, name);
-        st = ot_insertion_open(&head->insertion, h->model, name, path, insertions, n_loaded, options, err);
-        if (st == OT_OK)
-            st = keep_parents(head, loaded, n_loaded, err);
-        if (st == OT_OK)
-            st = enter(h, head, err);
-        if (st != OT_OK)
-            ot_head_release(&head);
-    } else if (st == OT_OK) {
-        st = ot_fail(err, OT_ERR_NOMEM, "no memory for head '%s'", name);
-    }
+    ot_status st = ot_insertion_open(&head->insertion, h->model, head->name, path, insertions, n, options, err);
+    return st == OT_OK ? keep_parents(head, loaded, n_loaded, err) : st;
+}
+
+ot_status ot_heads_load(ot_heads *h, const char *name, const char *path, const ot_insertion_options *options,
+                        ot_error *err)
+{
+    ot_head *head;
+    ot_status st = make(&head, name, OT_ROLE_INSERTION, err);
+    if (st != OT_OK)
+        return st;
+    ot_head *loaded[OT_STATS_MAX_HEADS];
+    uint32_t n_loaded = retain_all(h, loaded);
+    st = open_insertion(h, head, path, loaded, n_loaded, options, err);
+    if (st == OT_OK)
+        st = enter(h, head, err);
+    if (st != OT_OK)
+        ot_head_release(&head);
     for (uint32_t i = 0; i < n_loaded; i++)
         ot_head_release(&loaded[i]);
+    return st;
+}
+
+/* ---- Separate models ------------------------------------------------------------------------------------- */
+
+/* Token ids must mean the same to both. */
+static ot_status check_vocabulary(const ot_model *base, const ot_model *model, const char *path, ot_error *err)
+{
+    const ot_tokenizer *a = ot_model_tokenizer(base), *b = ot_model_tokenizer(model);
+    uint32_t n = ot_tokenizer_vocab_size(a), others = ot_tokenizer_vocab_size(b);
+    for (uint32_t i = 0; i < n && i < others; i++) {
+        ot_str x = ot_token_bytes(a, (int32_t)i), y = ot_token_bytes(b, (int32_t)i);
+        if (x.size != y.size || memcmp(x.data, y.data, x.size) != 0 ||
+            ot_tokenizer_is_special(a, (int32_t)i) != ot_tokenizer_is_special(b, (int32_t)i))
+            return ot_fail(err, OT_ERR_MISMATCH, "%s: token %u is '%.*s', not '%.*s' as in the base: another vocabulary", path, i,
+                           (int)(y.size < 40 ? y.size : 40), y.data, (int)(x.size < 40 ? x.size : 40), x.data);
+    }
+    if (n != others)
+        return ot_fail(err, OT_ERR_MISMATCH, "%s: token %u is only in one of the vocabularies: %u tokens, the base's has %u", path,
+                       n < others ? n : others, others, n);
+    uint32_t rows = ot_model_get_info(base)->n_vocab, their_rows = ot_model_get_info(model)->n_vocab;
+    if (rows != their_rows)
+        return ot_fail(err, OT_ERR_MISMATCH, "%s: %u rows of logits, the base has %u", path, their_rows, rows);
+    return OT_OK;
+}
+
+static ot_status open_reward_head(ot_head *head, const char *path, const ot_insertion_options *options, ot_error *err)
+{
+    if (path == NULL)
+        return ot_fail_param(err, OT_ERR_INVALID, "reward-model", "reward model '%s' needs the file of its scalar head, too",
+                             head->name);
+    ot_status st = ot_insertion_open(&head->insertion, head->model, head->name, path, NULL, 0, options, err);
+    if (st == OT_OK && ot_insertion_get_info(head->insertion)->spec.kind != OT_HEAD_SCALAR)
+        return ot_fail(err, OT_ERR_MISMATCH, "%s: a reward model takes a scalar head, which this is not", path);
+    return st;
+}
+
+ot_status ot_heads_load_model(ot_heads *h, const char *name, ot_head_role role, const char *model_path, const char *head_path,
+                              const ot_insertion_options *options, ot_error *err)
+{
+    ot_head *head;
+    ot_status st = make(&head, name, role, err);
+    if (st != OT_OK)
+        return st;
+    st = ot_model_open(&head->model, model_path, err);
+    if (st == OT_OK)
+        st = check_vocabulary(h->model, head->model, model_path, err);
+    if (st == OT_OK && role == OT_ROLE_REWARD_MODEL)
+        st = open_reward_head(head, head_path, options, err);
+    if (st == OT_OK)
+        st = enter(h, head, err);
+    if (st != OT_OK)
+        ot_head_release(&head);
     return st;
 }
 
@@ -206,6 +290,10 @@ ot_status ot_heads_unload(ot_heads *h, const char *name, ot_error *err)
 {
     pthread_mutex_lock(&h->lock);
     ot_head *head = find_locked(h, name, strlen(name));
+    if (head != NULL && head->role != OT_ROLE_INSERTION) {
+        pthread_mutex_unlock(&h->lock);
+        return ot_fail_param(err, OT_ERR_UNSUPPORTED, "name", "'%.60s' is a separate model: it is loaded at start and stays", name);
+    }
     for (uint32_t i = 0, kept = 0; head != NULL && i < h->n; i++)
         if (h->table[i] != head)
             h->table[kept++] = h->table[i];
@@ -222,6 +310,8 @@ ot_status ot_heads_unload(ot_heads *h, const char *name, ot_error *err)
 
 static bool find_label(const ot_insertion *insertion, const char *label, uint32_t *output)
 {
+    if (insertion == NULL)
+        return false;
     const ot_insertion_spec *spec = &ot_insertion_get_info(insertion)->spec;
     for (uint32_t i = 0; i < spec->n_outputs && i < OT_MAX_HEADS; i++)
         if (strcmp(spec->labels[i], label) == 0) {

@@ -13,6 +13,9 @@
 #include <math.h>
 #include <string.h>
 
+#include "scheduler/choice-pages.h"
+#include "scheduler/companion.h"
+
 /* ---- Logits in groups ------------------------------------------------------------------------------------ */
 
 /* Who gets projected logits. Rows of one taker lie in one group. */
@@ -115,8 +118,7 @@ static void note_prompt_scores(ot_scheduler *s, const ot_chunk *k, uint32_t toke
 {
     ot_request *r = k->choice->request;
     for (uint32_t i = 0; i < r->n_signals; i++) {
-        float score = ot_engine_score(s->engine, k->first_row + token - k->begin, r->signals[i].insertion,
-                                      r->signals[i].output);
+        float score = ot_signal_score(s, k->first_row + token - k->begin, &r->signals[i]);
         if (r->prompt_score != NULL)
             r->prompt_score[(size_t)i * r->n_prompt + token] = score;
         if (token + 1 == r->n_prompt)
@@ -139,8 +141,7 @@ static void read_chunk(ot_scheduler *s, ot_chunk *k)
     ot_choice *c = k->choice;
     ot_request *r = c->request;
     c->n_computed = k->begin + k->n;
-    if (r->uses_cache)
-        ot_kv_seq_settle(c->seq, c->tokens, c->n_computed);
+    ot_pages_settle(c);
     if (c->n_computed == c->n_text)
         c->state = OT_CHOICE_DECODE;
     if (r->prompt_done)
@@ -207,10 +208,9 @@ static void settle_turns(ot_scheduler *s)
         if (c->state == OT_CHOICE_FINISHED)
             continue;
         for (uint32_t j = 0; j < t->n_path; j++)
-            ot_kv_seq_move_slot(c->seq, t->start + j, t->start + t->path[j]);
+            ot_pages_move(c, t->start + j, t->start + t->path[j]);
         c->n_computed = c->n_text;
-        if (c->request->uses_cache)
-            ot_kv_seq_settle(c->seq, c->tokens, c->n_computed);
+        ot_pages_settle(c);
     }
 }
 
@@ -246,6 +246,8 @@ bool ot_step_once(ot_scheduler *s)
         double t1 = ot_clock_s();
         ot_error err;
         ot_status st = ot_engine_forward(s->engine, &s->batch.engine, &err);
+        if (st == OT_OK)
+            st = ot_companions_forward(s, &err);
         double t2 = s->now_s = ot_clock_s();
         double project_s = 0;
         if (st == OT_OK) {

@@ -5,6 +5,8 @@
 
 #include <string.h>
 
+#include "scheduler/choice-pages.h"
+#include "scheduler/companion.h"
 #include "scheduler/heads-registry.h"
 
 /* ---- Beginning ------------------------------------------------------------------------------------------- */
@@ -101,7 +103,7 @@ void ot_choice_end(ot_scheduler *s, ot_choice *c, ot_finish finish)
     else if (c->state != OT_CHOICE_IDLE)
         ot_active_remove(s, c);
     c->state = OT_CHOICE_FINISHED;
-    ot_kv_seq_close(&c->seq);
+    ot_pages_close(c);
     ot_output_flush(&c->output, s->text_scratch);
     s->stats.finished[reason_of(finish)]++;
     ot_histogram_observe(&s->stats.request_generation_tokens, c->n_generated);
@@ -237,6 +239,12 @@ void ot_stats_publish(ot_scheduler *s)
     s->stats.kv_units_total = kv.units_total;
     s->stats.kv_units_used = kv.units_used;
     s->stats.kv_unit_bytes = kv.unit_bytes;
+    s->stats.companion_units_total = s->stats.companion_units_used = 0;
+    for (uint32_t i = 0; i < s->n_companions; i++) {
+        ot_kv_cache_get_stats(s->companions[i].cache, &kv);
+        s->stats.companion_units_total += kv.units_total;
+        s->stats.companion_units_used += kv.units_used;
+    }
     uint32_t running = 0, waiting = 0;
     for (const ot_request *r = s->live; r != NULL; r = r->live_next) {
         bool runs = false;

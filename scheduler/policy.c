@@ -3,6 +3,8 @@
 
 #include <string.h>
 
+#include "scheduler/companion.h"
+
 const ot_policy *ot_policy_for(const ot_request_params *p)
 {
     const ot_intervention *v = &p->intervention;
@@ -48,7 +50,7 @@ void ot_policy_scores(const ot_scheduler *s, const ot_turn *t, uint32_t node, fl
 {
     const ot_request *r = t->choice->request;
     for (uint32_t i = 0; i < r->n_signals; i++)
-        scores[i] = ot_engine_score(s->engine, t->first_row + node, r->signals[i].insertion, r->signals[i].output);
+        scores[i] = ot_signal_score(s, t->first_row + node, &r->signals[i]);
 }
 
 void ot_policy_accept(ot_turn *t, uint32_t node)

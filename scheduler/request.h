@@ -60,6 +60,25 @@ typedef struct ot_proposal {
     } guesses[OT_MAX_DRAFT][OT_DRAFT_BRANCHES];
 } ot_proposal;
 
+#define OT_MAX_COMPANIONS 8
+
+struct ot_companion;
+
+/* Separate models that a request uses (companion.h). All zero: none. */
+typedef struct ot_companion_use {
+    uint32_t n_mirrors;
+    struct ot_companion *mirrors[OT_MAX_COMPANIONS]; /* reward and expert models */
+    struct ot_companion *draft;                      /* NULL: none */
+} ot_companion_use;
+
+/* Where a draft model is in the text of a choice (draft-model.c). Slot p holds text position p. */
+typedef struct ot_draft_reader {
+    ot_kv_seq *seq;
+    uint32_t n_read;                /* slots [0, n_read) hold the text */
+    uint32_t n_ahead;               /* slots n_read and on hold these, which may become text */
+    int32_t ahead[OT_MAX_DRAFT + 1];
+} ot_draft_reader;
+
 typedef enum ot_choice_state {
     OT_CHOICE_IDLE,     /* a sibling that waits for the prompt to be read */
     OT_CHOICE_WAITING,  /* to be admitted, for the first time or again: holds no pages */
@@ -79,6 +98,8 @@ typedef struct ot_choice {
     uint32_t n_computed;   /* slots of the text that are filled */
     uint32_t n_generated;  /* tokens sent */
     ot_kv_seq *seq;        /* NULL before the first admission */
+    ot_kv_seq *mirrors[OT_MAX_COMPANIONS]; /* the same slots in the request's companions, in their order */
+    ot_draft_reader reader;
     ot_pending pending;
     ot_draft_pace pace;
     ot_proposal proposal;
@@ -94,6 +115,7 @@ typedef struct ot_signal {
     ot_head *head;
     const ot_insertion *insertion;
     uint32_t output;
+    const struct ot_companion *companion; /* the reward model behind it; NULL for an insertion into the base */
     float weight;
     bool bounded;         /* a sigmoid: the score lies in [0, 1] */
     uint32_t stats_index; /* of the head in ot_stats, or OT_STATS_MAX_HEADS */
@@ -126,6 +148,7 @@ struct ot_request {
     uint32_t max_draft;           /* 0: no drafts */
     uint32_t n_components;
     ot_kv_component components[OT_KV_MAX_INSERTIONS]; /* insertions that run, closed under parents, parents first */
+    ot_companion_use companions;
 
     /* prompt results, complete before the first token or finish is published */
     float *prompt_logprob;        /* (n_prompt) */

@@ -12,6 +12,7 @@
 #include <sys/mman.h>
 #include <time.h>
 
+#include "scheduler/companion.h"
 #include "scheduler/heads-registry.h"
 
 void ot_scheduler_options_default(ot_scheduler_options *o)
@@ -184,10 +185,15 @@ static ot_status open_batch(ot_scheduler *s, ot_error *err)
 static ot_status open_parts(ot_scheduler *s, ot_error *err)
 {
     ot_status st = check_options(s, err);
+    size_t base_bytes = 0;
+    if (st == OT_OK)
+        st = ot_companions_divide(s, &base_bytes, err);
     if (st == OT_OK)
         st = open_engine(s, err);
+    if (st == OT_OK)
+        st = ot_companions_open(s, err);
     if (st == OT_OK) {
-        ot_kv_cache_options o = {s->options.kv_memory_bytes, s->options.kv_type, s->options.prefix_cache};
+        ot_kv_cache_options o = {base_bytes, s->options.kv_type, s->options.prefix_cache};
         st = ot_kv_cache_open(&s->cache, s->model, &o, err);
     }
     if (st == OT_OK)
@@ -256,6 +262,7 @@ static void free_parts(ot_scheduler *s)
     if (s->logits != NULL)
         munmap(s->logits, s->logits_bytes);
     ot_sampler_close(&s->sampler);
+    ot_companions_close(s);
     ot_kv_cache_close(&s->cache);
     ot_engine_close(&s->engine);
 }

@@ -35,6 +35,7 @@ typedef struct ot_stats {
     uint32_t requests_running, requests_waiting;
     uint64_t kv_units_total, kv_units_used; /* used: held by sequences, not merely cached */
     size_t kv_unit_bytes;
+    uint64_t companion_units_total, companion_units_used; /* of all separate models together */
     uint32_t page_tokens;
     uint64_t prompt_tokens, generation_tokens, preemptions;
     uint64_t prefix_cache_queries, prefix_cache_hits; /* tokens */

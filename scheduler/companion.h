@@ -1,0 +1,71 @@
+/* Companions: separate models beside the base (reward models, expert models, a draft model), each with an engine and a KV cache of
+ * its own. They are what the paper compares insertions with, so they run under the same rules: same batch, same promises.
+ *
+ * A reward or expert model *mirrors* the base: a choice that uses it has a sequence in its cache with the same slots (choice-pages.h),
+ * and after the base's forward pass the companion runs the rows of those choices, in the same order, with the same positions, slots
+ * and tails. So a row of the base has at most one row in each companion, and a policy that scores candidates or verifies drafts
+ * never sees where a score came from. A draft model guesses from the text alone and runs ahead of the base (draft-model.c).
+ *
+ * All of it belongs to the engine thread. A scheduler without companions does nothing here, and a choice that uses none has no
+ * sequences, rows or pages in any. */
+#ifndef OTTER_SCHEDULER_COMPANION_H
+#define OTTER_SCHEDULER_COMPANION_H
+
+#include "scheduler/core.h"
+#include "scheduler/request.h"
+
+typedef struct ot_companion {
+    ot_head *head;                 /* a reference */
+    const ot_model *model;
+    const ot_insertion *insertion; /* of a reward model; else NULL */
+    ot_engine *engine;             /* on the threads of the base's */
+    ot_kv_cache *cache;
+    size_t kv_memory_bytes;        /* its share, cut to whole units */
+    uint64_t kv_slots;             /* that one sequence could hold */
+    uint32_t ctx_size;             /* the scheduler's, or the draft model's own if that is less */
+    ot_kv_component components[1]; /* the insertion */
+    uint32_t n_components;
+    ot_batch batch;
+    ot_row *rows;                  /* (max_batch_tokens) */
+    ot_kv_view *views;             /* (max_sequences) */
+    uint32_t *row_of;              /* (max_batch_tokens) by row of the base's batch; OT_NO_ROW: not run here */
+} ot_companion;
+
+#define OT_NO_ROW UINT32_MAX
+
+/* ---- Opening (scheduler.c) ----------------------------------------------------------------------------------- */
+
+/* Finds the separate models among the heads and divides the KV memory: *base_bytes is what remains for the base. */
+ot_status ot_companions_divide(ot_scheduler *s, size_t *base_bytes, ot_error *err);
+/* Opens the engines and caches of those models; the base's engine is open. */
+ot_status ot_companions_open(ot_scheduler *s, ot_error *err);
+void ot_companions_close(ot_scheduler *s);
+
+/* ---- Requests (submit.c) ------------------------------------------------------------------------------------- */
+
+/* Which companions a request needs. OT_ERR_INVALID if a model was loaded after the scheduler opened. */
+ot_status ot_companions_resolve(const ot_scheduler *s, const ot_intervention *v, ot_companion_use *out, ot_error *err);
+/* Enters them into a request with that intervention, which was resolved before. */
+void ot_companions_attach(const ot_scheduler *s, const ot_intervention *v, ot_request *r);
+/* The longest text, with its scratch, that the mirroring companions of a request can hold at once. */
+uint64_t ot_companions_longest(const ot_companion_use *use);
+
+/* ---- Steps (iteration.c) ------------------------------------------------------------------------------------- */
+
+/* Runs the batch's rows in the companions that mirror them. After the base's forward pass; on an error the step has failed. */
+ot_status ot_companions_forward(ot_scheduler *s, ot_error *err);
+
+/* The score of a signal at a row of the base's batch, from the base or from the reward model behind it. */
+float ot_signal_score(const ot_scheduler *s, uint32_t row, const ot_signal *signal);
+
+/* An expert model's logits as a generation head gives its values: values[i] = z_model - z_base (n_vocab floats each, the caller's) at
+ * n rows of the base's batch, whose own logits are base[i]. All rows' requests use the model. n at most OT_LOGIT_ROWS. */
+ot_status ot_companion_values(ot_scheduler *s, const ot_head *head, const uint32_t *rows, uint32_t n, const float *const *base,
+                              float *const *values, ot_error *err);
+
+/* ---- Draft model (draft-model.c) ----------------------------------------------------------------------------- */
+
+/* Before turns are planned: reads what is new in the texts of choices that draft with a model, and fills their proposals. */
+void ot_draft_models_run(ot_scheduler *s);
+
+#endif
