@@ -15,9 +15,9 @@ date, and then nothing is done. Exit status 77: no NumPy. `manifest.txt` lists t
     end
 
 An expected file is little-endian: the text OTGOLD02; u32 n_tokens, n_vocab, n_insertions, n_candidates, position;
-u32 outputs of each insertion; i32 tokens (n_tokens); f32 logits (n_tokens, n_vocab); for each insertion f32 scores
-(n_tokens, outputs); the same logits and scores again with keys and values rounded to half precision; then candidates for `position`, which follow tokens[0 .. position): i32 (n_candidates), and their
-logits (n_candidates, n_vocab) and, for each insertion, scores (n_candidates, outputs).
+u32 width of each insertion's scores (outputs; outputs times n_vocab where a head has a value for every token); i32 tokens (n_tokens); f32 logits (n_tokens, n_vocab); for each insertion f32 scores
+(n_tokens, width); the same logits and scores again with keys and values rounded to half precision; then candidates for `position`, which follow tokens[0 .. position): i32 (n_candidates), and their
+logits (n_candidates, n_vocab) and, for each insertion, scores (n_candidates, width).
 """
 
 import hashlib
@@ -194,7 +194,7 @@ def put_inserted_layer(maker, base, prefix, width, n_ff, heads, kv_heads, n_in, 
 
 
 def make_insertion(path, seed, base, width, n_ff, heads, kv_heads, parents=(), outputs=1, activation="sigmoid", reads="extended",
-                   type_of=None):
+                   type_of=None, kind="scalar", first_offset=0):
     """A small insertion for `base` (a reference.Model). `parents`: (name, reference.Insertion) pairs, lowest first."""
     maker = Maker(seed, type_of)
     w = maker.writer
@@ -210,10 +210,11 @@ def make_insertion(path, seed, base, width, n_ff, heads, kv_heads, parents=(), o
                        "attention.head_count_kv": kv_heads, "head.count": outputs}.items():
         w.put("otter." + key, gguf_io.U32, value)
     w.put("otter.parents", gguf_io.ARRAY, [name for name, _ in parents], gguf_io.STRING)
-    w.put("otter.head.kind", gguf_io.STRING, "scalar")
+    w.put("otter.head.kind", gguf_io.STRING, kind)
     w.put("otter.head.input", gguf_io.STRING, reads)
     w.put("otter.head.activation", gguf_io.STRING, activation)
-    w.put("otter.head.offsets", gguf_io.ARRAY, [0] * outputs, gguf_io.U32)
+    w.put("otter.head.offsets", gguf_io.ARRAY,
+          [first_offset + k if kind == "generation" else 0 for k in range(outputs)], gguf_io.U32)
     w.put("otter.head.labels", gguf_io.ARRAY, [f"label{k}" for k in range(outputs)], gguf_io.STRING)
     w.put("otter.training.data", gguf_io.STRING, "none: random weights")
 
@@ -231,8 +232,13 @@ def make_insertion(path, seed, base, width, n_ff, heads, kv_heads, parents=(), o
             put_inserted_layer(maker, base, f"otter.blk.{n}.", width, n_ff, heads, kv_heads, n_in, n_attn, n_inner)
         put_inserted_norm(maker, base, "otter.output_norm", width)
     for k in range(outputs):
-        maker.matrix(f"otter.head.{k}.weight", 1, base.d if reads == "base" else width, 1.5)
-        maker.vector(f"otter.head.{k}.bias", 1, spread=0.5)
+        n_head = base.d if reads == "base" else width
+        if kind == "scalar":
+            maker.matrix(f"otter.head.{k}.weight", 1, n_head, 1.5)
+        else:
+            maker.matrix(f"otter.head.{k}.weight", base.d, n_head, 0.7)
+        if kind != "generation":
+            maker.vector(f"otter.head.{k}.bias", 1, spread=0.5)
     w.write(path)
 
 
@@ -242,6 +248,9 @@ def make_insertion(path, seed, base, width, n_ff, heads, kv_heads, parents=(), o
 EXACT = (1e-4, 2e-4)      # float weights: what float32 sums in another order may differ by
 HALF = (3e-3, 6e-3)       # half-precision keys and values: now and then one is rounded the other way than in float64
 QUANTISED = (0.05, 0.25)  # block types: activations in 8 bits
+# Values of heads for every token, of a standard deviation of about 0.7, from a table made at load: in halves, or in 8 bits.
+HALF_TABLE = (2e-3, 2e-4)
+BYTE_TABLE = (4e-2, 2e-4)
 
 BLOCK_TYPES = {"token_embd": "Q6_K", "attn_q": "Q4_K", "attn_k": "Q5_K", "attn_v": "Q6_K", "attn_output": "Q4_0",
                "ffn_gate": "Q5_0", "ffn_up": "Q5_1", "ffn_down": "Q8_0", "output": "Q4_1"}
@@ -259,6 +268,7 @@ MODELS = {
     "yarn": dict(seed=8, head_dim=32, scaling={"scaling.type": "yarn", "scaling.factor": 8.0,
                                                "scaling.original_context_length": 32}),
     "blocks": dict(seed=9, d=256, n_ff=256, heads=8, kv_heads=4, head_dim=32, layers=2, tied=False, type_of=BLOCK_TYPES),
+    "broad": dict(seed=11, d=128, n_ff=96, heads=4, kv_heads=2, head_dim=32, layers=2, tied=False),
     "q4": dict(seed=10, d=96, n_ff=192, heads=3, kv_heads=3, head_dim=32, type_of=SMALL_BLOCKS),
 }
 
@@ -289,20 +299,47 @@ INSERTIONS = {
     "yarn-full": ("yarn", dict(seed=122, width=24, n_ff=40, heads=2, kv_heads=1)),
     "partial-full": ("partial", dict(seed=123, width=24, n_ff=40, heads=2, kv_heads=1)),
     "q4-full": ("q4", dict(seed=124, width=32, n_ff=64, heads=3, kv_heads=1, type_of={"*": "Q8_0", "head": "F32"})),
+    "expert": ("tied", dict(seed=126, width=24, n_ff=40, heads=2, kv_heads=1, kind="generation", activation="linear")),
+    "anti-expert": ("tied", dict(seed=127, width=20, n_ff=24, heads=2, kv_heads=2, kind="generation", activation="linear",
+                                 parents=["expert"])),
+    "drafts": ("tied", dict(seed=128, width=16, n_ff=24, heads=1, kv_heads=1, kind="generation", activation="linear", outputs=3,
+                            first_offset=1)),
+    "wide-drafts": ("tied", dict(seed=129, width=40, n_ff=24, heads=2, kv_heads=1, kind="generation", activation="linear",
+                                 outputs=2, first_offset=1)),
+    "medusa": ("tied", dict(seed=130, width=0, n_ff=0, heads=0, kv_heads=0, kind="generation", activation="silu_residual",
+                            reads="base", outputs=3, first_offset=1)),
+    "linear-on-base": ("tied", dict(seed=131, width=0, n_ff=0, heads=0, kv_heads=0, kind="generation", activation="linear",
+                                    reads="base")),
+    "lookahead": ("tied", dict(seed=132, width=8, n_ff=8, heads=1, kv_heads=1, kind="lookahead", parents=["full"])),
+    "lookahead-wide": ("tied", dict(seed=133, width=33, n_ff=0, heads=0, kv_heads=0, kind="lookahead", activation="identity",
+                                    outputs=2)),
+    "lookahead-on-base": ("tied", dict(seed=134, width=0, n_ff=0, heads=0, kv_heads=0, kind="lookahead", reads="base")),
+    "broad-expert": ("broad", dict(seed=135, width=32, n_ff=32, heads=2, kv_heads=1, kind="generation", activation="linear")),
+    "broad-anti-expert": ("broad", dict(seed=136, width=32, n_ff=32, heads=2, kv_heads=1, kind="generation", activation="linear",
+                                        parents=["broad-expert"])),
+    "broad-medusa": ("broad", dict(seed=137, width=0, n_ff=0, heads=0, kv_heads=0, kind="generation",
+                                   activation="silu_residual", reads="base", outputs=2, first_offset=1)),
+    "q4-medusa": ("q4", dict(seed=138, width=0, n_ff=0, heads=0, kv_heads=0, kind="generation", activation="silu_residual",
+                             reads="base", outputs=2, first_offset=1, type_of={"*": "Q8_0"})),
     "q4-float": ("q4", dict(seed=125, width=24, n_ff=40, heads=2, kv_heads=1)),
 }
 
 # name, model, insertions (parents first), tolerance
 CASES = [("base-" + name, name, [], QUANTISED if name in ("blocks", "q4") else EXACT) for name in MODELS]
-CASES += [(name, base, how.get("parents", []) + [name], QUANTISED if base == "q4" else EXACT)
+LOOSE = {"expert": HALF_TABLE, "anti-expert": HALF_TABLE, "drafts": HALF_TABLE, "lookahead": HALF_TABLE, "broad-expert": BYTE_TABLE,
+         "broad-anti-expert": BYTE_TABLE, "q4-medusa": (0.25, 0.25)}
+CASES += [(name, base, how.get("parents", []) + [name], LOOSE.get(name, QUANTISED if base == "q4" else EXACT))
           for name, (base, how) in INSERTIONS.items()]
 CASES += [("two", "tied", ["full", "grouped"], EXACT),
-          ("many", "tied", ["no-heads", "task-head", "full", "stacked", "outputs", "odd"], EXACT)]
+          ("many", "tied", ["no-heads", "task-head", "full", "stacked", "outputs", "odd"], EXACT),
+          ("every-kind", "tied", ["full", "lookahead", "expert", "anti-expert", "wide-drafts", "medusa", "lookahead-on-base"],
+           HALF_TABLE),
+          ("two-broad", "broad", ["broad-expert", "broad-anti-expert", "broad-medusa"], BYTE_TABLE)]
 
 
 def expected_rows(model, insertions, tokens, **how):
     result = model.forward(tokens, insertions, **how)
-    return model.logits(result.hidden), result.scores
+    return model.logits(result.hidden), [s.reshape(len(s), -1) for s in result.scores]
 
 
 def write_expected(path, model, insertions, rng):
@@ -317,7 +354,7 @@ def write_expected(path, model, insertions, rng):
     with open(path, "wb") as file:
         file.write(b"OTGOLD02")
         file.write(np.array([N_TOKENS, n_vocab, len(insertions), len(candidates), POSITION], "<u4").tobytes())
-        file.write(np.array([i.n_outputs for i in insertions], "<u4").tobytes())
+        file.write(np.array([s.shape[1] for s in sequence[0][1]], "<u4").tobytes())
         file.write(tokens.astype("<i4").tobytes())
         for logits, scores in sequence:
             file.write(logits.astype("<f4").tobytes() + b"".join(s.astype("<f4").tobytes() for s in scores))
@@ -351,7 +388,7 @@ def make_all(folder):
                        np.random.default_rng(1000 + number))
         lines += [f"case {name}", f"model {base}.gguf"]
         lines += [" ".join(["insertion", i, i + ".head.gguf"] + INSERTIONS[i][1].get("parents", [])) for i in used]
-        half = HALF if tolerance == EXACT else tolerance
+        half = tuple(max(pair) for pair in zip(HALF, tolerance))
         lines += [f"expected {name}.expected", f"tolerance {tolerance[0]:g} {tolerance[1]:g}",
                   f"half-tolerance {half[0]:g} {half[1]:g}", "end"]
     with open(os.path.join(folder, "manifest.txt"), "w") as file:

@@ -1,6 +1,6 @@
 """The method in plain NumPy: a frozen base transformer, and insertions that read it and write to themselves only.
 
-Independent of the C engine: written from the equations (Yuan et al. 2024, eq. 7 and section 3) and from the names
+Independent of the C engine: written from the equations (Yuan et al. 2024, eq. 7, 8 and section 3; Medusa-1) and from the names
 and shapes of the insertion file. One sequence at a time, whole, with no cache and no cleverness: what cannot be
 read off at a glance does not belong here. `dtype` is float32, or float64 to see what float32 costs.
 
@@ -169,6 +169,7 @@ class Insertion:
         self.n_heads, self.n_kv_heads = key("attention.head_count"), key("attention.head_count_kv")
         self.parents = list(parents)
         assert len(self.parents) == len(key("parents", []))
+        self.kind = key("head.kind")
         self.input, self.activation, self.n_outputs = key("head.input"), key("head.activation"), key("head.count")
         self.weights = Weights(reader, dtype)
 
@@ -181,6 +182,20 @@ class Insertion:
             z = z if bias is None else z + bias[0]
             out[:, k] = sigmoid(z) if self.activation == "sigmoid" else z
         return out
+
+
+    def values(self, head_in, hidden, logits):
+        """A value for every token: (n, outputs, vocab). Generation heads: z = lm_head(W_h x + H_o) (eq. 8), or of SiLU(W H_o) + H_o
+        (Medusa-1), less the base's own logits. Lookahead: sigma(lm_head(W_h x) + b). `logits` is lm_head."""
+        out = []
+        for k in range(self.n_outputs):
+            u = head_in @ self.weights.get(f"otter.head.{k}.weight").T
+            if self.kind == "lookahead":
+                z = logits(u) + self.weights.get(f"otter.head.{k}.bias")[0]
+                out.append(sigmoid(z) if self.activation == "sigmoid" else z)
+            else:
+                out.append(logits((silu(u) if self.activation == "silu_residual" else u) + hidden) - logits(hidden))
+        return np.stack(out, axis=1)
 
 
 @dataclass
@@ -205,7 +220,7 @@ class Stream:
 class Result:
     hidden: np.ndarray                   # H_o (n, d)
     extended: list                       # H' (n, d') of each insertion
-    scores: list                         # (n, outputs) of each insertion
+    scores: list                         # of each insertion: (n, outputs), or (n, outputs, vocab) of heads with a value for every token
 
 
 class Model:
@@ -306,7 +321,8 @@ class Model:
             h = self._ffn_block(layer, h, streams, inputs)
         hidden = self._norm("output_norm", h, streams)
         extended = [s.normed for s in streams]
-        scores = [i.scores(hidden if i.input == "base" else e) for i, e in zip(insertions, extended)]
+        head_in = [hidden if i.input == "base" else e for i, e in zip(insertions, extended)]
+        scores = [i.scores(x) if i.kind == "scalar" else i.values(x, hidden, self.logits) for i, x in zip(insertions, head_in)]
         return Result(hidden, extended, scores)
 
     def logits(self, hidden, inputs=unchanged):

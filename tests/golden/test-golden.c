@@ -32,7 +32,7 @@ static ot_insertion *insertions[OT_GOLDEN_MAX_INSERTIONS];
 typedef struct results {
     uint32_t n_rows;
     float *logits;                           /* (MAX_ROWS, n_vocab) */
-    float *scores[OT_GOLDEN_MAX_INSERTIONS]; /* (MAX_ROWS, n_outputs) */
+    float *scores[OT_GOLDEN_MAX_INSERTIONS]; /* (MAX_ROWS, width) */
 } results;
 
 static bool results_open(results *r)
@@ -40,7 +40,7 @@ static bool results_open(results *r)
     *r = (results){.logits = calloc((size_t)MAX_ROWS * want.n_vocab, sizeof(float))};
     bool good = r->logits != NULL;
     for (uint32_t i = 0; i < want.n_insertions; i++) {
-        r->scores[i] = calloc((size_t)MAX_ROWS * want.n_outputs[i], sizeof(float));
+        r->scores[i] = calloc((size_t)MAX_ROWS * want.widths[i], sizeof(float));
         good = good && r->scores[i] != NULL;
     }
     return good;
@@ -56,7 +56,7 @@ static void results_close(results *r)
 static const float *logits_of(const results *r, uint32_t row) { return r->logits + (size_t)row * want.n_vocab; }
 static const float *scores_of(const results *r, uint32_t i, uint32_t row)
 {
-    return r->scores[i] + (size_t)row * want.n_outputs[i];
+    return r->scores[i] + (size_t)row * want.widths[i];
 }
 
 static bool open_engine(ot_engine **engine, uint32_t n_threads, ot_kv_type kv_type, unsigned cpu_mask)
@@ -88,6 +88,70 @@ static ot_row plain_row(uint32_t position)
                     .flags = OT_ROW_OUTPUT};
 }
 
+static ot_head_kind kind_of(uint32_t i)
+{
+    return ot_insertion_get_info(insertions[i])->spec.kind;
+}
+
+/* Where the values of an insertion's output at a row of results belong. */
+static float *values_at(const results *r, uint32_t i, uint32_t row, uint32_t output)
+{
+    return r->scores[i] + (size_t)row * want.widths[i] + (size_t)output * want.n_vocab;
+}
+
+/* Some tokens of a lookahead head by themselves: the bits of the whole vocabulary. */
+static void check_lookahead(ot_engine *engine, uint32_t row, uint32_t i, uint32_t output, const float *values)
+{
+    ot_error err = {0};
+    int32_t tokens[9];
+    float some[9], of_all[9];
+    for (uint32_t k = 0; k < 9; k++) {
+        tokens[k] = (int32_t)((row * 31 + k * 37) % want.n_vocab);
+        of_all[k] = values[tokens[k]];
+    }
+    tokens[8] = (int32_t)want.n_vocab - 1;
+    of_all[8] = values[tokens[8]];
+    if (CHECK_OK(ot_engine_lookahead(engine, row, insertions[i], output, tokens, 9, some, &err), &err))
+        CHECK_SAME_FLOATS(some, of_all, 9);
+}
+
+/* Values for every token at the listed rows of the last batch, to the results that are about to be appended: all heads in one
+ * call while they fit. */
+static bool run_heads(ot_engine *engine, const ot_kv_view *views, const ot_row *rows, const uint32_t *list, uint32_t n_list,
+                      results *r)
+{
+    enum { MAX_HEADS = 32 };
+    static uint32_t used[MAX_HEADS][MAX_ROWS];
+    static float *values[MAX_HEADS][MAX_ROWS];
+    ot_head_rows heads[MAX_HEADS];
+    ot_error err = {0};
+    uint32_t n_heads = 0, n_rows = 0;
+    bool good = true;
+    for (uint32_t k = 0; k < want.n_insertions; k++)
+        for (uint32_t o = 0; kind_of(k) != OT_HEAD_SCALAR && o < want.widths[k] / want.n_vocab; o++) {
+            if (n_heads == MAX_HEADS || n_rows + n_list > MAX_ROWS) {
+                good = CHECK_OK(ot_engine_project_heads(engine, heads, n_heads, &err), &err) && good;
+                n_heads = n_rows = 0;
+            }
+            ot_head_rows *h = &heads[n_heads];
+            *h = (ot_head_rows){insertions[k], o, 0, used[n_heads], values[n_heads]};
+            for (uint32_t i = 0; i < n_list; i++) {
+                if (k >= views[rows[list[i]].sequence].n_insertions)
+                    continue;
+                used[n_heads][h->n_rows] = list[i];
+                values[n_heads][h->n_rows++] = values_at(r, k, r->n_rows + i, o);
+            }
+            n_rows += h->n_rows;
+            n_heads++;
+        }
+    good = CHECK_OK(ot_engine_project_heads(engine, heads, n_heads, &err), &err) && good;
+    for (uint32_t k = 0; good && k < want.n_insertions; k++)
+        for (uint32_t i = 0; kind_of(k) == OT_HEAD_LOOKAHEAD && i < n_list && i < 5; i++)
+            if (k < views[rows[list[i]].sequence].n_insertions)
+                check_lookahead(engine, list[i], k, 0, values_at(r, k, r->n_rows + i, 0));
+    return good;
+}
+
 /* Runs the rows as one batch and appends the results of those that have OT_ROW_OUTPUT. */
 static bool run_rows(ot_engine *engine, const ot_kv_view *views, uint32_t n_views, const ot_row *rows, uint32_t n, results *r)
 {
@@ -104,11 +168,12 @@ static bool run_rows(ot_engine *engine, const ot_kv_view *views, uint32_t n_view
         logits[n_list] = r->logits + (size_t)to * want.n_vocab;
         list[n_list++] = i;
         for (uint32_t k = 0; k < views[rows[i].sequence].n_insertions; k++)
-            for (uint32_t o = 0; o < want.n_outputs[k]; o++)
-                r->scores[k][(size_t)to * want.n_outputs[k] + o] = ot_engine_score(engine, i, insertions[k], o);
+            for (uint32_t o = 0; kind_of(k) == OT_HEAD_SCALAR && o < want.widths[k]; o++)
+                r->scores[k][(size_t)to * want.widths[k] + o] = ot_engine_score(engine, i, insertions[k], o);
     }
+    const bool good = run_heads(engine, views, rows, list, n_list, r);
     r->n_rows += n_list;
-    return n_list == 0 || CHECK_OK(ot_engine_project(engine, list, n_list, logits, &err), &err);
+    return good && (n_list == 0 || CHECK_OK(ot_engine_project(engine, list, n_list, logits, &err), &err));
 }
 
 /* Positions [begin, end) of sequence 0, in chunks of sizes that repeat. */
@@ -166,7 +231,7 @@ static void check_against_reference(const results *r)
 {
     check_close("logits", r->logits, want.logits, want.n_tokens, want.n_vocab, current->logit_tolerance, &worst_logit);
     for (uint32_t i = 0; i < want.n_insertions; i++)
-        check_close(current->insertions[i].name, r->scores[i], want.scores[i], want.n_tokens, want.n_outputs[i],
+        check_close(current->insertions[i].name, r->scores[i], want.scores[i], want.n_tokens, want.widths[i],
                     current->score_tolerance, &worst_score);
 }
 
@@ -175,7 +240,7 @@ static void check_same_row(const results *r, uint32_t row, const results *base, 
 {
     CHECK_SAME_FLOATS(logits_of(r, row), logits_of(base, base_row), want.n_vocab);
     for (uint32_t i = 0; i < n_insertions; i++)
-        CHECK_SAME_FLOATS(scores_of(r, i, row), scores_of(base, i, base_row), want.n_outputs[i]);
+        CHECK_SAME_FLOATS(scores_of(r, i, row), scores_of(base, i, base_row), want.widths[i]);
 }
 
 /* Rows [0, n) of r are rows first, first + 1, ... of base. */
@@ -241,7 +306,7 @@ static void candidates(ot_engine *engine, const results *whole)
         check_close("candidate logits", r.logits, want.candidate_logits, n, want.n_vocab, current->logit_tolerance,
                     &worst_logit);
         for (uint32_t i = 0; i < want.n_insertions; i++)
-            check_close("candidate scores", r.scores[i], want.candidate_scores[i], n, want.n_outputs[i],
+            check_close("candidate scores", r.scores[i], want.candidate_scores[i], n, want.widths[i],
                         current->score_tolerance, &worst_score);
         check_same_row(&r, 0, whole, p, want.n_insertions);
         ot_test_kv_copy_slot(&kv, p, slots[0]);
@@ -347,7 +412,7 @@ static void half_kv(void)
         check_close("logits (half)", r.logits, want.half_logits, want.n_tokens, want.n_vocab, current->half_logit_tolerance,
                     &worst_half_logit);
         for (uint32_t i = 0; i < want.n_insertions; i++)
-            check_close("scores (half)", r.scores[i], want.half_scores[i], want.n_tokens, want.n_outputs[i],
+            check_close("scores (half)", r.scores[i], want.half_scores[i], want.n_tokens, want.widths[i],
                         current->half_score_tolerance, &worst_half_score);
         check_same_rows(&chunks, want.n_tokens, &r, 0);
     }

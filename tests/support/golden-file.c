@@ -126,18 +126,18 @@ static bool parse(ot_golden_expected *e, cursor *c)
     e->n_insertions = header[2];
     e->n_candidates = header[3];
     e->position = header[4];
-    e->n_outputs = take(c, e->n_insertions);
+    e->widths = take(c, e->n_insertions);
     e->tokens = take(c, e->n_tokens);
     e->logits = take(c, (size_t)e->n_tokens * e->n_vocab);
     for (uint32_t i = 0; i < e->n_insertions && c->good; i++)
-        e->scores[i] = take(c, (size_t)e->n_tokens * e->n_outputs[i]);
+        e->scores[i] = take(c, (size_t)e->n_tokens * e->widths[i]);
     e->half_logits = take(c, (size_t)e->n_tokens * e->n_vocab);
     for (uint32_t i = 0; i < e->n_insertions && c->good; i++)
-        e->half_scores[i] = take(c, (size_t)e->n_tokens * e->n_outputs[i]);
+        e->half_scores[i] = take(c, (size_t)e->n_tokens * e->widths[i]);
     e->candidates = take(c, e->n_candidates);
     e->candidate_logits = take(c, (size_t)e->n_candidates * e->n_vocab);
     for (uint32_t i = 0; i < e->n_insertions && c->good; i++)
-        e->candidate_scores[i] = take(c, (size_t)e->n_candidates * e->n_outputs[i]);
+        e->candidate_scores[i] = take(c, (size_t)e->n_candidates * e->widths[i]);
     return c->good && c->left == 0 && e->position < e->n_tokens;
 }
 

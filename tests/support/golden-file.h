@@ -38,15 +38,15 @@ bool ot_golden_read_manifest(ot_golden_manifest *manifest, const char *folder);
 typedef struct ot_golden_expected {
     uint32_t n_tokens, n_vocab, n_insertions, n_candidates;
     uint32_t position;              /* of the candidates */
-    const uint32_t *n_outputs;      /* (n_insertions) */
+    const uint32_t *widths;         /* (n_insertions) of scores: outputs, or outputs * n_vocab of heads with a value for every token */
     const int32_t *tokens;          /* (n_tokens) */
     const float *logits;            /* (n_tokens, n_vocab) */
-    const float *scores[OT_GOLDEN_MAX_INSERTIONS];           /* (n_tokens, n_outputs[i]) */
+    const float *scores[OT_GOLDEN_MAX_INSERTIONS];           /* (n_tokens, widths[i]) */
     const float *half_logits;       /* the same with keys and values in half precision */
     const float *half_scores[OT_GOLDEN_MAX_INSERTIONS];
     const int32_t *candidates;      /* (n_candidates); the first is tokens[position] */
     const float *candidate_logits;  /* (n_candidates, n_vocab) */
-    const float *candidate_scores[OT_GOLDEN_MAX_INSERTIONS]; /* (n_candidates, n_outputs[i]) */
+    const float *candidate_scores[OT_GOLDEN_MAX_INSERTIONS]; /* (n_candidates, widths[i]) */
     void *data;                     /* owns all of the above */
 } ot_golden_expected;
 
