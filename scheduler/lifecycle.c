@@ -26,15 +26,35 @@ static uint32_t find_stats_head(ot_stats *stats, const char *name)
     return i;
 }
 
+/* A head's name in the counters, and where the request keeps its number. */
+typedef struct head_count {
+    const ot_head *head;
+    uint32_t *at;
+} head_count;
+
+static uint32_t heads_of(ot_request *r, head_count *out)
+{
+    ot_used_head *used[] = {&r->positive, &r->negative, &r->draft};
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < r->n_signals; i++)
+        out[n++] = (head_count){r->signals[i].head, &r->signals[i].stats_index};
+    for (size_t i = 0; i < sizeof used / sizeof used[0]; i++)
+        if (used[i]->head != NULL)
+            out[n++] = (head_count){used[i]->head, &used[i]->stats_index};
+    return n;
+}
+
 static void count_head_use(ot_scheduler *s, ot_request *r, bool begins)
 {
-    for (uint32_t i = 0; i < r->n_signals; i++) {
+    head_count heads[OT_MAX_SIGNALS + 3];
+    uint32_t n = heads_of(r, heads);
+    for (uint32_t i = 0; i < n; i++) {
         if (begins)
-            r->signals[i].stats_index = find_stats_head(&s->stats, ot_head_name(r->signals[i].head));
-        uint32_t at = r->signals[i].stats_index;
+            *heads[i].at = find_stats_head(&s->stats, ot_head_name(heads[i].head));
+        uint32_t at = *heads[i].at;
         bool counted = at == OT_STATS_MAX_HEADS;
         for (uint32_t j = 0; j < i && !counted; j++)
-            counted = r->signals[j].stats_index == at; /* two outputs of one head */
+            counted = *heads[j].at == at; /* used twice */
         if (!counted)
             s->stats.heads[at].running_requests += begins ? 1 : -(uint64_t)1;
     }
@@ -49,6 +69,8 @@ void ot_request_begin(ot_scheduler *s, ot_request *r)
     ot_waiting_insert(s, &r->choices[0]);
     if (r->reward)
         s->stats.intervention_requests[OT_MODE_REWARD]++;
+    if (r->steers_logits)
+        s->stats.intervention_requests[OT_MODE_EXPERTS]++;
     if (r->guard != OT_GUARD_NONE)
         s->stats.intervention_requests[OT_MODE_GUARD]++;
     if (r->policy == &ot_policy_draft)

@@ -110,6 +110,53 @@ static void lay_out(arena *a, const ot_request_params *p, const sizes *z)
         lay_choice(a, r, i, p, z);
 }
 
+static void fill_signals(ot_request *r, const ot_intervention *v)
+{
+    r->n_signals = v->n_signals;
+    for (uint32_t i = 0; i < v->n_signals; i++) {
+        const ot_insertion *insertion = ot_head_insertion(v->signals[i].head);
+        const ot_insertion_spec *spec = &ot_insertion_get_info(insertion)->spec;
+        r->signals[i] = (ot_signal){
+            .insertion = insertion,
+            .output = v->signals[i].output,
+            .weight = v->signals[i].weight,
+            .bounded = spec->activation == OT_ACT_SIGMOID,
+            .lookahead = spec->kind == OT_HEAD_LOOKAHEAD,
+            .stats_index = OT_STATS_MAX_HEADS,
+        };
+        r->scores_rows |= !r->signals[i].lookahead;
+    }
+}
+
+/* Without the reference, which is taken over later. */
+static ot_used_head describe_use(const ot_head *head, uint32_t output)
+{
+    return (ot_used_head){NULL, head != NULL ? ot_head_insertion(head) : NULL, output, OT_STATS_MAX_HEADS};
+}
+
+static void fill_intervention(ot_request *r, const ot_intervention *v)
+{
+    fill_signals(r, v);
+    r->reward = v->reward;
+    r->scores_candidates = ot_intervention_scores_candidates(v);
+    r->n_candidates = v->candidates;
+    r->lookahead_signal = v->lookahead_signal;
+    r->lookahead_keep = v->lookahead_keep;
+    r->guard = v->guard;
+    r->guard_signal = v->guard_signal;
+    r->guard_above = v->guard_above;
+    r->guard_max_resamples = v->guard_max_resamples;
+    r->steers_logits = v->experts.negative != NULL;
+    r->positive = describe_use(v->experts.positive, v->experts.positive_output);
+    r->negative = describe_use(v->experts.negative, v->experts.negative_output);
+    r->expert_alpha = v->experts.alpha;
+    r->expert_top_p = v->experts.top_p;
+    r->max_draft = v->drafting.max_draft;
+    r->draft_lookup = v->drafting.lookup;
+    r->draft = describe_use(v->drafting.head, 0);
+    r->draft_tree = v->drafting.tree;
+}
+
 static void fill(ot_request *r, const ot_request_params *p, const sizes *z)
 {
     const ot_intervention *v = &p->intervention;
@@ -129,24 +176,7 @@ static void fill(ot_request *r, const ot_request_params *p, const sizes *z)
     r->longest_stop = z->longest_stop;
     r->n_stop_tokens = p->n_stop_tokens;
     memcpy(r->cache_salt, p->cache_salt, sizeof r->cache_salt);
-    r->n_signals = v->n_signals;
-    for (uint32_t i = 0; i < v->n_signals; i++) {
-        const ot_insertion *insertion = ot_head_insertion(v->signals[i].head);
-        r->signals[i] = (ot_signal){
-            .insertion = insertion,
-            .output = v->signals[i].output,
-            .weight = v->signals[i].weight,
-            .bounded = ot_insertion_get_info(insertion)->spec.activation == OT_ACT_SIGMOID,
-            .stats_index = OT_STATS_MAX_HEADS,
-        };
-    }
-    r->reward = v->reward;
-    r->n_candidates = v->candidates;
-    r->guard = v->guard;
-    r->guard_signal = v->guard_signal;
-    r->guard_above = v->guard_above;
-    r->guard_max_resamples = v->guard_max_resamples;
-    r->max_draft = v->drafting.max_draft;
+    fill_intervention(r, v);
 }
 
 ot_status ot_request_build(ot_request **out, const ot_request_params *p, uint32_t max_new, uint32_t output_ring,
@@ -185,6 +215,9 @@ void ot_request_unref(ot_request *r)
         return;
     for (uint32_t i = 0; i < r->n_signals; i++)
         ot_head_release(&r->signals[i].head);
+    ot_head_release(&r->positive.head);
+    ot_head_release(&r->negative.head);
+    ot_head_release(&r->draft.head);
     if (r->scheduler != NULL)
         ot_scheduler_unref(r->scheduler);
     free(r);
@@ -209,20 +242,52 @@ static ot_status add_component(const ot_head *head, ot_kv_component *out, uint32
     return OT_OK;
 }
 
+/* Separate models keep their keys and values elsewhere. */
+static ot_status add_insertion(const ot_head *head, ot_kv_component *out, uint32_t *n, ot_error *err)
+{
+    bool inserted = head != NULL && ot_head_get_role(head) == OT_ROLE_INSERTION;
+    return inserted ? add_component(head, out, n, err) : OT_OK;
+}
+
 ot_status ot_request_collect_components(const ot_intervention *v, ot_kv_component *out, uint32_t *n, ot_error *err)
 {
     *n = 0;
-    for (uint32_t i = 0; i < v->n_signals; i++) {
-        ot_status st = add_component(v->signals[i].head, out, n, err);
-        if (st != OT_OK)
-            return st;
-    }
-    return OT_OK;
+    ot_status st = OT_OK;
+    for (uint32_t i = 0; i < v->n_signals && st == OT_OK; i++)
+        st = add_insertion(v->signals[i].head, out, n, err);
+    if (st == OT_OK)
+        st = add_insertion(v->experts.positive, out, n, err);
+    if (st == OT_OK)
+        st = add_insertion(v->experts.negative, out, n, err);
+    if (st == OT_OK)
+        st = add_insertion(v->drafting.head, out, n, err);
+    return st;
+}
+
+bool ot_intervention_scores_candidates(const ot_intervention *v)
+{
+    bool exact = false;
+    for (uint32_t i = 0; i < v->n_signals; i++)
+        exact |= v->signals[i].weight != 0 &&
+                 ot_insertion_get_info(ot_head_insertion(v->signals[i].head))->spec.kind != OT_HEAD_LOOKAHEAD;
+    return v->reward && exact;
+}
+
+static uint32_t scratch_slots(bool scores_candidates, uint32_t candidates, uint32_t keep)
+{
+    if (!scores_candidates)
+        return 1;
+    return keep > 0 && keep < candidates ? keep : candidates;
+}
+
+uint32_t ot_intervention_scratch_slots(const ot_intervention *v)
+{
+    return scratch_slots(ot_intervention_scores_candidates(v), v->candidates, v->lookahead_keep);
 }
 
 uint32_t ot_request_scratch_slots(const ot_request *r)
 {
-    return r->reward ? r->n_candidates : 1;
+    return scratch_slots(r->scores_candidates, r->n_candidates, r->lookahead_keep);
 }
 
 /* ---- What other threads may ask -------------------------------------------------------------------------- */

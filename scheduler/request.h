@@ -34,16 +34,20 @@ typedef struct ot_pending {
     uint32_t at;           /* plain: the candidate whose turn it is; those before were refused by the guard */
     bool emitted;          /* plain: candidates[0] has been sent; its row is still to run */
     int32_t base_token;    /* what the base alone would have picked */
+    int32_t shifted_token; /* what the logits shifted by experts would have given, before any score */
     ot_candidate candidates[OT_MAX_CANDIDATES];
+    float ahead[OT_MAX_CANDIDATES][OT_MAX_SIGNALS]; /* of candidates: what the lookahead heads among the signals predict */
     uint32_t n_top;
     ot_token_logprob top[OT_MAX_TOP_LOGPROBS];
 } ot_pending;
 
-/* Drafts: how long, and when (policy-draft.c). All zero at first. */
+/* How drafts have fared (draft-pace.c). All zero at first; older turns count less and less. */
 typedef struct ot_draft_pace {
-    uint8_t length; /* of the next chain at most; 0: as at first */
-    uint8_t misses; /* chains in a row that were wrong at once */
-    uint8_t rest;   /* turns without drafts to come */
+    float worth;             /* tokens a unit of time won by drafts, against plain turns */
+    float offered, accepted; /* guesses of heads or models: the chances they claimed, and how many were right */
+    float tried, right;      /* tokens of the lookup that were compared, and how many were right */
+    uint8_t rest;            /* turns without drafts to come */
+    uint8_t rests;           /* in a row, none of which was followed by anything of worth */
 } ot_draft_pace;
 
 #define OT_DRAFT_BRANCHES 8
@@ -118,8 +122,17 @@ typedef struct ot_signal {
     const struct ot_companion *companion; /* the reward model behind it; NULL for an insertion into the base */
     float weight;
     bool bounded;         /* a sigmoid: the score lies in [0, 1] */
+    bool lookahead;       /* the score of a token is known from the row before it */
     uint32_t stats_index; /* of the head in ot_stats, or OT_STATS_MAX_HEADS */
 } ot_signal;
+
+/* A head that the request uses otherwise: an expert, or a draft head or model. */
+typedef struct ot_used_head {
+    ot_head *head;                 /* NULL: none. Held from submission on */
+    const ot_insertion *insertion; /* NULL for a separate model */
+    uint32_t output;
+    uint32_t stats_index;
+} ot_used_head;
 
 struct ot_request {
     _Atomic uint32_t refs;        /* the caller's and the engine thread's */
@@ -140,12 +153,21 @@ struct ot_request {
 
     uint32_t n_signals;
     ot_signal signals[OT_MAX_SIGNALS];
+    bool scores_rows;             /* a signal is known only once the token's own row has run: it is sent after that */
     bool reward;
+    bool scores_candidates;       /* candidates run as rows: a head that steers is no lookahead head */
     uint32_t n_candidates;        /* k */
+    uint32_t lookahead_signal, lookahead_keep; /* candidates that are scored exactly at most; 0: all */
+    bool steers_logits;           /* experts */
+    ot_used_head positive, negative;
+    float expert_alpha, expert_top_p;
     ot_guard_action guard;
     uint32_t guard_signal, guard_max_resamples;
     float guard_above;
     uint32_t max_draft;           /* 0: no drafts */
+    bool draft_lookup;
+    ot_used_head draft;
+    uint32_t draft_tree;          /* nodes; 0: a chain */
     uint32_t n_components;
     ot_kv_component components[OT_KV_MAX_INSERTIONS]; /* insertions that run, closed under parents, parents first */
     ot_companion_use companions;
@@ -187,11 +209,16 @@ ot_status ot_request_build(ot_request **out, const ot_request_params *params, ui
                            uint32_t longest_token, ot_error *err);
 /* Drops one reference; the last one releases the heads and frees. */
 void ot_request_unref(ot_request *r);
-/* Insertions that the signals need, closed under parents, parents first. OT_ERR_INVALID if they are too many. */
+/* Kinds and ranges of everything in an intervention; err->param names the field. */
+ot_status ot_intervention_check(const ot_intervention *intervention, ot_error *err);
+/* Whether some head that steers has to see candidates as rows: ARGS as one pass over k candidates. */
+bool ot_intervention_scores_candidates(const ot_intervention *intervention);
+/* Insertions into the base that signals, experts and drafts need, closed under parents, parents first. OT_ERR_INVALID if they are too many. */
 ot_status ot_request_collect_components(const ot_intervention *intervention, ot_kv_component *out, uint32_t *n,
                                         ot_error *err);
 
-/* Slots of scratch that a choice of this request may use beyond its text. */
+/* Slots of scratch that a choice with this intervention may use beyond its text. */
+uint32_t ot_intervention_scratch_slots(const ot_intervention *intervention);
 uint32_t ot_request_scratch_slots(const ot_request *r);
 
 #endif

@@ -5,6 +5,8 @@
 #include <math.h>
 #include <string.h>
 
+#include "scheduler/companion.h"
+
 /* ---- Checks ---------------------------------------------------------------------------------------------- */
 
 static bool in_range(float x, float low, float high)
@@ -59,56 +61,26 @@ static ot_status check_stops(const ot_request_params *p, ot_error *err)
     return OT_OK;
 }
 
-static ot_status check_signal(const ot_intervention *v, uint32_t i, ot_error *err)
+/* Heads that know a token's score only before its row runs have none of a prompt. */
+static ot_status check_prompt_scores(const ot_request_params *p, ot_error *err)
 {
-    const ot_insertion_info *info = ot_insertion_get_info(ot_head_insertion(v->signals[i].head));
-    if (info->spec.kind != OT_HEAD_SCALAR)
-        return ot_fail_param(err, OT_ERR_INVALID, "intervention", "head '%.60s' gives no score: it is not a scalar head",
-                             v->signals[i].name);
-    if (v->signals[i].output >= info->spec.n_outputs)
-        return ot_fail_param(err, OT_ERR_INVALID, "intervention", "head '%.60s' has %u outputs, not %u", v->signals[i].name,
-                             info->spec.n_outputs, v->signals[i].output + 1);
-    if (!isfinite(v->signals[i].weight))
-        return ot_fail_param(err, OT_ERR_INVALID, "intervention.reward.heads", "the weight of '%.60s' is no finite number",
-                             v->signals[i].name);
-    return OT_OK;
-}
-
-static ot_status check_intervention(const ot_intervention *v, ot_error *err)
-{
-    if (v->n_signals > OT_MAX_SIGNALS)
-        return ot_fail_param(err, OT_ERR_INVALID, "intervention", "%u signals; at most %d", v->n_signals, OT_MAX_SIGNALS);
-    for (uint32_t i = 0; i < v->n_signals; i++) {
-        ot_status st = check_signal(v, i, err);
-        if (st != OT_OK)
-            return st;
-    }
-    if (v->reward && v->n_signals == 0)
-        return ot_fail_param(err, OT_ERR_INVALID, "intervention.reward.heads", "no head to steer with");
-    if (v->reward && (v->candidates == 0 || v->candidates > OT_MAX_CANDIDATES))
-        return ot_fail_param(err, OT_ERR_INVALID, "intervention.reward.candidates", "%u candidates; 1 to %d can be scored",
-                             v->candidates, OT_MAX_CANDIDATES);
-    if (v->guard != OT_GUARD_NONE && v->guard_signal >= v->n_signals)
-        return ot_fail_param(err, OT_ERR_INVALID, "intervention.guard.head", "the guard has no head");
-    if (v->guard != OT_GUARD_NONE && !isfinite(v->guard_above))
-        return ot_fail_param(err, OT_ERR_INVALID, "intervention.guard.above", "the guard's limit is no finite number");
-    if (v->drafting.max_draft > OT_MAX_DRAFT)
-        return ot_fail_param(err, OT_ERR_INVALID, "intervention.speculative.max_draft", "%u drafts; at most %d can be verified",
-                             v->drafting.max_draft, OT_MAX_DRAFT);
-    if (v->drafting.max_draft > 0 && !v->drafting.lookup && v->drafting.head == NULL)
-        return ot_fail_param(err, OT_ERR_INVALID, "intervention.speculative.draft", "nothing to draft with");
-    if (v->drafting.tree > OT_MAX_TREE || (v->drafting.tree > 0 && v->drafting.head == NULL))
-        return ot_fail_param(err, OT_ERR_INVALID, "intervention.speculative.tree",
-                             "a tree of drafts takes a head, and at most %d nodes", OT_MAX_TREE);
+    const ot_intervention *v = &p->intervention;
+    for (uint32_t i = 0; i < v->n_signals && (p->prompt_scores || p->max_tokens == 0); i++)
+        if (ot_insertion_get_info(ot_head_insertion(v->signals[i].head))->spec.kind == OT_HEAD_LOOKAHEAD)
+            return ot_fail_param(err, OT_ERR_INVALID, "heads", "lookahead head '%.60s' scores tokens to come, not a prompt",
+                                 v->signals[i].name);
     return OT_OK;
 }
 
 /* The longest text that a request with these heads can ever hold: its context, or all units of the KV memory. */
 static ot_status longest_text(const ot_scheduler *s, const ot_request_params *p, uint64_t *out, ot_error *err)
 {
+    ot_companion_use companions;
     ot_kv_component components[OT_KV_MAX_INSERTIONS];
     uint32_t n;
     ot_status st = ot_request_collect_components(&p->intervention, components, &n, err);
+    if (st == OT_OK)
+        st = ot_companions_resolve(s, &p->intervention, &companions, err);
     if (st != OT_OK)
         return st;
     const ot_model_info *m = ot_model_get_info(s->model);
@@ -123,7 +95,9 @@ static ot_status longest_text(const ot_scheduler *s, const ot_request_params *p,
         return ot_fail_param(err, OT_ERR_INVALID, "intervention", "%u insertions in one request; at most %u", n,
                              s->max_insertions);
     uint64_t pages = s->n_kv_units / ot_kv_units_per_page(s->model, components, n);
-    uint64_t slots = pages * OT_PAGE_TOKENS, scratch = p->intervention.reward ? p->intervention.candidates : 1;
+    uint64_t slots = pages * OT_PAGE_TOKENS, scratch = ot_intervention_scratch_slots(&p->intervention);
+    uint64_t mirrored = ot_companions_longest(&companions);
+    slots = slots < mirrored ? slots : mirrored;
     uint64_t fits = slots > scratch ? slots - scratch : 0;
     *out = fits < s->options.ctx_size ? fits : s->options.ctx_size;
     return OT_OK;
@@ -144,7 +118,7 @@ static ot_status check(ot_scheduler *s, const ot_request_params *p, uint32_t *ma
         return ot_fail_param(err, OT_ERR_INVALID, "min_tokens", "min_tokens %u is above max_tokens %u", p->min_tokens,
                              p->max_tokens);
     if ((st = check_sampling(s, &p->sampling, err)) != OT_OK || (st = check_stops(p, err)) != OT_OK ||
-        (st = check_intervention(&p->intervention, err)) != OT_OK ||
+        (st = ot_intervention_check(&p->intervention, err)) != OT_OK || (st = check_prompt_scores(p, err)) != OT_OK ||
         (st = check_tokens(s, p->stop_tokens, p->n_stop_tokens, "stop_token_ids", err)) != OT_OK)
         return st;
     uint64_t longest;
@@ -170,9 +144,11 @@ static ot_status build(ot_scheduler *s, const ot_request_params *p, ot_request *
     ot_status st = check(s, p, &max_new, reject, err);
     if (st == OT_OK)
         st = ot_request_build(out, p, max_new, s->options.output_ring, s->longest_token, err);
-    if (st == OT_OK)
-        (*out)->policy = ot_policy_for(p);
-    return st;
+    if (st != OT_OK)
+        return st;
+    (*out)->policy = ot_policy_for(p);
+    ot_companions_attach(s, &p->intervention, *out);
+    return OT_OK;
 }
 
 /* Under lock. From here on nothing can fail. */
@@ -180,6 +156,9 @@ static void enter(ot_scheduler *s, ot_request *r, const ot_request_params *p)
 {
     for (uint32_t i = 0; i < r->n_signals; i++)
         r->signals[i].head = p->intervention.signals[i].head;
+    r->positive.head = p->intervention.experts.positive;
+    r->negative.head = p->intervention.experts.negative;
+    r->draft.head = p->intervention.drafting.head;
     r->scheduler = s;
     atomic_fetch_add(&s->refs, 1);
     atomic_store(&r->refs, 2);
