@@ -9,6 +9,8 @@
 
 #include <string.h>
 
+#include "scheduler/companion.h"
+
 enum { CHEAP_ROWS = 16 };
 
 static bool has_insertion(const ot_step_batch *b, const ot_insertion *insertion)
@@ -185,6 +187,7 @@ void ot_batch_compose(ot_scheduler *s)
     b->engine = (ot_batch){.rows = b->rows, .sequences = b->views};
     b->n_turns = b->n_chunks = b->n_tails = b->n_insertions = 0;
     b->left_out = false;
+    ot_draft_models_run(s);
     add_turns(s);
     for (uint32_t i = 0; i < s->n_active; i++)
         if (s->active[i]->state == OT_CHOICE_PREFILL)

@@ -113,7 +113,8 @@ static ot_status open_companion(ot_scheduler *s, ot_companion *c, ot_error *err)
     c->rows = calloc(s->options.max_batch_tokens, sizeof *c->rows);
     c->row_of = calloc(s->options.max_batch_tokens, sizeof *c->row_of);
     c->views = calloc(s->options.max_sequences, sizeof *c->views);
-    if (c->rows == NULL || c->row_of == NULL || c->views == NULL)
+    c->guessers = calloc(s->options.max_sequences, sizeof *c->guessers);
+    if (c->guessers == NULL || c->rows == NULL || c->row_of == NULL || c->views == NULL)
         return ot_fail(err, OT_ERR_NOMEM, "no memory for the rows of %s '%s'", role_names[ot_head_get_role(c->head)],
                        ot_head_name(c->head));
     return OT_OK;
@@ -134,6 +135,7 @@ void ot_companions_close(ot_scheduler *s)
         free(c->rows);
         free(c->row_of);
         free(c->views);
+        free(c->guessers);
         ot_kv_cache_close(&c->cache);
         ot_engine_close(&c->engine);
         ot_head_release(&c->head);

@@ -14,6 +14,13 @@
 #include "scheduler/core.h"
 #include "scheduler/request.h"
 
+/* A choice that a draft model guesses for. */
+typedef struct ot_guesser {
+    ot_choice *choice;
+    uint32_t sequence, row; /* of the draft model's batch: its view, its last row */
+    uint32_t wanted;        /* guesses at most */
+} ot_guesser;
+
 typedef struct ot_companion {
     ot_head *head;                 /* a reference */
     const ot_model *model;
@@ -29,6 +36,8 @@ typedef struct ot_companion {
     ot_row *rows;                  /* (max_batch_tokens) */
     ot_kv_view *views;             /* (max_sequences) */
     uint32_t *row_of;              /* (max_batch_tokens) by row of the base's batch; OT_NO_ROW: not run here */
+    uint32_t n_guessers;
+    ot_guesser *guessers;          /* (max_sequences), of a draft model */
 } ot_companion;
 
 #define OT_NO_ROW UINT32_MAX
