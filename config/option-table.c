@@ -19,6 +19,8 @@ const ot_option ot_option_table[] = {
      "load heads that were made for another base file"},
     {"chat-template", OT_OPTION_STRING, AT(server.chat_template), 0, 0, NULL, "NAME", "family of the chat template (the file's)"},
     {"presets", OT_OPTION_PRESETS, 0, 0, 0, NULL, NULL, "file only: a map of names to interventions"},
+    {"speculative", OT_OPTION_STRING, AT(server.speculative), 0, 0, NULL, "NAMES",
+     "drafts for requests that say nothing: lookup, a head, model, or lookup,NAME"},
     {"moderation-head", OT_OPTION_STRING, AT(server.moderation_head), 0, 0, NULL, "NAME", "head behind /v1/moderations"},
     {"moderation-threshold", OT_OPTION_FLOAT, AT(server.moderation_threshold), -1e6, 1e6, NULL, "X", "flagged above this score"},
     {"host", OT_OPTION_STRING, AT(server.host), 0, 0, NULL, "ADDRESS", "to listen on"},

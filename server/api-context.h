@@ -32,6 +32,7 @@ typedef struct ot_api_context {
     uint32_t max_candidates;
     uint32_t n_presets;
     ot_api_preset *presets;
+    ot_drafting drafting;    /* of requests that say nothing about it: max_draft 0 if there is none. Holds its head */
     ot_json_limits json;
 } ot_api_context;
 
@@ -68,17 +69,38 @@ ot_status ot_parse_message_list(const ot_api_context *api, ot_arena *arena, ot_f
 ot_status ot_parse_token_ids(const ot_api_context *api, ot_arena *arena, const json_t *array, const char *name,
                              int32_t **out, uint32_t *n, ot_error *err);
 
+/* ---- Heads (resolve-heads.c) ----------------------------------------------------------------------------- */
+
+/* What a head is asked to do. */
+typedef enum ot_head_use {
+    OT_USE_SCORE,     /* scores of a text: scalar heads and reward models */
+    OT_USE_SIGNAL,    /* scores of generated tokens: these, and lookahead heads */
+    OT_USE_LOOKAHEAD, /* lookahead heads alone */
+    OT_USE_EXPERT,    /* logits of the next token: generation heads with offset 0, and expert models */
+    OT_USE_DRAFT      /* guesses ahead: generation heads with offsets from 1 on, and the draft model */
+} ot_head_use;
+
+/* Whether a head of this kind can be put to this use. */
+bool ot_head_serves(const ot_head *head, ot_head_use use);
+/* The head that `to_find` names ("toxicity", "policy/label") as a new reference, and its output. For an expert without a label that is
+ * the first output with offset 0; drafts use all outputs and take no label. `f` and `name` name the field that holds it. */
+ot_status ot_resolve_head(const ot_api_context *api, ot_fields f, const char *name, const char *to_find, ot_head_use use,
+                          ot_head **head, uint32_t *output, ot_error *err);
+
 /* ---- Interventions (parse-intervention.c) ---------------------------------------------------------------- */
 
-/* `preset` (may be NULL) gives members that `request` (may be NULL) does not have; a null or false member turns the preset's off.
- * On success *out holds a reference to each head, on failure none. */
+/* `preset` (may be NULL) gives members that `request` (may be NULL) does not have; a null or false member turns the preset's off,
+ * or the server's own drafts. On success *out holds a reference to each head, on failure none. */
 ot_status ot_parse_intervention(const ot_api_context *api, const json_t *preset, const json_t *request,
                                 ot_intervention *out, ot_error *err);
-/* Adds a scalar head by the client's name, or finds it again; *index is its place in `signals`. `f` and `name` name the
+/* Adds a head that scores by the client's name, or finds it again; *index is its place in `signals`. `f` and `name` name the
  * field that holds it. */
-ot_status ot_intervention_add(const ot_api_context *api, ot_fields f, const char *name, const char *head,
+ot_status ot_intervention_add(const ot_api_context *api, ot_fields f, const char *name, const char *head, ot_head_use use,
                               ot_intervention *out, uint32_t *index, ot_error *err);
-/* One more reference to each head: a copy for a further prompt of the same call. */
+/* What drafts for requests that say nothing: "lookup", a head or "model", or "lookup" and one of these, with a comma. *out holds a
+ * reference to the head. */
+ot_status ot_parse_default_drafts(const ot_api_context *api, const char *names, ot_drafting *out, ot_error *err);
+/* One more reference to each head (signals, experts, drafts): a copy for a further prompt of the same call. */
 void ot_intervention_retain(ot_intervention *intervention);
 void ot_intervention_release(ot_intervention *intervention);
 

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "server/exchange.h"
+#include "server/head-description.h"
 
 /* ---- Models ---------------------------------------------------------------------------------------------- */
 
@@ -63,62 +64,6 @@ void ot_handle_model(ot_exchange *x)
 
 /* ---- Heads ----------------------------------------------------------------------------------------------- */
 
-static const char *kind_name(ot_head_kind kind)
-{
-    switch (kind) {
-    case OT_HEAD_SCALAR: return "scalar";
-    case OT_HEAD_GENERATION: return "generation";
-    case OT_HEAD_LOOKAHEAD: return "lookahead";
-    }
-    return "unknown";
-}
-
-static const char *activation_name(ot_activation activation)
-{
-    switch (activation) {
-    case OT_ACT_SIGMOID: return "sigmoid";
-    case OT_ACT_IDENTITY: return "identity";
-    case OT_ACT_LINEAR: return "linear";
-    case OT_ACT_SILU_RESIDUAL: return "silu_residual";
-    }
-    return "unknown";
-}
-
-static void put_head(const ot_insertion_info *info, ot_text *out)
-{
-    const ot_insertion_spec *spec = &info->spec;
-    ot_json_begin_object(out, NULL);
-    ot_json_string(out, "name", spec->name);
-    ot_json_string(out, "object", "head");
-    ot_json_string(out, "kind", kind_name(spec->kind));
-    ot_json_string(out, "input", spec->input == OT_INPUT_BASE ? "base" : "extended");
-    ot_json_string(out, "activation", activation_name(spec->activation));
-    ot_json_begin_array(out, "labels");
-    for (uint32_t i = 0; i < spec->n_outputs; i++)
-        ot_json_string(out, NULL, spec->labels[i]);
-    ot_json_end_array(out);
-    ot_json_begin_array(out, "parents");
-    for (uint32_t i = 0; i < spec->n_parents; i++)
-        ot_json_string(out, NULL, spec->parents[i]);
-    ot_json_end_array(out);
-    ot_json_uint(out, "embedding_length", spec->n_embd);
-    ot_json_uint(out, "feed_forward_length", spec->n_ff);
-    ot_json_uint(out, "head_count", spec->n_heads);
-    ot_json_uint(out, "head_count_kv", spec->n_kv_heads);
-    ot_json_uint(out, "parameters", info->n_params);
-    ot_json_uint(out, "bytes", info->bytes);
-    ot_json_uint(out, "kv_bytes_per_token", info->kv_bytes_per_token);
-    ot_json_begin_object(out, "training");
-    for (uint32_t i = 0; i < info->n_training; i++) {
-        const char *key = info->training_keys[i];
-        if (strncmp(key, "otter.training.", 15) == 0)
-            key += 15;
-        ot_json_string(out, key, info->training_values[i]);
-    }
-    ot_json_end_object(out);
-    ot_json_end_object(out);
-}
-
 void ot_handle_heads(ot_exchange *x)
 {
     ot_head *heads[OT_STATS_MAX_HEADS] = {0};
@@ -127,7 +72,7 @@ void ot_handle_heads(ot_exchange *x)
     ot_json_string(&x->out, "object", "list");
     ot_json_begin_array(&x->out, "data");
     for (uint32_t i = 0; i < n && i < OT_STATS_MAX_HEADS; i++) {
-        put_head(ot_insertion_get_info(ot_head_insertion(heads[i])), &x->out);
+        ot_head_put(heads[i], &x->out);
         ot_head_release(&heads[i]);
     }
     ot_json_end_array(&x->out);
@@ -202,7 +147,7 @@ static ot_status load(ot_load_job *job, ot_fields f, ot_error *err)
     ot_head *head = NULL;
     uint32_t output;
     if (ot_heads_find(job->api->heads, name, &head, &output, err) == OT_OK)
-        put_head(ot_insertion_get_info(ot_head_insertion(head)), job->out);
+        ot_head_put(head, job->out);
     ot_head_release(&head);
     return OT_OK;
 }
@@ -268,12 +213,29 @@ void ot_handle_load_head(ot_exchange *x)
     ot_exchange_offload(x, true, load_work, load_after);
 }
 
+static bool is_separate_model(ot_heads *heads, const char *name)
+{
+    ot_head *head = NULL;
+    uint32_t output;
+    ot_error cause;
+    if (ot_heads_find(heads, name, &head, &output, &cause))
+        return false;
+    bool separate = ot_head_get_role(head) != OT_ROLE_INSERTION;
+    ot_head_release(&head);
+    return separate;
+}
+
 void ot_handle_unload_head(ot_exchange *x)
 {
     ot_error error = {.code = OT_ERR_NOT_FOUND};
     if (!x->server->options.heads_dir || !x->server->heads) {
         ot_exchange_fail_with(x, 403, "invalid_request_error", NULL, "loading_disabled",
                               "loading and unloading heads is off: the server was started without --heads-dir");
+        return;
+    }
+    if (is_separate_model(x->server->heads, x->argument)) {
+        ot_exchange_fail_with(x, 400, "invalid_request_error", "name", "unsupported",
+                              "this is a separate model, which is loaded at start and stays: only inserted heads can be unloaded");
         return;
     }
     if (ot_heads_unload(x->server->heads, x->argument, &error)) {

@@ -1,45 +1,64 @@
 /* The `intervention` of a request: names resolved to loaded heads, every number checked. Unlike the rest of a request, unknown
  * members are refused here: a misspelt guard must not be silently off. */
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "server/api-context.h"
 
 enum { DEFAULT_CANDIDATES = 10, DEFAULT_RESAMPLES = 8, MAX_RESAMPLES = 64, DEFAULT_MAX_DRAFT = 4 };
+#define DEFAULT_ALPHA 2.0f /* Liu et al. 2021 */
+#define MAX_ALPHA 100.0f
+#define LOWEST_TOP_P 1e-6f
 
-void ot_intervention_retain(ot_intervention *intervention)
+/* ---- References ------------------------------------------------------------------------------------------ */
+
+static void retain(ot_head *head)
 {
-    for (uint32_t i = 0; i < intervention->n_signals; i++)
-        ot_head_retain(intervention->signals[i].head);
+    if (head)
+        ot_head_retain(head);
 }
 
-void ot_intervention_release(ot_intervention *intervention)
+void ot_intervention_retain(ot_intervention *v)
 {
-    for (uint32_t i = 0; i < intervention->n_signals; i++)
-        ot_head_release(&intervention->signals[i].head);
-    intervention->n_signals = 0;
+    for (uint32_t i = 0; i < v->n_signals; i++)
+        ot_head_retain(v->signals[i].head);
+    retain(v->experts.positive);
+    retain(v->experts.negative);
+    retain(v->drafting.head);
 }
 
-ot_status ot_intervention_add(const ot_api_context *api, ot_fields f, const char *name, const char *head,
+void ot_intervention_release(ot_intervention *v)
+{
+    for (uint32_t i = 0; i < v->n_signals; i++)
+        ot_head_release(&v->signals[i].head);
+    v->n_signals = 0;
+    ot_head_release(&v->experts.positive);
+    ot_head_release(&v->experts.negative);
+    ot_head_release(&v->drafting.head);
+}
+
+/* ---- Signals --------------------------------------------------------------------------------------------- */
+
+ot_status ot_intervention_add(const ot_api_context *api, ot_fields f, const char *name, const char *head, ot_head_use use,
                               ot_intervention *out, uint32_t *index, ot_error *err)
 {
-    for (uint32_t i = 0; i < out->n_signals; i++)
-        if (strcmp(out->signals[i].name, head) == 0) {
-            *index = i;
-            return OT_OK;
-        }
-    if (out->n_signals == OT_MAX_SIGNALS)
-        return ot_fields_fail(f, name, OT_ERR_INVALID, err, "names more than %d heads in one request", OT_MAX_SIGNALS);
-    if (strlen(head) >= sizeof out->signals[0].name)
-        return ot_fields_fail(f, name, OT_ERR_INVALID, err, "names a head that is not loaded");
     ot_head *reference = NULL;
     uint32_t output = 0;
-    ot_error cause;
-    if (!api->heads || ot_heads_find(api->heads, head, &reference, &output, &cause))
-        return ot_fields_fail(f, name, OT_ERR_INVALID, err, "names a head that is not loaded: '%s'", head);
-    if (ot_insertion_get_info(ot_head_insertion(reference))->spec.kind != OT_HEAD_SCALAR) {
+    ot_status status = ot_resolve_head(api, f, name, head, use, &reference, &output, err);
+    if (status)
+        return status;
+    uint32_t i = 0;
+    while (i < out->n_signals && strcmp(out->signals[i].name, head) != 0)
+        i++;
+    if (i == OT_MAX_SIGNALS)
+        status = ot_fields_fail(f, name, OT_ERR_INVALID, err, "names more than %d heads in one request", OT_MAX_SIGNALS);
+    else if (strlen(head) >= sizeof out->signals[0].name)
+        status = ot_fields_fail(f, name, OT_ERR_INVALID, err, "names a head that is not loaded");
+    if (status || i < out->n_signals) { /* refused, or there already */
         ot_head_release(&reference);
-        return ot_fields_fail(f, name, OT_ERR_INVALID, err, "needs a scalar head, and '%s' is of another kind", head);
+        *index = i;
+        return status;
     }
     *index = out->n_signals++;
     out->signals[*index].head = reference;
@@ -48,6 +67,8 @@ ot_status ot_intervention_add(const ot_api_context *api, ot_fields f, const char
     memcpy(out->signals[*index].name, head, strlen(head) + 1);
     return OT_OK;
 }
+
+/* ---- Members --------------------------------------------------------------------------------------------- */
 
 static ot_status refuse_unknown(ot_fields f, const char *const *known, ot_error *err)
 {
@@ -63,36 +84,101 @@ static ot_status refuse_unknown(ot_fields f, const char *const *known, ot_error 
     return OT_OK;
 }
 
-static ot_status parse_reward(const ot_api_context *api, const json_t *reward, ot_intervention *out, ot_error *err)
+static ot_status parse_weights(const ot_api_context *api, const json_t *weights, ot_intervention *out, ot_error *err)
 {
-    static const char *const known[] = {"heads", "candidates", NULL};
-    ot_fields f = {reward, "intervention.reward"}, heads = {NULL, "intervention.reward.heads"};
-    json_t *weights = NULL;
-    ot_status status = refuse_unknown(f, known, err);
-    if (!status)
-        status = ot_fields_object(f, "heads", &weights, err);
-    if (status)
-        return status;
-    if (json_object_size(weights) == 0)
-        return ot_fields_fail(f, "heads", OT_ERR_INVALID, err, "must name at least one head with its weight");
-    heads.object = weights;
+    ot_fields f = {weights, "intervention.reward.heads"};
     const char *name;
     json_t *value;
-    json_object_foreach(weights, name, value) {
+    json_object_foreach((json_t *)weights, name, value) {
         float weight;
         uint32_t index;
         if (!json_is_number(value))
-            return ot_fields_fail(heads, name, OT_ERR_INVALID, err, "must be a number, not %s", ot_json_kind(value));
+            return ot_fields_fail(f, name, OT_ERR_INVALID, err, "must be a number, not %s", ot_json_kind(value));
         if (!ot_json_to_float(value, &weight))
-            return ot_fields_fail(heads, name, OT_ERR_INVALID, err, "must be a finite number");
-        status = ot_intervention_add(api, heads, name, name, out, &index, err);
+            return ot_fields_fail(f, name, OT_ERR_INVALID, err, "must be a finite number");
+        ot_status status = ot_intervention_add(api, f, name, name, OT_USE_SIGNAL, out, &index, err);
         if (status)
             return status;
         out->signals[index].weight = weight;
     }
+    return OT_OK;
+}
+
+/* The lookahead head that picks the candidates which are scored exactly; `out` has the heads that do that. */
+static ot_status parse_lookahead(const ot_api_context *api, const json_t *lookahead, ot_intervention *out, ot_error *err)
+{
+    static const char *const known[] = {"head", "keep", NULL};
+    ot_fields f = {lookahead, "intervention.reward.lookahead"};
+    const char *head = NULL;
+    bool exact = false;
+    ot_status status = refuse_unknown(f, known, err);
+    if (!status)
+        status = ot_fields_string(f, "head", SIZE_MAX, &head, err);
+    if (!status)
+        status = ot_fields_u32(f, "keep", 1, api->max_candidates, &out->lookahead_keep, err);
+    if (status)
+        return status;
+    if (!head || out->lookahead_keep == 0)
+        return ot_fields_fail(f, head ? "keep" : "head", OT_ERR_INVALID, err, "is required");
+    for (uint32_t i = 0; i < out->n_signals; i++)
+        exact |= ot_head_serves(out->signals[i].head, OT_USE_SCORE);
+    if (!exact)
+        return ot_fields_fail((ot_fields){NULL, "intervention.reward"}, "lookahead", OT_ERR_INVALID, err,
+                              "picks candidates for heads that score them exactly, and 'heads' names none of these");
+    return ot_intervention_add(api, f, "head", head, OT_USE_LOOKAHEAD, out, &out->lookahead_signal, err);
+}
+
+static ot_status parse_reward(const ot_api_context *api, const json_t *reward, ot_intervention *out, ot_error *err)
+{
+    static const char *const known[] = {"heads", "candidates", "lookahead", NULL};
+    ot_fields f = {reward, "intervention.reward"};
+    json_t *weights = NULL, *lookahead = NULL;
+    ot_status status = refuse_unknown(f, known, err);
+    if (!status)
+        status = ot_fields_object(f, "heads", &weights, err);
+    if (!status && !json_is_false(json_object_get(reward, "lookahead")))
+        status = ot_fields_object(f, "lookahead", &lookahead, err);
+    if (status)
+        return status;
+    if (json_object_size(weights) == 0)
+        return ot_fields_fail(f, "heads", OT_ERR_INVALID, err, "must name at least one head with its weight");
     out->reward = true;
     out->candidates = DEFAULT_CANDIDATES;
-    return ot_fields_u32(f, "candidates", 1, api->max_candidates, &out->candidates, err);
+    status = parse_weights(api, weights, out, err);
+    if (!status)
+        status = ot_fields_u32(f, "candidates", 1, api->max_candidates, &out->candidates, err);
+    if (!status && lookahead)
+        status = parse_lookahead(api, lookahead, out, err);
+    return status;
+}
+
+static ot_status parse_expert(const ot_api_context *api, ot_fields f, const char *name, ot_head **head, uint32_t *output,
+                              ot_error *err)
+{
+    const char *to_find = NULL;
+    ot_status status = ot_fields_string(f, name, SIZE_MAX, &to_find, err);
+    return status || !to_find ? status : ot_resolve_head(api, f, name, to_find, OT_USE_EXPERT, head, output, err);
+}
+
+static ot_status parse_experts(const ot_api_context *api, const json_t *experts, ot_intervention *out, ot_error *err)
+{
+    static const char *const known[] = {"positive", "negative", "alpha", "top_p", NULL};
+    ot_fields f = {experts, "intervention.experts"};
+    ot_experts *e = &out->experts;
+    e->alpha = DEFAULT_ALPHA;
+    e->top_p = 1;
+    ot_status status = refuse_unknown(f, known, err);
+    if (!status)
+        status = parse_expert(api, f, "positive", &e->positive, &e->positive_output, err);
+    if (!status)
+        status = parse_expert(api, f, "negative", &e->negative, &e->negative_output, err);
+    if (!status && !e->negative)
+        status = ot_fields_fail(f, "negative", OT_ERR_INVALID, err, "is required; without 'positive' it steers alone");
+    if (!status)
+        status = ot_fields_float(f, "alpha", -MAX_ALPHA, MAX_ALPHA, &e->alpha, err);
+    if (!status)
+        status = ot_fields_float(f, "top_p", LOWEST_TOP_P, 1, &e->top_p, err);
+    return status;
 }
 
 static ot_status parse_guard(const ot_api_context *api, const json_t *guard, ot_intervention *out, ot_error *err)
@@ -122,29 +208,45 @@ static ot_status parse_guard(const ot_api_context *api, const json_t *guard, ot_
     else
         return ot_fields_fail(f, "action", OT_ERR_INVALID, err, "must be \"stop\" or \"resample\"");
     out->guard_above = above;
-    return ot_intervention_add(api, f, "head", head, out, &out->guard_signal, err);
+    return ot_intervention_add(api, f, "head", head, OT_USE_SCORE, out, &out->guard_signal, err);
 }
 
-static ot_status parse_speculative(const json_t *speculative, ot_intervention *out, ot_error *err)
+/* One source of drafts. Sources combine, but a head and a model would both want to be asked second. */
+static ot_status add_draft(const ot_api_context *api, ot_fields f, const char *name, ot_drafting *out, ot_error *err)
 {
-    static const char *const known[] = {"draft", "max_draft", NULL};
+    uint32_t output;
+    if (!name)
+        return ot_fields_fail(f, "draft", OT_ERR_INVALID, err, "must be a name or a list of names");
+    if (strcmp(name, "lookup") == 0) {
+        out->lookup = true;
+        return OT_OK;
+    }
+    if (out->head)
+        return ot_fields_fail(f, "draft", OT_ERR_INVALID, err, "takes one head or the draft model, beside \"lookup\"");
+    return ot_resolve_head(api, f, "draft", name, OT_USE_DRAFT, &out->head, &output, err);
+}
+
+static ot_status parse_speculative(const ot_api_context *api, const json_t *speculative, ot_intervention *out, ot_error *err)
+{
+    static const char *const known[] = {"draft", "max_draft", "tree", NULL};
     ot_fields f = {speculative, "intervention.speculative"};
-    const char *draft = NULL;
-    uint32_t max_draft = DEFAULT_MAX_DRAFT;
+    const json_t *draft = ot_fields_get(f, "draft");
+    ot_drafting *d = &out->drafting;
+    d->max_draft = DEFAULT_MAX_DRAFT;
     ot_status status = refuse_unknown(f, known, err);
     if (!status)
-        status = ot_fields_string(f, "draft", SIZE_MAX, &draft, err);
+        status = ot_fields_u32(f, "max_draft", 1, OT_MAX_DRAFT, &d->max_draft, err);
     if (!status)
-        status = ot_fields_u32(f, "max_draft", 1, OT_MAX_DRAFT, &max_draft, err);
-    if (status)
-        return status;
-    if (!draft)
-        return ot_fields_fail(f, "draft", OT_ERR_INVALID, err, "is required: \"lookup\"");
-    if (strcmp(draft, "lookup") != 0)
-        return ot_fields_fail(f, "draft", OT_ERR_INVALID, err, "must be \"lookup\", which is all there is, not '%.60s'", draft);
-    out->drafting.lookup = true;
-    out->drafting.max_draft = max_draft;
-    return OT_OK;
+        status = ot_fields_u32(f, "tree", 0, OT_MAX_TREE, &d->tree, err);
+    if (!status && (!draft || (json_is_array(draft) && json_array_size(draft) == 0)))
+        status = ot_fields_fail(f, "draft", OT_ERR_INVALID, err, "is required: \"lookup\", a head, \"model\", or a list of these");
+    if (!status && !json_is_array(draft))
+        status = add_draft(api, f, json_string_value(draft), d, err);
+    for (size_t i = 0; i < json_array_size(draft) && !status; i++)
+        status = add_draft(api, f, json_string_value(json_array_get(draft, i)), d, err);
+    if (!status && d->tree && !(d->head && ot_head_get_role(d->head) == OT_ROLE_INSERTION))
+        status = ot_fields_fail(f, "tree", OT_ERR_INVALID, err, "needs a head that drafts: only these guess several ways on");
+    return status;
 }
 
 static ot_status parse_signals(const ot_api_context *api, const json_t *names, ot_intervention *out, ot_error *err)
@@ -157,7 +259,7 @@ static ot_status parse_signals(const ot_api_context *api, const json_t *names, o
         if (!json_is_string(name))
             return ot_fields_fail(f, "signals", OT_ERR_INVALID, err, "must be a list of head names, not of %s",
                                   ot_json_kind(name));
-        ot_status status = ot_intervention_add(api, f, "signals", json_string_value(name), out, &index, err);
+        ot_status status = ot_intervention_add(api, f, "signals", json_string_value(name), OT_USE_SIGNAL, out, &index, err);
         if (status)
             return status;
     }
@@ -172,34 +274,49 @@ static json_t *pick(const json_t *preset, const json_t *request, const char *nam
     return json_is_null(value) || json_is_false(value) ? NULL : value;
 }
 
+typedef ot_status parse_member(const ot_api_context *api, const json_t *object, ot_intervention *out, ot_error *err);
+
+static ot_status parse_object(const ot_api_context *api, const char *name, const json_t *member, parse_member *parse,
+                              ot_intervention *out, ot_error *err)
+{
+    if (!member)
+        return OT_OK;
+    if (!json_is_object(member))
+        return ot_fields_fail((ot_fields){NULL, "intervention"}, name, OT_ERR_INVALID, err, "must be an object, not %s",
+                              ot_json_kind(member));
+    return parse(api, member, out, err);
+}
+
+/* Who says nothing about drafts gets the server's own. */
+static void take_default_drafting(const ot_api_context *api, const json_t *preset, const json_t *request, ot_intervention *out)
+{
+    if (json_object_get(request, "speculative") || json_object_get(preset, "speculative"))
+        return;
+    out->drafting = api->drafting;
+    retain(out->drafting.head);
+}
+
 static ot_status parse_members(const ot_api_context *api, const json_t *preset, const json_t *request,
                                ot_intervention *out, ot_error *err)
 {
     static const char *const known[] = {"reward", "guard", "signals", "experts", "speculative", NULL};
+    static const struct {
+        const char *name;
+        parse_member *parse;
+    } members[] = {{"reward", parse_reward}, {"guard", parse_guard}, {"experts", parse_experts}, {"speculative", parse_speculative}};
     ot_fields f = {request, "intervention"};
+    const json_t *signals = pick(preset, request, "signals");
     ot_status status = request ? refuse_unknown(f, known, err) : OT_OK;
     if (!status && preset)
         status = refuse_unknown((ot_fields){preset, "intervention"}, known, err);
-    if (!status && pick(preset, request, "experts"))
-        status = ot_fields_fail(f, "experts", OT_ERR_UNSUPPORTED, err, "is not available in this build");
-    const json_t *reward = pick(preset, request, "reward"), *guard = pick(preset, request, "guard");
-    const json_t *signals = pick(preset, request, "signals"), *speculative = pick(preset, request, "speculative");
-    if (!status && reward)
-        status = json_is_object(reward) ? parse_reward(api, reward, out, err)
-                                        : ot_fields_fail(f, "reward", OT_ERR_INVALID, err, "must be an object, not %s",
-                                                         ot_json_kind(reward));
-    if (!status && guard)
-        status = json_is_object(guard)
-                     ? parse_guard(api, guard, out, err)
-                     : ot_fields_fail(f, "guard", OT_ERR_INVALID, err, "must be an object, not %s", ot_json_kind(guard));
+    for (size_t i = 0; i < sizeof members / sizeof members[0] && !status; i++)
+        status = parse_object(api, members[i].name, pick(preset, request, members[i].name), members[i].parse, out, err);
     if (!status && signals)
         status = json_is_array(signals) ? parse_signals(api, signals, out, err)
                                         : ot_fields_fail(f, "signals", OT_ERR_INVALID, err, "must be a list of head names, not %s",
                                                          ot_json_kind(signals));
-    if (!status && speculative)
-        status = json_is_object(speculative)
-                     ? parse_speculative(speculative, out, err)
-                     : ot_fields_fail(f, "speculative", OT_ERR_INVALID, err, "must be an object, not %s", ot_json_kind(speculative));
+    if (!status)
+        take_default_drafting(api, preset, request, out);
     return status;
 }
 
@@ -213,5 +330,22 @@ ot_status ot_parse_intervention(const ot_api_context *api, const json_t *preset,
     ot_status status = parse_members(api, preset, request, out, err);
     if (status)
         ot_intervention_release(out);
+    return status;
+}
+
+ot_status ot_parse_default_drafts(const ot_api_context *api, const char *names, ot_drafting *out, ot_error *err)
+{
+    ot_fields f = {NULL, ""};
+    ot_status status = OT_OK;
+    *out = (ot_drafting){.max_draft = DEFAULT_MAX_DRAFT};
+    for (const char *at = names; !status && at;) {
+        char name[96];
+        size_t size = strcspn(at, ",");
+        snprintf(name, sizeof name, "%.*s", (int)(size < sizeof name ? size : sizeof name - 1), at);
+        status = add_draft(api, f, name, out, err);
+        at = at[size] ? at + size + 1 : NULL;
+    }
+    if (status)
+        ot_head_release(&out->head);
     return status;
 }

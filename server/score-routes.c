@@ -27,34 +27,34 @@ typedef struct ot_score_job {
 
 /* ---- Parsing --------------------------------------------------------------------------------------------- */
 
-/* Every output of a loaded scalar head: "toxicity", or "policy/label" where a head has several. */
-static ot_status add_outputs(ot_score_job *job, const ot_insertion_info *info, const char *name, ot_error *err)
+/* Every output of a loaded head that scores: "toxicity", or "policy/label" where a head has several. */
+static ot_status add_outputs(ot_score_job *job, const ot_head *head, const char *name, ot_error *err)
 {
+    const ot_insertion_info *info = ot_insertion_get_info(ot_head_insertion(head));
     ot_fields f = {NULL, ""};
     ot_status status = OT_OK;
     for (uint32_t i = 0; i < info->spec.n_outputs && !status; i++) {
         char full[160];
         uint32_t index;
         snprintf(full, sizeof full, "%s/%s", name, info->spec.labels[i]);
-        status = ot_intervention_add(job->api, f, "heads", info->spec.n_outputs == 1 ? name : full, &job->params.intervention,
-                                     &index, err);
+        status = ot_intervention_add(job->api, f, "heads", info->spec.n_outputs == 1 ? name : full, OT_USE_SCORE,
+                                     &job->params.intervention, &index, err);
     }
     return status;
 }
 
 static ot_status add_all_heads(ot_score_job *job, ot_error *err)
 {
-    ot_head *heads[OT_MAX_SIGNALS] = {0};
-    uint32_t n = job->api->heads ? ot_heads_list(job->api->heads, heads, OT_MAX_SIGNALS) : 0;
+    ot_head *heads[OT_STATS_MAX_HEADS] = {0};
+    uint32_t n = job->api->heads ? ot_heads_list(job->api->heads, heads, OT_STATS_MAX_HEADS) : 0;
     ot_status status = OT_OK;
-    for (uint32_t i = 0; i < n && i < OT_MAX_SIGNALS; i++) {
-        const ot_insertion_info *info = ot_insertion_get_info(ot_head_insertion(heads[i]));
-        if (!status && info->spec.kind == OT_HEAD_SCALAR)
-            status = add_outputs(job, info, info->spec.name, err);
+    for (uint32_t i = 0; i < n && i < OT_STATS_MAX_HEADS; i++) {
+        if (!status && ot_head_serves(heads[i], OT_USE_SCORE))
+            status = add_outputs(job, heads[i], ot_head_name(heads[i]), err);
         ot_head_release(&heads[i]);
     }
     if (!status && job->params.intervention.n_signals == 0)
-        status = ot_fail_param(err, OT_ERR_INVALID, "heads", "no scalar head is loaded");
+        status = ot_fail_param(err, OT_ERR_INVALID, "heads", "no scalar head and no reward model is loaded");
     return status;
 }
 
@@ -71,7 +71,8 @@ static ot_status parse_heads(ot_score_job *job, ot_fields f, ot_error *err)
         uint32_t index;
         if (!json_is_string(name))
             return ot_fields_fail(f, "heads", OT_ERR_INVALID, err, "must be a list of head names, not of %s", ot_json_kind(name));
-        status = ot_intervention_add(job->api, f, "heads", json_string_value(name), &job->params.intervention, &index, err);
+        status = ot_intervention_add(job->api, f, "heads", json_string_value(name), OT_USE_SCORE, &job->params.intervention, &index,
+                                     err);
     }
     return status;
 }
@@ -124,13 +125,12 @@ static ot_status parse_moderation(ot_score_job *job, ot_fields f, const char *he
         return status;
     if (!head || !job->api->heads || ot_heads_find(job->api->heads, head, &reference, &output, &cause))
         return ot_fail(err, OT_ERR_NOT_FOUND, "no moderation head is loaded (--moderation-head names it: '%s')", head ? head : "");
-    const ot_insertion_info *info = ot_insertion_get_info(ot_head_insertion(reference));
-    if (info->spec.kind != OT_HEAD_SCALAR)
-        status = ot_fail(err, OT_ERR_UNSUPPORTED, "the moderation head '%s' is not a scalar head", head);
+    if (!ot_head_serves(reference, OT_USE_SCORE))
+        status = ot_fail(err, OT_ERR_UNSUPPORTED, "the moderation head '%s' is neither a scalar head nor a reward model", head);
     if (!status)
         status = ot_parse_prompts(job->api, &job->arena, f, "input", true, &job->prompts, err);
     if (!status)
-        status = add_outputs(job, info, head, err);
+        status = add_outputs(job, reference, head, err);
     ot_head_release(&reference);
     return status;
 }

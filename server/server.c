@@ -48,7 +48,7 @@ static ot_status copy_options(ot_server *server, const ot_server_options *option
     ot_server_options *o = &server->options;
     *o = *options;
     const char **strings[] = {&o->host, &o->model_name, &o->api_key_file, &o->heads_dir, &o->chat_template,
-                              &o->moderation_head, &o->openapi_json};
+                              &o->moderation_head, &o->speculative, &o->openapi_json};
     for (size_t i = 0; i < sizeof strings / sizeof strings[0]; i++) {
         bool given = *strings[i] != NULL;
         copy_string(&server->arena, strings[i]);
@@ -136,6 +136,14 @@ static void finish_api(ot_server *server)
     api->max_choices = server->options.max_choices < o->max_sequences ? server->options.max_choices : o->max_sequences;
 }
 
+static ot_status open_drafting(ot_server *server, ot_error *err)
+{
+    ot_error cause = {.message = ""};
+    const char *names = server->options.speculative;
+    ot_status status = names ? ot_parse_default_drafts(&server->api, names, &server->api.drafting, &cause) : OT_OK;
+    return status ? ot_fail_param(err, status, "speculative", "speculative: %s", cause.message) : OT_OK;
+}
+
 static ot_status open_preset(ot_server *server, const ot_server_preset *preset, ot_api_preset *out, ot_error *err)
 {
     ot_intervention checked;
@@ -192,7 +200,7 @@ static ot_status note_configured_heads(ot_server *server, ot_error *err)
     ot_status status = OT_OK;
     uint32_t n = server->heads ? ot_heads_list(server->heads, heads, OT_STATS_MAX_HEADS) : 0;
     for (uint32_t i = 0; i < n && i < OT_STATS_MAX_HEADS; i++) {
-        const char *name = ot_insertion_get_info(ot_head_insertion(heads[i]))->spec.name;
+        const char *name = ot_head_name(heads[i]);
         server->configured[i] = ot_arena_copy(&server->arena, name, strlen(name));
         if (!server->configured[i])
             status = out_of_memory(err);
@@ -217,6 +225,8 @@ static ot_status open_parts(ot_server *server, const ot_model *model, const ot_s
         status = note_configured_heads(server, err);
     if (!status)
         status = open_api(server, model, server->heads, err);
+    if (!status)
+        status = open_drafting(server, err);
     if (!status)
         status = open_presets(server, options, err);
     if (!status)
@@ -284,6 +294,7 @@ void ot_server_close(ot_server **out)
     ot_http_loop_free(server);
     for (uint32_t i = 0; i < server->api.n_presets; i++)
         json_decref(server->api.presets[i].intervention);
+    ot_head_release(&server->api.drafting.head);
     ot_chat_template_close(&server->chat);
     ot_api_keys_close(&server->keys);
     free(server->slots);

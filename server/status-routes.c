@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "server/exchange.h"
+#include "server/head-description.h"
 
 static void reply_status(ot_exchange *x, unsigned code, const char *status)
 {
@@ -75,10 +76,11 @@ static void put_heads(ot_exchange *x)
     uint32_t n = x->server->heads ? ot_heads_list(x->server->heads, heads, OT_STATS_MAX_HEADS) : 0;
     ot_text_puts(&x->out, "<h2>Heads</h2>\n<ul>\n");
     for (uint32_t i = 0; i < n && i < OT_STATS_MAX_HEADS; i++) {
-        const ot_insertion_info *info = ot_insertion_get_info(ot_head_insertion(heads[i]));
+        ot_head_description d;
+        ot_head_describe(heads[i], &d);
         ot_text_puts(&x->out, "<li><code>");
-        put_html(&x->out, info->spec.name);
-        ot_text_printf(&x->out, "</code>: %u wide, %.1f M parameters</li>\n", info->spec.n_embd, (double)info->n_params / 1e6);
+        put_html(&x->out, ot_head_name(heads[i]));
+        ot_text_printf(&x->out, "</code>: %s, %s, %.1f M parameters</li>\n", d.role, d.kind, (double)d.parameters / 1e6);
         ot_head_release(&heads[i]);
     }
     ot_text_puts(&x->out, n ? "</ul>\n" : "<li>none is loaded</li></ul>\n");

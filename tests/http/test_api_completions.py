@@ -314,21 +314,24 @@ def refuses_bad_interventions_by_name(server):
         ({"guard": {**guard, "below": 0}}, "intervention.guard.below"),
         ({"signals": "toxicity"}, "intervention.signals"), ({"signals": [5]}, "intervention.signals"),
         ({"signals": ["nobody"]}, "intervention.signals"), ({"signals": ["x" * 300]}, "intervention.signals"),
-        ({"experts": {"negative": "toxic"}}, "intervention.experts"), ({"experts": True}, "intervention.experts"),
+        ({"experts": {"negative": "toxic"}}, "intervention.experts.negative"), ({"experts": True}, "intervention.experts"),
+        ({"experts": {"negative": "toxicity"}}, "intervention.experts.negative"), ({"experts": {}}, "intervention.experts.negative"),
         ({"speculative": True}, "intervention.speculative"), ({"speculative": {}}, "intervention.speculative.draft"),
         ({"speculative": {"draft": "medusa"}}, "intervention.speculative.draft"),
         ({"speculative": {"draft": 5}}, "intervention.speculative.draft"),
+        ({"speculative": {"draft": []}}, "intervention.speculative.draft"),
+        ({"speculative": {"draft": ["lookup", 5]}}, "intervention.speculative.draft"),
+        ({"speculative": {"draft": ["lookup", "toxicity"]}}, "intervention.speculative.draft"),
+        ({"speculative": {"draft": "model"}}, "intervention.speculative.draft"),
+        ({"speculative": {"draft": "lookup", "tree": 8}}, "intervention.speculative.tree"),
+        ({"speculative": {"draft": "lookup", "tree": 49}}, "intervention.speculative.tree"),
         ({"speculative": {"draft": "lookup", "max_draft": 0}}, "intervention.speculative.max_draft"),
         ({"speculative": {"draft": "lookup", "max_draft": 17}}, "intervention.speculative.max_draft"),
         ({"speculative": {"draft": "lookup", "draft_max": 4}}, "intervention.speculative.draft_max"),
     ]
     for intervention, param in bad:
         try:
-            error = expect_error(server.post("/v1/completions", {"prompt": "x", "intervention": intervention}), 400, param)
-            if param == "intervention.experts":
-                expect_true("not available in this build" in error["message"], error["message"])
-            if intervention == {"speculative": {"draft": "medusa"}}:
-                expect_true('"lookup"' in error["message"], error["message"])
+            expect_error(server.post("/v1/completions", {"prompt": "x", "intervention": intervention}), 400, param)
         except Failed as failure:
             raise Failed(f"{json.dumps(intervention)[:200]}: {failure}") from None
     # Nothing of all this held on to a head or a page.
