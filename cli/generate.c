@@ -1,57 +1,51 @@
-/* `otter generate`: one prompt in the terminal. The text goes to standard output as it is made, its signals beside it if asked for, and a
- * summary to standard error. */
-#include "cli/commands.h"
-#include "cli/session.h"
-#include "engine/chat-template.h"
+/* `otter generate`: one prompt in the terminal, or a file of them (generate-batch.c). The text goes to standard output as it is made, its
+ * signals beside it if asked for, and a summary to standard error. */
+#include "cli/generate.h"
 
-#include <getopt.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
 
-#define COMMAND "generate"
-#define MAX_NAMES OT_MAX_SIGNALS
+#include "cli/commands.h"
 
-typedef struct options {
-    ot_cli_session_options session;
-    const char *prompt, *system, *chat_template, *guard;
-    bool chat, show_signals, help;
-    uint32_t n_rewards, n_signals;
-    const char *rewards[MAX_NAMES]; /* NAME=WEIGHT */
-    const char *signals[MAX_NAMES];
-    ot_request_params params;
-    const char *stops[OT_MAX_STOPS];
-} options;
+#define COMMAND "generate"
+
+typedef ot_generate_options options;
 
 static void print_usage(FILE *to)
 {
     fprintf(to,
-            "Usage: otter generate --model FILE --prompt TEXT|- [OPTION]...\n\n"
+            "Usage: otter generate --model FILE --prompt TEXT|- [OPTION]...\n"
+            "       otter generate --model FILE --batch FILE --out FILE [OPTION]...\n\n"
             "Continues a text, or answers it with --chat, and prints the result as it is made.\n\n"
             "  --model FILE              the base model (GGUF)\n"
             "  --head NAME=FILE          load an insertion (repeatable)\n"
             "  --allow-base-mismatch     take heads that were trained on another copy of the base\n"
             "  --prompt TEXT             the prompt; - reads it from standard input\n"
             "  --chat                    the prompt is a user's message, put into the model's chat template\n"
-            "  --system TEXT             with --chat: the system message\n"
-            "  --chat-template NAME      with --chat: this template family instead of the model's\n"
+            "  --system TEXT             with --chat, or rows with a prompt: the system message\n"
+            "  --chat-template NAME      this template family instead of the model's\n"
             "  --max-tokens N            tokens to generate at most (128)\n"
             "  --temperature T           0 picks the best token every time (0)\n"
             "  --top-p P, --top-k K, --min-p P, --repetition-penalty R, --seed N\n"
             "  --stop TEXT               end before this text (repeatable)\n"
-            "  --ignore-eos              go on after an end of text\n"
-            "  --reward NAME=WEIGHT      steer by this head: weight times score is added to log-probabilities (repeatable)\n"
-            "  --candidates K            how many tokens are scored at each step (10)\n"
-            "  --guard 'NAME>LIMIT'      refuse tokens that raise this head's score above the limit\n"
-            "  --guard-resample N        try up to N other tokens before the guard ends the text (0: it ends at once)\n"
-            "  --signals NAME[,NAME...]  report these heads\n"
-            "  --draft lookup[:N]        guess up to N (4) tokens ahead from what the text holds already; the text stays the same\n"
+            "  --ignore-eos              go on after an end of text\n");
+    ot_cli_steering_print(to);
+    fprintf(to,
             "  --show-signals            one line for each token: its scores and its text\n"
             "  --threads N, --ctx-size N\n"
             "  --help                    print this\n\n"
+            "A file of prompts:\n"
+            "  --batch FILE              JSON lines, plain or gzip: {\"prompt\"} (a user's message), {\"messages\"} or\n"
+            "                            {\"text\"} (to be continued as it stands)\n"
+            "  --out FILE                one JSON line for each row, in the same order\n"
+            "  --n N                     answers to each row, a line each (1)\n"
+            "  --rows N                  the first N rows only\n"
+            "  --resume                  go on after the last whole line of --out\n"
+            "  --max-sequences N         answers that run at once (64)\n"
+            "  --max-batch-tokens N      rows in a step of the engine (512)\n\n"
             "On a terminal the text is coloured by the first signal. Exit status: 0 done, 1 failed, 2 wrong usage.\n");
 }
 
@@ -71,31 +65,8 @@ static bool add(const char **list, uint32_t *n, uint32_t max, const char *value)
     return true;
 }
 
-/* Comma-separated names; cut in place. */
-static bool add_names(options *o, char *names)
-{
-    for (char *save, *name = strtok_r(names, ",", &save); name != NULL; name = strtok_r(NULL, ",", &save))
-        if (!add(o->signals, &o->n_signals, MAX_NAMES, name))
-            return false;
-    return true;
-}
-
-/* "lookup" or "lookup:N". */
-static bool parse_draft(ot_intervention *v, const char *value)
-{
-    static const char name[] = "lookup";
-    const size_t size = sizeof name - 1;
-    if (strncmp(value, name, size) != 0 || (value[size] != '\0' && value[size] != ':')) {
-        fprintf(stderr, "otter " COMMAND ": --draft takes lookup or lookup:N, not '%s'\n", value);
-        return false;
-    }
-    v->drafting.lookup = true;
-    v->drafting.max_draft = 4;
-    return value[size] == '\0' || ot_cli_parse_u32(value + size + 1, "--draft", OT_MAX_DRAFT, &v->drafting.max_draft, COMMAND);
-}
-
-enum { SYSTEM = 256, CHAT_TEMPLATE, MAX_TOKENS, TEMPERATURE, TOP_P, TOP_K, MIN_P, REPETITION, SEED, STOP, IGNORE_EOS, REWARD,
-       CANDIDATES, GUARD, GUARD_RESAMPLE, SIGNALS, SHOW, DRAFT, THREADS, CTX, MISMATCH, CHAT };
+enum { SYSTEM = 256, CHAT_TEMPLATE, MAX_TOKENS, TEMPERATURE, TOP_P, TOP_K, MIN_P, REPETITION, SEED, STOP, IGNORE_EOS, SHOW,
+       THREADS, CTX, MISMATCH, CHAT, BATCH, OUT, CHOICES, ROWS, RESUME, SEQUENCES, BATCH_TOKENS };
 
 static const struct option long_options[] = {
     {"model", required_argument, NULL, 'm'},
@@ -114,15 +85,17 @@ static const struct option long_options[] = {
     {"seed", required_argument, NULL, SEED},
     {"stop", required_argument, NULL, STOP},
     {"ignore-eos", no_argument, NULL, IGNORE_EOS},
-    {"reward", required_argument, NULL, REWARD},
-    {"candidates", required_argument, NULL, CANDIDATES},
-    {"guard", required_argument, NULL, GUARD},
-    {"guard-resample", required_argument, NULL, GUARD_RESAMPLE},
-    {"signals", required_argument, NULL, SIGNALS},
     {"show-signals", no_argument, NULL, SHOW},
-    {"draft", required_argument, NULL, DRAFT},
     {"threads", required_argument, NULL, THREADS},
     {"ctx-size", required_argument, NULL, CTX},
+    {"batch", required_argument, NULL, BATCH},
+    {"out", required_argument, NULL, OUT},
+    {"n", required_argument, NULL, CHOICES},
+    {"rows", required_argument, NULL, ROWS},
+    {"resume", no_argument, NULL, RESUME},
+    {"max-sequences", required_argument, NULL, SEQUENCES},
+    {"max-batch-tokens", required_argument, NULL, BATCH_TOKENS},
+    OT_CLI_STEERING_OPTIONS,
     {"help", no_argument, NULL, 'h'},
     {NULL, 0, NULL, 0},
 };
@@ -130,7 +103,7 @@ static const struct option long_options[] = {
 static bool parse_number(options *o, int flag)
 {
     ot_sampling *s = &o->params.sampling;
-    ot_intervention *v = &o->params.intervention;
+    ot_scheduler_options *run = &o->session.scheduler;
     switch (flag) {
     case MAX_TOKENS: return ot_cli_parse_u32(optarg, "--max-tokens", UINT32_MAX, &o->params.max_tokens, COMMAND);
     case TEMPERATURE: return ot_cli_parse_float(optarg, "--temperature", &s->temperature, COMMAND);
@@ -138,12 +111,12 @@ static bool parse_number(options *o, int flag)
     case TOP_K: return ot_cli_parse_u32(optarg, "--top-k", UINT32_MAX, &s->top_k, COMMAND);
     case MIN_P: return ot_cli_parse_float(optarg, "--min-p", &s->min_p, COMMAND);
     case REPETITION: return ot_cli_parse_float(optarg, "--repetition-penalty", &s->repetition_penalty, COMMAND);
-    case CANDIDATES: return ot_cli_parse_u32(optarg, "--candidates", OT_MAX_CANDIDATES, &v->candidates, COMMAND);
-    case THREADS: return ot_cli_parse_u32(optarg, "--threads", 1024, &o->session.scheduler.n_threads, COMMAND);
-    case CTX: return ot_cli_parse_u32(optarg, "--ctx-size", UINT32_MAX, &o->session.scheduler.ctx_size, COMMAND);
-    case GUARD_RESAMPLE:
-        v->guard = OT_GUARD_RESAMPLE;
-        return ot_cli_parse_u32(optarg, "--guard-resample", OT_MAX_CANDIDATES - 1, &v->guard_max_resamples, COMMAND);
+    case THREADS: return ot_cli_parse_u32(optarg, "--threads", 1024, &run->n_threads, COMMAND);
+    case CTX: return ot_cli_parse_u32(optarg, "--ctx-size", UINT32_MAX, &run->ctx_size, COMMAND);
+    case CHOICES: return ot_cli_parse_u32(optarg, "--n", UINT32_MAX, &o->params.n_choices, COMMAND);
+    case ROWS: return ot_cli_parse_u32(optarg, "--rows", UINT32_MAX, &o->max_rows, COMMAND);
+    case SEQUENCES: return ot_cli_parse_u32(optarg, "--max-sequences", 4096, &run->max_sequences, COMMAND);
+    case BATCH_TOKENS: return ot_cli_parse_u32(optarg, "--max-batch-tokens", 65536, &run->max_batch_tokens, COMMAND);
     case SEED: {
         uint32_t seed;
         bool ok = ot_cli_parse_u32(optarg, "--seed", UINT32_MAX, &seed, COMMAND);
@@ -164,21 +137,37 @@ static int parse_option(options *o, int c, char **argv)
     case SYSTEM: o->system = optarg; return 0;
     case CHAT: o->chat = true; return 0;
     case CHAT_TEMPLATE: o->chat_template = optarg; return 0;
-    case GUARD: o->guard = optarg; return 0;
+    case BATCH: o->batch = optarg; return 0;
+    case OUT: o->out = optarg; return 0;
+    case RESUME: o->resume = true; return 0;
     case SHOW: o->show_signals = true; return 0;
     case MISMATCH: o->session.allow_base_mismatch = true; return 0;
     case IGNORE_EOS: o->params.ignore_eos = true; return 0;
-    case DRAFT: return parse_draft(&o->params.intervention, optarg) ? 0 : 2;
     case 'H':
         return add(o->session.heads, &o->session.n_heads, OT_CLI_MAX_HEADS, optarg) ? 0 : wrong_usage("too many heads", "");
-    case REWARD: return add(o->rewards, &o->n_rewards, MAX_NAMES, optarg) ? 0 : wrong_usage("too many rewards", "");
-    case SIGNALS: return add_names(o, optarg) ? 0 : wrong_usage("too many signals", "");
     case STOP:
         return add(o->stops, &o->params.n_stops, OT_MAX_STOPS, optarg) ? 0 : wrong_usage("too many stop texts", "");
     case ':': return wrong_usage("a value is missing after ", argv[optind - 1]);
     case '?': return wrong_usage("unknown option ", argv[optind - 1]);
-    default: return parse_number(o, c) ? 0 : 2;
+    default:
+        if (ot_cli_steering_is(c))
+            return ot_cli_steering_set(&o->steering, c, optarg, COMMAND) ? 0 : 2;
+        return parse_number(o, c) ? 0 : 2;
     }
+}
+
+/* One prompt or a file of them, and only the flags that go with it. */
+static int check_mode(options *o)
+{
+    if ((o->prompt != NULL) == (o->batch != NULL))
+        return wrong_usage("one of --prompt TEXT and --batch FILE is needed", "");
+    if ((o->batch != NULL) != (o->out != NULL))
+        return wrong_usage("--batch FILE and --out FILE go together", "");
+    if (o->batch != NULL)
+        return o->chat || o->show_signals ? wrong_usage("--chat and --show-signals are for one prompt", "") : 0;
+    if (o->params.n_choices != 1 || o->max_rows > 0 || o->resume)
+        return wrong_usage("--n, --rows and --resume are for --batch", "");
+    return 0;
 }
 
 static int parse_options(int argc, char **argv, options *o)
@@ -190,7 +179,7 @@ static int parse_options(int argc, char **argv, options *o)
     o->params.stops = o->stops;
     o->params.sampling.top_p = 1;
     o->params.sampling.repetition_penalty = 1;
-    o->params.intervention.candidates = 10;
+    ot_cli_steering_default(&o->steering);
     optind = 0;
     opterr = 0;
     for (int c; (c = getopt_long(argc, argv, "+:m:H:p:h", long_options, NULL)) != -1;) {
@@ -202,62 +191,23 @@ static int parse_options(int argc, char **argv, options *o)
         return wrong_usage("unexpected argument ", argv[optind]);
     if (o->session.model == NULL)
         return wrong_usage("--model FILE is missing", "");
-    if (o->prompt == NULL)
-        return wrong_usage("--prompt TEXT is missing", "");
-    return 0;
+    return check_mode(o);
 }
 
 /* ---- Request --------------------------------------------------------------------------------------------- */
 
-/* "toxicity=-4" or "toxicity>0.8" -> the signal's index and the number; -1 if it is not so. */
-static int resolve(const ot_cli_session *s, ot_intervention *v, const char *spec, char sep, const char *flag, float *number)
+ot_status ot_generate_open_chat(ot_chat_template **out, const ot_generate_options *o, const ot_cli_session *s, ot_error *err)
 {
-    const char *at = strchr(spec, sep);
-    char name[96];
-    if (at == NULL || at == spec || (size_t)(at - spec) >= sizeof name) {
-        fprintf(stderr, "otter " COMMAND ": %s takes NAME%cNUMBER, not '%s'\n", flag, sep, spec);
-        return -1;
-    }
-    snprintf(name, sizeof name, "%.*s", (int)(at - spec), spec);
-    if (!ot_cli_parse_float(at + 1, flag, number, COMMAND))
-        return -1;
-    return ot_cli_add_signal(s, v, name, COMMAND);
-}
-
-static bool resolve_intervention(const ot_cli_session *s, options *o)
-{
-    ot_intervention *v = &o->params.intervention;
-    for (uint32_t i = 0; i < o->n_signals; i++)
-        if (ot_cli_add_signal(s, v, o->signals[i], COMMAND) < 0)
-            return false;
-    for (uint32_t i = 0; i < o->n_rewards; i++) {
-        float weight;
-        int at = resolve(s, v, o->rewards[i], '=', "--reward", &weight);
-        if (at < 0)
-            return false;
-        v->signals[at].weight = weight;
-        v->reward = true;
-    }
-    if (o->guard != NULL) {
-        int at = resolve(s, v, o->guard, '>', "--guard", &v->guard_above);
-        if (at < 0)
-            return false;
-        v->guard_signal = (uint32_t)at;
-        if (v->guard == OT_GUARD_NONE || v->guard_max_resamples == 0)
-            v->guard = OT_GUARD_STOP;
-    } else {
-        v->guard = OT_GUARD_NONE;
-    }
-    return true;
+    const ot_str jinja = ot_model_chat_template(s->model);
+    return o->chat_template != NULL ? ot_chat_template_named(out, o->chat_template, err)
+                                    : ot_chat_template_detect(out, jinja.data, jinja.size, err);
 }
 
 static ot_status tokenize_chat(const ot_cli_session *s, const options *o, const char *text, int32_t **out, size_t *n,
                                ot_error *err)
 {
     ot_chat_template *tmpl;
-    const ot_str jinja = ot_model_chat_template(s->model);
-    ot_status st = o->chat_template != NULL ? ot_chat_template_named(&tmpl, o->chat_template, err)
-                                            : ot_chat_template_detect(&tmpl, jinja.data, jinja.size, err);
+    ot_status st = ot_generate_open_chat(&tmpl, o, s, err);
     if (st != OT_OK)
         return st;
     const ot_chat_message messages[2] = {{"system", o->system}, {"user", text}};
@@ -349,12 +299,18 @@ static void print_token(printer *p, const ot_token_out *t)
     fwrite(t->text, 1, t->text_size, stdout);
 }
 
-static volatile sig_atomic_t interrupted;
+volatile sig_atomic_t ot_generate_interrupted;
 
 static void on_interrupt(int signal_number)
 {
     (void)signal_number;
-    interrupted = 1;
+    ot_generate_interrupted = 1;
+}
+
+void ot_generate_catch_signals(void)
+{
+    signal(SIGINT, on_interrupt);
+    signal(SIGTERM, on_interrupt);
 }
 
 static double now_s(void)
@@ -364,7 +320,7 @@ static double now_s(void)
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-static const char *finish_name(ot_finish finish)
+const char *ot_generate_finish_name(ot_finish finish)
 {
     switch (finish) {
     case OT_FINISH_STOP: return "stop";
@@ -380,7 +336,7 @@ static const char *finish_name(ot_finish finish)
 static void print_summary(const ot_request *r, const printer *p, double first_s, double all_s)
 {
     const ot_request_usage u = ot_request_get_usage(r);
-    fprintf(stderr, "\n[%s] prompt %u tokens, first token after %.3f s; %u tokens", finish_name(ot_request_finish(r, 0)),
+    fprintf(stderr, "\n[%s] prompt %u tokens, first token after %.3f s; %u tokens", ot_generate_finish_name(ot_request_finish(r, 0)),
             u.prompt_tokens, first_s, u.completion_tokens);
     if (u.completion_tokens > 1)
         fprintf(stderr, ", %.1f tokens/s", (u.completion_tokens - 1) / (all_s - first_s));
@@ -402,12 +358,12 @@ static int stream(const ot_cli_session *s, options *o)
     const double start = now_s();
     if (ot_scheduler_submit(s->scheduler, &o->params, 1, &r, &err) != OT_OK) {
         fprintf(stderr, "otter " COMMAND ": %s\n", err.message);
-        ot_cli_release_signals(&o->params.intervention);
+        ot_cli_intervention_release(&o->params.intervention);
         return 1;
     }
     printer p = {.v = &o->params.intervention, .lines = o->show_signals};
     p.colour = !p.lines && p.v->n_signals > 0 && isatty(STDOUT_FILENO);
-    signal(SIGINT, on_interrupt);
+    ot_generate_catch_signals();
     double first_s = 0;
     while (!ot_request_done(r)) {
         ot_token_out out[8];
@@ -420,7 +376,7 @@ static int stream(const ot_cli_session *s, options *o)
                 print_token(&p, &out[i]);
         }
         fflush(stdout);
-        if (interrupted)
+        if (ot_generate_interrupted)
             ot_request_cancel(r);
     }
     if (p.colour)
@@ -449,11 +405,14 @@ int ot_cli_generate(int argc, char **argv)
     ot_cli_session s;
     int32_t *prompt = NULL;
     status = 1;
-    if (ot_cli_session_open(&s, &o.session, COMMAND) && tokenize_prompt(&s, &o, &prompt)) {
-        if (resolve_intervention(&s, &o))
+    const bool opened = ot_cli_session_open(&s, &o.session, COMMAND);
+    if (opened && o.batch != NULL) {
+        status = ot_generate_batch(&o, &s);
+    } else if (opened && tokenize_prompt(&s, &o, &prompt)) {
+        if (ot_cli_steering_resolve(&o.steering, &s, &o.params.intervention, COMMAND))
             status = stream(&s, &o);
         else
-            ot_cli_release_signals(&o.params.intervention);
+            ot_cli_intervention_release(&o.params.intervention);
     }
     free(prompt);
     ot_cli_session_close(&s);
