@@ -138,8 +138,8 @@ static ot_status read_spec(const reader *r, ot_insertion_spec *s)
     s->input = (ot_head_input)input;
     s->activation = (ot_activation)activation;
     if (n_labels != 0 && n_labels != s->n_outputs)
-        return ot_fail_param(r->err, OT_ERR_FORMAT, "otter.head.labels", "%s: %u labels for %u outputs", r->path, n_labels,
-                             s->n_outputs);
+        return ot_fail_param(r->err, OT_ERR_FORMAT, "otter.head.labels", "%s: key 'otter.head.labels' has %u entries for %u outputs", r->path,
+                             n_labels, s->n_outputs);
     st = ot_gguf_get_array(r->gguf, "otter.head.offsets", &offsets, r->err);
     if (st == OT_ERR_NOT_FOUND && s->kind == OT_HEAD_GENERATION)
         return ot_fail_param(r->err, OT_ERR_FORMAT, "otter.head.offsets", "%s: key 'otter.head.offsets' is missing", r->path);
@@ -148,7 +148,7 @@ static ot_status read_spec(const reader *r, ot_insertion_spec *s)
     if (st != OT_OK)
         return st;
     if (offsets.count != s->n_outputs || offsets.count > OT_MAX_HEADS || offsets.type == OT_GGUF_STRING)
-        return ot_fail_param(r->err, OT_ERR_FORMAT, "otter.head.offsets", "%s: %llu offsets for %u outputs", r->path,
+        return ot_fail_param(r->err, OT_ERR_FORMAT, "otter.head.offsets", "%s: key 'otter.head.offsets' has %llu entries for %u outputs, or is no array of numbers", r->path,
                              (unsigned long long)offsets.count, s->n_outputs);
     for (uint32_t i = 0; i < s->n_outputs; i++)
         s->offsets[i] = (uint32_t)ot_gguf_array_int(&offsets, i);
