@@ -88,6 +88,7 @@ struct ot_scheduler {
     ot_engine *engine;
     ot_kv_cache *cache;
     ot_sampler *sampler;
+    struct ot_draft_heads *draft_heads;
     uint32_t n_companions;
     struct ot_companion *companions; /* (n_companions) in order of loading; fixed after opening */
     ot_stats stats;
@@ -101,6 +102,7 @@ struct ot_scheduler {
     float *logits;                 /* (OT_LOGIT_ROWS, n_vocab) */
     float **logit_rows;            /* (OT_LOGIT_ROWS) pointers into it */
     size_t logits_bytes;
+    float *expert_values;          /* (2 * OT_LOGIT_ROWS, n_vocab) experts.c */
     char *text_scratch;            /* (3 * longest held text) */
     ot_request *news, *ended;
 };

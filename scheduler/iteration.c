@@ -15,6 +15,8 @@
 
 #include "scheduler/choice-pages.h"
 #include "scheduler/companion.h"
+#include "scheduler/drafts.h"
+#include "scheduler/experts.h"
 
 /* ---- Logits in groups ------------------------------------------------------------------------------------ */
 
@@ -51,7 +53,8 @@ static void start_choices(ot_scheduler *s, ot_choice *first, const ot_logits *lo
 {
     ot_request *r = first->request;
     for (uint32_t i = 0; i < r->n_choices; i++)
-        r->policy->advance(s, &r->choices[i], NULL, logits);
+        if (r->choices[i].state != OT_CHOICE_FINISHED)
+            r->policy->advance(s, &r->choices[i], NULL, logits);
     ot_start_siblings(s, first);
 }
 
@@ -60,7 +63,8 @@ static void give_logits(ot_scheduler *s, const taker *k, const ot_logits *all)
     const ot_logits *logits = all + k->first;
     if (k->turn != NULL) {
         ot_choice *c = k->turn->choice;
-        c->request->policy->advance(s, c, k->turn, logits);
+        if (c->state != OT_CHOICE_FINISHED)
+            c->request->policy->advance(s, c, k->turn, logits);
     } else if (k->token + 1 < k->chunk->choice->n_text) {
         note_prompt_logprobs(s, k->chunk->choice->request, k->token + 1, logits[0].raw);
     } else if (k->chunk->choice->state != OT_CHOICE_FINISHED) {
@@ -74,22 +78,74 @@ static void fail_taker(ot_scheduler *s, const taker *k, const ot_error *err)
     ot_request_end(s, c->request, OT_FINISH_ERROR, err);
 }
 
+static const ot_request *request_of(const taker *k)
+{
+    return k->turn != NULL ? k->turn->choice->request : k->chunk->choice->request;
+}
+
+/* Whether something is chosen by these logits: those of a prompt's inner tokens are only reported. */
+static bool decides(const taker *k)
+{
+    return k->turn != NULL || k->token + 1 == k->chunk->choice->n_text;
+}
+
+/* Shifts the logits of requests with experts; what cannot be shifted is NULL afterwards. */
+static void steer_group(ot_scheduler *s, const group *g, ot_logits *logits, ot_error *err)
+{
+    ot_steered_row rows[OT_LOGIT_ROWS];
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < g->n_takers; i++) {
+        const taker *k = &g->takers[i];
+        for (uint32_t j = k->first; j < k->first + k->n && request_of(k)->steers_logits && decides(k); j++)
+            rows[n++] = (ot_steered_row){request_of(k), &logits[j]};
+    }
+    if (n > 0)
+        ot_experts_steer(s, rows, n, err);
+}
+
+static bool is_steered(const taker *k, const ot_logits *logits)
+{
+    for (uint32_t i = k->first; i < k->first + k->n; i++)
+        if (logits[i].steered == NULL)
+            return false;
+    return true;
+}
+
+/* Draft heads guess what follows the decisions just taken, while the logits they are added to are at hand. */
+static void guess_ahead(ot_scheduler *s, const group *g, const ot_logits *logits)
+{
+    for (uint32_t i = 0; i < g->n_takers; i++) {
+        const taker *k = &g->takers[i];
+        ot_request *r = k->turn != NULL ? NULL : k->chunk->choice->request;
+        if (r == NULL)
+            ot_draft_heads_add(s, k->turn->choice, &logits[k->first + k->turn->decided]);
+        for (uint32_t j = 0; r != NULL && decides(k) && j < r->n_choices; j++)
+            ot_draft_heads_add(s, &r->choices[j], &logits[k->first]);
+    }
+    ot_draft_heads_run(s);
+}
+
 static void flush_group(ot_scheduler *s, group *g)
 {
     if (g->n_rows == 0)
         return;
     ot_error err;
     double begin = ot_clock_s();
-    ot_status st = ot_engine_project(s->engine, g->rows, g->n_rows, s->logit_rows, &err);
-    g->project_s += ot_clock_s() - begin;
     ot_logits logits[OT_LOGIT_ROWS];
     for (uint32_t i = 0; i < g->n_rows; i++)
         logits[i] = (ot_logits){s->logit_rows[i], s->logit_rows[i], g->rows[i]};
+    bool projected = ot_engine_project(s->engine, g->rows, g->n_rows, s->logit_rows, &err) == OT_OK;
+    if (projected)
+        steer_group(s, g, logits, &err);
+    g->project_s += ot_clock_s() - begin;
     for (uint32_t i = 0; i < g->n_takers; i++)
-        if (st == OT_OK)
+        if (projected && is_steered(&g->takers[i], logits))
             give_logits(s, &g->takers[i], logits);
         else
             fail_taker(s, &g->takers[i], &err);
+    begin = ot_clock_s();
+    guess_ahead(s, g, logits);
+    g->project_s += ot_clock_s() - begin;
     g->n_rows = g->n_takers = 0;
 }
 
@@ -118,7 +174,8 @@ static void note_prompt_scores(ot_scheduler *s, const ot_chunk *k, uint32_t toke
 {
     ot_request *r = k->choice->request;
     for (uint32_t i = 0; i < r->n_signals; i++) {
-        float score = ot_signal_score(s, k->first_row + token - k->begin, &r->signals[i]);
+        uint32_t row = k->first_row + token - k->begin;
+        float score = r->signals[i].lookahead ? NAN : ot_signal_score(s, row, &r->signals[i]);
         if (r->prompt_score != NULL)
             r->prompt_score[(size_t)i * r->n_prompt + token] = score;
         if (token + 1 == r->n_prompt)

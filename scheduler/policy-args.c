@@ -3,16 +3,23 @@
  * The k candidates are k rows of one pass that share the text's keys and values; the winner's row also gives the next logits,
  * so a token costs one pass. At temperature 0 the best s wins, ties to the more likely token; otherwise the
  * candidates are first cut by min_p, top_k and top_p and one is drawn from softmax(s / temperature). s is summed in double,
- * in the order of the signals, so that whoever repeats it from the reported numbers gets the same winner.
+ * in the order of the signals, so that whoever repeats it from the reported numbers gets the same winner. LM(v) is that of the
+ * steered logits where there are experts.
  *
  * Exact pruning (greedy, all steering heads sigmoids): a score lies in [0, 1], so s(v) lies between LM(v) + sum of min(w, 0) and
- * LM(v) + sum of max(w, 0). A candidate whose upper bound is below the top candidate's lower bound cannot win. Bounds are
+ * LM(v) + sum of max(w, 0). A candidate whose upper bound is below the best lower bound cannot win. Bounds are
  * summed in the order of s itself and floating-point addition is monotonic, so this holds to the last bit.
  * Where one candidate is left its row is the ordinary decode row. A guard that resamples may need the runners-up:
- * nothing is pruned then. */
+ * nothing is pruned then.
+ *
+ * Lookahead heads predict r([x, v]) from the row of x, beside its logits. Their scores are known when the candidates are, so they
+ * enter the bounds as they are; and if no other head steers, the winner is known, too: ot_args_decide, one row a token, under
+ * the plain or the drafting policy. A request may also have a lookahead head pick which candidates are worth a row: its
+ * prediction stands in for every exact score, and the lookahead_keep best by that run, always with the most likely one. */
 #include "scheduler/policy.h"
 
 #include <math.h>
+#include <string.h>
 
 #include "scheduler/random.h"
 
@@ -25,13 +32,39 @@ static void plan(const ot_choice *c, ot_turn *t)
 
 /* ---- Choosing candidates --------------------------------------------------------------------------------- */
 
-/* s(v) with every score at its best (or worst) for v. */
-static double bound(const ot_request *r, double lm, bool best)
+/* The k most likely tokens that the filters leave, most likely first, become pending, with what lookahead heads say of them. False if
+ * the request ended over it. */
+static bool find_candidates(ot_scheduler *s, ot_choice *c, const ot_position *at)
 {
-    double s = lm;
+    const ot_request *r = c->request;
+    const ot_sampling *how = &r->sampling;
+    ot_log_norm norm = at->adjusted == at->raw ? at->raw_norm : ot_sampler_normalize(s->sampler, at->adjusted);
+    int32_t tokens[OT_MAX_CANDIDATES];
+    uint32_t n = ot_sampler_top(s->sampler, at->adjusted, r->n_candidates, tokens);
+    ot_pending *p = &c->pending;
+    p->n = n = ot_sampler_filter(s->sampler, at->adjusted, how, tokens, n);
+    for (uint32_t i = 0; i < n; i++)
+        p->candidates[i] = (ot_candidate){
+            .token = tokens[i],
+            .lm = ot_log_prob(norm, at->adjusted, tokens[i]),
+            .logprob = r->logprobs ? ot_log_prob(at->raw_norm, at->raw, tokens[i]) : 0,
+        };
+    p->shifted_token = n > 0 ? tokens[0] : -1;
+    if (n > 0 && how->temperature > 0) /* what the same draw would have picked without scores */
+        ot_sampler_pick(s->sampler, at->adjusted, how, at->draw, 1, &p->shifted_token);
+    p->base_token = at->base_token >= 0 ? at->base_token : p->shifted_token;
+    return ot_policy_look_ahead(s, c, at->row);
+}
+
+/* s(v) of a candidate with every score that is not known yet at its best (or worst) for it. */
+static double bound(const ot_request *r, const ot_pending *p, uint32_t candidate, bool best)
+{
+    double s = p->candidates[candidate].lm;
     for (uint32_t i = 0; i < r->n_signals; i++) {
         double w = r->signals[i].weight;
-        if ((w > 0) == best)
+        if (r->signals[i].lookahead && w != 0)
+            s += w * p->ahead[candidate][i];
+        else if ((w > 0) == best)
             s += w;
     }
     return s;
@@ -42,42 +75,77 @@ static bool can_prune(const ot_request *r)
     if (r->sampling.temperature > 0 || r->guard == OT_GUARD_RESAMPLE)
         return false;
     for (uint32_t i = 0; i < r->n_signals; i++)
-        if (r->signals[i].weight != 0 && !r->signals[i].bounded)
+        if (r->signals[i].weight != 0 && !r->signals[i].bounded && !r->signals[i].lookahead)
             return false;
     return true;
 }
 
-/* Candidates come best first, so those that cannot win are at the end. */
-static uint32_t prune(const ot_request *r, const ot_candidate *v, uint32_t n)
+static void move_candidate(ot_pending *p, uint32_t to, uint32_t from)
 {
-    double floor = bound(r, v[0].lm, false);
-    while (n > 1 && bound(r, v[n - 1].lm, true) < floor)
-        n--;
-    return n;
+    p->candidates[to] = p->candidates[from];
+    memmove(p->ahead[to], p->ahead[from], sizeof p->ahead[to]);
+}
+
+/* Leaves those that may win, in their order. */
+static void prune(const ot_request *r, ot_pending *p)
+{
+    double floor = -INFINITY;
+    for (uint32_t i = 0; i < p->n; i++) {
+        double least = bound(r, p, i, false);
+        floor = least > floor ? least : floor; /* never NaN */
+    }
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < p->n; i++)
+        if (!(bound(r, p, i, true) < floor))
+            move_candidate(p, n++, i);
+    p->n = n;
+}
+
+/* s(v) with the prediction of the picking head in place of every exact score. */
+static double estimate(const ot_request *r, const ot_pending *p, uint32_t candidate)
+{
+    double s = p->candidates[candidate].lm;
+    for (uint32_t i = 0; i < r->n_signals; i++) {
+        const ot_signal *x = &r->signals[i];
+        if (x->weight != 0)
+            s += (double)x->weight * p->ahead[candidate][x->lookahead ? i : r->lookahead_signal];
+    }
+    return isnan(s) ? -INFINITY : s;
+}
+
+/* Leaves the most likely candidate and the best others by the estimate, in their order. */
+static void keep_best(const ot_request *r, ot_pending *p)
+{
+    double s[OT_MAX_CANDIDATES];
+    bool kept[OT_MAX_CANDIDATES] = {true};
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < p->n; i++)
+        s[i] = estimate(r, p, i);
+    for (uint32_t n_kept = 1; n_kept < r->lookahead_keep && n_kept < p->n; n_kept++) {
+        uint32_t best = p->n;
+        for (uint32_t i = 0; i < p->n; i++)
+            if (!kept[i] && (best == p->n || s[i] > s[best]))
+                best = i;
+        kept[best] = true;
+    }
+    for (uint32_t i = 0; i < p->n; i++)
+        if (kept[i])
+            move_candidate(p, n++, i);
+    p->n = n;
 }
 
 static void advance(ot_scheduler *s, ot_choice *c, ot_turn *t, const ot_logits *logits)
 {
     (void)t;
     const ot_request *r = c->request;
-    const ot_sampling *how = &r->sampling;
     ot_position at;
     ot_policy_read(s, c, &logits[0], true, &at);
-    ot_log_norm norm = at.adjusted == at.raw ? at.raw_norm : ot_sampler_normalize(s->sampler, at.adjusted);
-    int32_t tokens[OT_MAX_CANDIDATES];
-    uint32_t n = ot_sampler_top(s->sampler, at.adjusted, r->n_candidates, tokens);
-    n = ot_sampler_filter(s->sampler, at.adjusted, how, tokens, n);
-    ot_pending *p = &c->pending;
-    for (uint32_t i = 0; i < n; i++)
-        p->candidates[i] = (ot_candidate){
-            .token = tokens[i],
-            .lm = ot_log_prob(norm, at.adjusted, tokens[i]),
-            .logprob = r->logprobs ? ot_log_prob(at.raw_norm, at.raw, tokens[i]) : 0,
-        };
-    p->base_token = tokens[0];
-    if (how->temperature > 0) /* what the same draw would have picked without steering */
-        ot_sampler_pick(s->sampler, at.adjusted, how, at.draw, 1, &p->base_token);
-    p->n = can_prune(r) ? prune(r, p->candidates, n) : n;
+    if (!find_candidates(s, c, &at))
+        return;
+    if (can_prune(r))
+        prune(r, &c->pending);
+    if (r->lookahead_keep > 0)
+        keep_best(r, &c->pending);
 }
 
 /* ---- Picking the winner ---------------------------------------------------------------------------------- */
@@ -89,17 +157,21 @@ typedef struct contest {
     float scores[OT_MAX_CANDIDATES][OT_MAX_SIGNALS];
 } contest;
 
+static double sum_scores(const ot_request *r, double lm, const float *scores)
+{
+    double sum = lm;
+    for (uint32_t j = 0; j < r->n_signals; j++)
+        if (r->signals[j].weight != 0)
+            sum += (double)r->signals[j].weight * scores[j];
+    return isnan(sum) ? -INFINITY : sum;
+}
+
 static void score_candidates(const ot_scheduler *s, const ot_choice *c, const ot_turn *t, contest *k)
 {
-    const ot_request *r = c->request;
     k->n = t->n_nodes;
     for (uint32_t i = 0; i < k->n; i++) {
         ot_policy_scores(s, t, i, k->scores[i]);
-        double sum = c->pending.candidates[i].lm;
-        for (uint32_t j = 0; j < r->n_signals; j++)
-            if (r->signals[j].weight != 0)
-                sum += (double)r->signals[j].weight * k->scores[i][j];
-        k->s[i] = isnan(sum) ? -INFINITY : sum;
+        k->s[i] = sum_scores(c->request, c->pending.candidates[i].lm, k->scores[i]);
         k->out[i] = false;
     }
 }
@@ -138,12 +210,17 @@ static uint32_t draw_from(const contest *k, const ot_choice *c, uint32_t attempt
     return found;
 }
 
+static uint32_t next_in_order(const contest *k, const ot_choice *c, uint32_t attempt)
+{
+    return c->request->sampling.temperature > 0 ? draw_from(k, c, attempt) : best_of(k);
+}
+
 /* The first candidate, in order of choice, that the guard lets pass; k->n if it refuses all that may be tried. */
 static uint32_t pick_winner(contest *k, const ot_choice *c)
 {
     const ot_request *r = c->request;
     for (uint32_t attempt = 0; attempt < ot_guard_attempts(r); attempt++) {
-        uint32_t i = r->sampling.temperature > 0 ? draw_from(k, c, attempt) : best_of(k);
+        uint32_t i = next_in_order(k, c, attempt);
         if (i == k->n || !ot_guard_refuses(r, k->scores[i]))
             return i;
         k->out[i] = true;
@@ -151,25 +228,51 @@ static uint32_t pick_winner(contest *k, const ot_choice *c)
     return k->n;
 }
 
+static void count_scored(ot_scheduler *s, ot_request *r, uint32_t n)
+{
+    s->stats.candidates_scored += n;
+    atomic_fetch_add_explicit(&r->candidates_scored, n, memory_order_relaxed);
+}
+
 static void judge(ot_scheduler *s, ot_choice *c, ot_turn *t)
 {
-    ot_request *r = c->request;
     contest k;
     score_candidates(s, c, t, &k);
-    s->stats.candidates_scored += k.n;
-    atomic_fetch_add_explicit(&r->candidates_scored, k.n, memory_order_relaxed);
+    count_scored(s, c->request, k.n);
     uint32_t winner = pick_winner(&k, c);
     if (winner == k.n) {
         ot_choice_end(s, c, OT_FINISH_FILTER);
         return;
     }
     const ot_candidate *v = &c->pending.candidates[winner];
-    if (v->token != c->pending.base_token)
-        ot_policy_count_changed(s, c, OT_MODE_REWARD);
+    ot_policy_count_change(s, c, v->token);
     ot_policy_accept(t, winner);
     ot_policy_emit(s, c, v, k.scores[winner]);
     if (c->state != OT_CHOICE_FINISHED)
         ot_policy_want(t, winner);
+}
+
+/* ---- Lookahead alone ------------------------------------------------------------------------------------- */
+
+bool ot_args_decide(ot_scheduler *s, ot_choice *c, const ot_position *at)
+{
+    if (!find_candidates(s, c, at))
+        return false;
+    ot_pending *p = &c->pending;
+    ot_pending order = {.n = 0};
+    contest k = {.n = p->n};
+    for (uint32_t i = 0; i < k.n; i++)
+        k.s[i] = sum_scores(c->request, p->candidates[i].lm, p->ahead[i]);
+    count_scored(s, c->request, k.n);
+    uint32_t attempts = ot_guard_attempts(c->request);
+    for (uint32_t i; order.n < attempts && (i = next_in_order(&k, c, order.n)) < k.n; k.out[i] = true) {
+        order.candidates[order.n] = p->candidates[i];
+        memcpy(order.ahead[order.n++], p->ahead[i], sizeof p->ahead[i]);
+    }
+    memcpy(p->candidates, order.candidates, order.n * sizeof order.candidates[0]);
+    memcpy(p->ahead, order.ahead, order.n * sizeof order.ahead[0]);
+    p->n = order.n;
+    return true;
 }
 
 const ot_policy ot_policy_args = {"args", plan, judge, advance};

@@ -8,7 +8,9 @@
 const ot_policy *ot_policy_for(const ot_request_params *p)
 {
     const ot_intervention *v = &p->intervention;
-    return v->reward ? &ot_policy_args : v->drafting.max_draft > 0 ? &ot_policy_draft : &ot_policy_plain;
+    if (ot_intervention_scores_candidates(v))
+        return &ot_policy_args;
+    return v->drafting.max_draft > 0 ? &ot_policy_draft : &ot_policy_plain;
 }
 
 /* ---- Logits ---------------------------------------------------------------------------------------------- */
@@ -20,6 +22,17 @@ static void note_alternatives(ot_scheduler *s, ot_choice *c, const ot_position *
     p->n_top = ot_sampler_top(s->sampler, at->raw, c->request->top_logprobs, tokens);
     for (uint32_t i = 0; i < p->n_top; i++)
         p->top[i] = (ot_token_logprob){tokens[i], ot_log_prob(at->raw_norm, at->raw, tokens[i])};
+}
+
+/* Logits as they are chosen from: adjusted, or raw where experts and bans together leave no token at all. */
+static const float *adjust_logits(ot_scheduler *s, const float *logits, const float *raw, const ot_adjust *how)
+{
+    const float *z = ot_sampler_adjust(s->sampler, logits, how);
+    if (z == raw || ot_sampler_has_choice(s->sampler, z))
+        return z;
+    if (logits != raw)
+        z = ot_sampler_adjust(s->sampler, raw, how);
+    return z == raw || ot_sampler_has_choice(s->sampler, z) ? z : raw;
 }
 
 void ot_policy_read(ot_scheduler *s, ot_choice *c, const ot_logits *logits, bool needs_norm, ot_position *at)
@@ -35,8 +48,13 @@ void ot_policy_read(ot_scheduler *s, ot_choice *c, const ot_logits *logits, bool
         .n_banned = {too_early && !r->ignore_eos ? s->n_eog : 0, too_early ? r->n_stop_tokens : 0},
     };
     at->raw = logits->raw;
-    at->adjusted = ot_sampler_adjust(s->sampler, logits->steered, &adjust);
+    at->row = logits->row;
     at->draw = (ot_draw){r->sampling.seed, r->first_choice + c->index, c->n_text};
+    at->base_token = -1;
+    if (logits->steered != logits->raw)
+        ot_sampler_pick(s->sampler, adjust_logits(s, logits->raw, logits->raw, &adjust), &r->sampling, at->draw, 1,
+                        &at->base_token);
+    at->adjusted = adjust_logits(s, logits->steered, logits->raw, &adjust);
     if (r->logprobs || (needs_norm && at->adjusted == at->raw))
         at->raw_norm = ot_sampler_normalize(s->sampler, at->raw);
     c->pending.n = c->pending.at = c->pending.n_top = 0;
@@ -49,8 +67,40 @@ void ot_policy_read(ot_scheduler *s, ot_choice *c, const ot_logits *logits, bool
 void ot_policy_scores(const ot_scheduler *s, const ot_turn *t, uint32_t node, float *scores)
 {
     const ot_request *r = t->choice->request;
+    const ot_pending *p = &t->choice->pending;
+    uint32_t at = 0;
+    while (at + 1 < p->n && p->candidates[at].token != t->nodes[node].token)
+        at++;
     for (uint32_t i = 0; i < r->n_signals; i++)
-        scores[i] = ot_signal_score(s, t->first_row + node, &r->signals[i]);
+        scores[i] = r->signals[i].lookahead ? p->ahead[at][i] : ot_signal_score(s, t->first_row + node, &r->signals[i]);
+}
+
+bool ot_policy_look_ahead(ot_scheduler *s, ot_choice *c, uint32_t row)
+{
+    const ot_request *r = c->request;
+    ot_pending *p = &c->pending;
+    int32_t tokens[OT_MAX_CANDIDATES];
+    float scores[OT_MAX_CANDIDATES];
+    ot_error err;
+    if (p->n == 0) {
+        ot_fail(&err, OT_ERR_FORMAT, "the model's logits are no numbers");
+        ot_request_end(s, c->request, OT_FINISH_ERROR, &err);
+        return false;
+    }
+    for (uint32_t i = 0; i < p->n; i++)
+        tokens[i] = p->candidates[i].token;
+    for (uint32_t i = 0; i < r->n_signals; i++) {
+        const ot_signal *x = &r->signals[i];
+        if (!x->lookahead)
+            continue;
+        if (ot_engine_lookahead(s->engine, row, x->insertion, x->output, tokens, p->n, scores, &err) != OT_OK) {
+            ot_request_end(s, c->request, OT_FINISH_ERROR, &err);
+            return false;
+        }
+        for (uint32_t j = 0; j < p->n; j++)
+            p->ahead[j][i] = scores[j];
+    }
+    return true;
 }
 
 void ot_policy_accept(ot_turn *t, uint32_t node)
@@ -65,8 +115,16 @@ void ot_policy_want(ot_turn *t, uint32_t node)
     t->wanted[t->n_wanted++] = (uint8_t)node;
 }
 
-void ot_policy_count_changed(ot_scheduler *s, ot_choice *c, int mode)
+void ot_policy_count_change(ot_scheduler *s, ot_choice *c, int32_t token)
 {
+    const ot_pending *p = &c->pending;
+    int mode;
+    if (p->at > 0)
+        mode = OT_MODE_GUARD;
+    else if (token == p->base_token)
+        return;
+    else
+        mode = token != p->shifted_token ? OT_MODE_REWARD : OT_MODE_EXPERTS;
     s->stats.intervention_changed[mode]++;
     atomic_fetch_add_explicit(&c->request->changed_tokens, 1, memory_order_relaxed);
 }
@@ -130,29 +188,45 @@ void ot_policy_emit(ot_scheduler *s, ot_choice *c, const ot_candidate *v, const 
 
 /* ---- One token a position: plain and drafts -------------------------------------------------------------- */
 
-void ot_policy_decide(ot_scheduler *s, ot_choice *c, const ot_logits *logits)
+static void pick_tokens(ot_scheduler *s, ot_choice *c, const ot_position *at)
 {
     const ot_request *r = c->request;
-    ot_position at;
-    ot_policy_read(s, c, logits, false, &at);
     ot_pending *p = &c->pending;
     int32_t tokens[OT_MAX_CANDIDATES];
-    p->n = ot_sampler_pick(s->sampler, at.adjusted, &r->sampling, at.draw, ot_guard_attempts(r), tokens);
+    p->n = ot_sampler_pick(s->sampler, at->adjusted, &r->sampling, at->draw, ot_guard_attempts(r), tokens);
     for (uint32_t i = 0; i < p->n; i++)
         p->candidates[i] = (ot_candidate){
             .token = tokens[i],
-            .logprob = r->logprobs ? ot_log_prob(at.raw_norm, at.raw, tokens[i]) : 0,
+            .logprob = r->logprobs ? ot_log_prob(at->raw_norm, at->raw, tokens[i]) : 0,
         };
-    p->base_token = tokens[0];
-    if (r->n_signals == 0)
-        ot_policy_emit(s, c, &p->candidates[0], NULL);
+    p->shifted_token = p->n > 0 ? tokens[0] : -1;
+    p->base_token = at->base_token >= 0 ? at->base_token : p->shifted_token;
+}
+
+void ot_policy_decide(ot_scheduler *s, ot_choice *c, const ot_logits *logits)
+{
+    const ot_request *r = c->request;
+    ot_pending *p = &c->pending;
+    ot_position at;
+    ot_policy_read(s, c, logits, r->reward, &at);
+    bool running;
+    if (r->reward) {
+        running = ot_args_decide(s, c, &at);
+    } else {
+        pick_tokens(s, c, &at);
+        running = ot_policy_look_ahead(s, c, at.row);
+    }
+    if (!running || r->scores_rows)
+        return;
+    ot_policy_count_change(s, c, p->candidates[0].token);
+    ot_policy_emit(s, c, &p->candidates[0], p->ahead[0]);
 }
 
 bool ot_policy_take(ot_scheduler *s, ot_choice *c, ot_turn *t, uint32_t node)
 {
     ot_pending *p = &c->pending;
     ot_request *r = c->request;
-    if (r->n_signals == 0) {
+    if (!r->scores_rows) {
         ot_policy_accept(t, node);
         return true;
     }
@@ -165,8 +239,7 @@ bool ot_policy_take(ot_scheduler *s, ot_choice *c, ot_turn *t, uint32_t node)
             ot_choice_end(s, c, OT_FINISH_FILTER);
         return false;
     }
-    if (p->at > 0)
-        ot_policy_count_changed(s, c, OT_MODE_GUARD);
+    ot_policy_count_change(s, c, p->candidates[p->at].token);
     ot_policy_accept(t, node);
     ot_policy_emit(s, c, &p->candidates[p->at], scores);
     return c->state != OT_CHOICE_FINISHED;

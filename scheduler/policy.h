@@ -27,11 +27,19 @@ typedef struct ot_node {
     int32_t parent; /* an earlier node of the turn, or -1: it follows the text */
 } ot_node;
 
+/* What a node of a turn is, if it is a guess. */
+typedef struct ot_guess {
+    float chance;   /* that it is right, as far as we know */
+    float claimed;  /* the same as a head or a model puts it; 0 if it did not guess this */
+    bool by_lookup;
+} ot_guess;
+
 typedef struct ot_turn {
     ot_choice *choice;
     uint32_t start;                /* n_text when the turn began; node i writes slot start + i */
     uint32_t first_row;            /* node i is row first_row + i of the batch */
-    uint32_t spare_rows;           /* how many rows beyond the first the step has to spare for guesses */
+    uint32_t spare_rows;           /* how many rows beyond the first the step has to spare */
+    uint32_t n_sharing;            /* sequences among which the step is divided, this one among them */
     uint32_t n_nodes;
     uint32_t n_optional;           /* the last ones, that the turn can do without if pages are short; 0 unless plan says */
     ot_node nodes[OT_MAX_NODES];
@@ -39,6 +47,8 @@ typedef struct ot_turn {
     uint8_t path[OT_MAX_NODES];    /* accepted nodes, root first */
     uint32_t n_wanted;
     uint8_t wanted[OT_MAX_NODES];  /* nodes whose logits advance will get, in this order */
+    uint32_t decided;              /* of those: whose logits decided what is pending now. 0 unless advance says */
+    ot_guess guesses[OT_MAX_NODES]; /* of the last n_optional nodes (draft-tree.c) */
 } ot_turn;
 
 /* Logits of one row, n_vocab floats each. */
@@ -67,12 +77,17 @@ const ot_policy *ot_policy_for(const ot_request_params *params);
 /* The logits of a position as policies see them. */
 typedef struct ot_position {
     const float *raw, *adjusted;   /* adjusted: after experts, penalties, bias and bans; raw itself if nothing changes */
+    uint32_t row;                  /* of the engine's batch */
+    int32_t base_token;            /* what the same draw would have picked without experts; -1 without experts: see adjusted */
     ot_log_norm raw_norm;          /* valid if the client asked for log-probabilities, or adjusted == raw and norm was asked for */
     ot_draw draw;
 } ot_position;
 /* Reads the logits that decide position c->n_text: fills *p, starts c->pending anew and notes the alternatives to report. */
 void ot_policy_read(ot_scheduler *s, ot_choice *c, const ot_logits *logits, bool needs_norm, ot_position *p);
-/* Scores of a node of the turn, one for each signal of the request. */
+/* Fills pending.ahead for the candidates that are pending: what lookahead heads predict from the row of the logits. False if that
+ * cannot be, or there is no candidate (logits that are no numbers): the request has ended then. */
+bool ot_policy_look_ahead(ot_scheduler *s, ot_choice *c, uint32_t row);
+/* Scores of a node of the turn, one for each signal of the request. The node's token is one of the pending candidates. */
 void ot_policy_scores(const ot_scheduler *s, const ot_turn *t, uint32_t node, float *scores);
 /* The node's token joins the text. */
 void ot_policy_accept(ot_turn *t, uint32_t node);
@@ -80,14 +95,20 @@ void ot_policy_accept(ot_turn *t, uint32_t node);
 void ot_policy_want(ot_turn *t, uint32_t node);
 /* Sends a token to the reader; ends the choice if it was the last. scores may be NULL without signals. */
 void ot_policy_emit(ot_scheduler *s, ot_choice *c, const ot_candidate *candidate, const float *scores);
-/* Decides position c->n_text from its logits: what may be tried for it, in order, becomes pending. Without signals
- * the token is sent. */
+/* Decides position c->n_text from its logits: what may be tried for it, in order, becomes pending. Unless a signal needs the token's
+ * own row to run first it is sent. */
 void ot_policy_decide(ot_scheduler *s, ot_choice *c, const ot_logits *logits);
-/* The row of a node with the pending token has run: it joins the text (and with signals is sent), unless the guard refuses it;
+/* The row of a node with the pending token has run: it joins the text (and is sent, if it was not), unless the guard refuses it;
  * then the next candidate is pending, or the choice ends. True if the choice goes on from this node. */
 bool ot_policy_take(ot_scheduler *s, ot_choice *c, ot_turn *t, uint32_t node);
-/* Counts a token that differs from what the base alone would have picked. */
-void ot_policy_count_changed(ot_scheduler *s, ot_choice *c, int mode);
+/* Counts a token that differs from what the base alone would have picked, by what changed it. To be called before it is sent. */
+void ot_policy_count_change(ot_scheduler *s, ot_choice *c, int32_t token);
+
+/* ---- Lookahead (policy-args.c) ------------------------------------------------------------------------------- */
+
+/* ARGS without rows of candidates: what the lookahead heads that steer would choose, in order, becomes pending. False if the request
+ * ended over it. */
+bool ot_args_decide(ot_scheduler *s, ot_choice *c, const ot_position *at);
 
 /* ---- Guard (policy-guard.c): asked by every policy before a token is accepted -------------------------------- */
 

@@ -416,6 +416,26 @@ uint32_t ot_sampler_filter(ot_sampler *s, const float *logits, const ot_sampling
     return left < n ? left : n;
 }
 
+void ot_sampler_keep_nucleus(ot_sampler *s, const float *logits, float top_p, float *out)
+{
+    if (top_p >= 1)
+        return;
+    scale_logits(s, logits, 1);
+    uint32_t n = nucleus(s, top_p);
+    for (uint32_t i = 0; i < n; i++)
+        s->counts[s->ids[i]] = 1;
+    for (uint32_t i = 0; i < s->n_vocab; i++) {
+        if (s->counts[i] == 0)
+            out[i] = -INFINITY;
+        s->counts[i] = 0;
+    }
+}
+
+bool ot_sampler_has_choice(const ot_sampler *s, const float *logits)
+{
+    return s->kernels->max(logits, s->n_vocab) > -INFINITY;
+}
+
 /* ---- Draws ----------------------------------------------------------------------------------------------- */
 
 /* The token at `target` of the cumulative mass over the whole vocabulary, in order of ids. s->block holds the blocks' sums,

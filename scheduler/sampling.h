@@ -46,6 +46,12 @@ typedef struct ot_adjust {
 /* Returns logits itself where nothing changes, else a changed copy in the workspace (valid until the next call). */
 const float *ot_sampler_adjust(ot_sampler *s, const float *logits, const ot_adjust *adjust);
 
+/* Makes every token impossible in `out` (-inf) that lies outside the top-p nucleus of softmax(logits): the most likely tokens that
+ * hold the mass top_p together, ties by lower id; at least one. */
+void ot_sampler_keep_nucleus(ot_sampler *s, const float *logits, float top_p, float *out);
+/* False if all logits are -inf: a ban or a nucleus has left nothing. */
+bool ot_sampler_has_choice(const ot_sampler *s, const float *logits);
+
 /* Identifies a draw. */
 typedef struct ot_draw {
     uint64_t seed;

@@ -13,6 +13,8 @@
 #include <time.h>
 
 #include "scheduler/companion.h"
+#include "scheduler/drafts.h"
+#include "scheduler/experts.h"
 #include "scheduler/heads-registry.h"
 
 void ot_scheduler_options_default(ot_scheduler_options *o)
@@ -203,6 +205,10 @@ static ot_status open_parts(ot_scheduler *s, ot_error *err)
     if (st == OT_OK)
         st = open_logits(s, err);
     if (st == OT_OK)
+        st = ot_experts_open(s, err);
+    if (st == OT_OK)
+        st = ot_draft_heads_open(&s->draft_heads, s->n_vocab, err);
+    if (st == OT_OK)
         st = open_batch(s, err);
     if (st != OT_OK)
         return st;
@@ -261,6 +267,8 @@ static void free_parts(ot_scheduler *s)
     free(s->logit_rows);
     if (s->logits != NULL)
         munmap(s->logits, s->logits_bytes);
+    ot_experts_close(s);
+    ot_draft_heads_close(&s->draft_heads);
     ot_sampler_close(&s->sampler);
     ot_companions_close(s);
     ot_kv_cache_close(&s->cache);
