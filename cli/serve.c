@@ -55,6 +55,27 @@ static ot_status load_heads(const ot_config *config, ot_heads *heads, ot_error *
     return OT_OK;
 }
 
+static ot_status load_models(const ot_config *config, ot_heads *heads, ot_error *err)
+{
+    const ot_insertion_options options = {.allow_base_mismatch = config->server.allow_base_mismatch};
+    for (uint32_t i = 0; i < config->n_models; i++) {
+        const ot_model_spec *m = &config->models[i];
+        ot_head *head = NULL;
+        uint32_t output;
+        ot_status status = ot_model_spec_load(m, heads, &options, err);
+        if (!status)
+            status = ot_heads_find(heads, m->name, &head, &output, err);
+        if (status)
+            return status;
+        const ot_model_info *info = ot_model_get_info(ot_head_model(head));
+        fprintf(stderr, "otter: %s model %s: %s, %s, %.1f M parameters, %.0f MiB\n",
+                m->role == OT_ROLE_REWARD_MODEL ? "reward" : m->role == OT_ROLE_EXPERT_MODEL ? "expert" : "draft", m->name,
+                info->name, info->architecture, (double)info->n_params / 1e6, mib(info->weight_bytes));
+        ot_head_release(&head);
+    }
+    return OT_OK;
+}
+
 static void print_start(const ot_config *config, const ot_server *server)
 {
     const ot_scheduler_options *o = ot_server_scheduler_options(server);
@@ -83,6 +104,8 @@ static ot_status serve(ot_config *config, ot_error *err)
     }
     if (!status)
         status = load_heads(config, heads, err);
+    if (!status)
+        status = load_models(config, heads, err);
     if (!status)
         status = ot_config_yaml_to_json(ot_openapi_yaml, (size_t)(ot_openapi_yaml_end - ot_openapi_yaml), "openapi.yaml", &api, err);
     config->server.openapi_json = api;

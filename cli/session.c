@@ -23,13 +23,38 @@ static bool load_head(ot_cli_session *s, const char *spec, const ot_insertion_op
     return false;
 }
 
+bool ot_cli_add_model(ot_cli_session_options *o, ot_head_role role, const char *spec, const char *command)
+{
+    if (o->n_models == OT_CLI_MAX_MODELS) {
+        fprintf(stderr, "otter %s: more than %d separate models\n", command, OT_CLI_MAX_MODELS);
+        return false;
+    }
+    o->models[o->n_models].role = role;
+    o->models[o->n_models++].spec = spec;
+    return true;
+}
+
+static bool load_model(ot_cli_session *s, ot_head_role role, const char *text, const ot_insertion_options *options,
+                       const char *command)
+{
+    ot_model_spec spec;
+    ot_error err;
+    ot_status st = ot_model_spec_parse(&spec, role, text, &err);
+    if (st == OT_OK)
+        st = ot_model_spec_load(&spec, s->heads, options, &err);
+    ot_model_spec_close(&spec);
+    if (st != OT_OK)
+        fprintf(stderr, "otter %s: %s\n", command, err.message);
+    return st == OT_OK;
+}
+
 bool ot_cli_session_open(ot_cli_session *s, const ot_cli_session_options *o, const char *command)
 {
     memset(s, 0, sizeof *s);
     ot_error err;
     ot_status st = ot_model_open(&s->model, o->model, &err);
     if (st == OT_OK)
-        st = ot_heads_open(&s->heads, s->model, OT_CLI_MAX_HEADS, &err);
+        st = ot_heads_open(&s->heads, s->model, OT_CLI_MAX_HEADS + OT_CLI_MAX_MODELS, &err);
     if (st != OT_OK) {
         fprintf(stderr, "otter %s: %s\n", command, err.message);
         return false;
@@ -37,6 +62,9 @@ bool ot_cli_session_open(ot_cli_session *s, const ot_cli_session_options *o, con
     const ot_insertion_options how = {.allow_base_mismatch = o->allow_base_mismatch};
     for (uint32_t i = 0; i < o->n_heads; i++)
         if (!load_head(s, o->heads[i], &how, command))
+            return false;
+    for (uint32_t i = 0; i < o->n_models; i++)
+        if (!load_model(s, o->models[i].role, o->models[i].spec, &how, command))
             return false;
     if (ot_scheduler_open(&s->scheduler, s->model, s->heads, &o->scheduler, &err) == OT_OK)
         return true;

@@ -5,14 +5,21 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "config/model-spec.h"
 #include "scheduler/scheduler.h"
 
 #define OT_CLI_MAX_HEADS 16
+#define OT_CLI_MAX_MODELS 8
 
 typedef struct ot_cli_session_options {
     const char *model;
     uint32_t n_heads;
     const char *heads[OT_CLI_MAX_HEADS]; /* NAME=FILE */
+    uint32_t n_models;
+    struct {
+        ot_head_role role;
+        const char *spec;                /* as model-spec.h has it */
+    } models[OT_CLI_MAX_MODELS];
     bool allow_base_mismatch;
     ot_scheduler_options scheduler;
 } ot_cli_session_options;
@@ -22,6 +29,9 @@ typedef struct ot_cli_session {
     ot_heads *heads;
     ot_scheduler *scheduler;
 } ot_cli_session;
+
+/* The value of --reward-model, --expert-model or --draft-model, which is kept; false (and prints) if there are too many. */
+bool ot_cli_add_model(ot_cli_session_options *options, ot_head_role role, const char *spec, const char *command);
 
 /* Opens all three; prints what is wrong, with the command's name. Close it in any case. */
 bool ot_cli_session_open(ot_cli_session *session, const ot_cli_session_options *options, const char *command);

@@ -18,7 +18,26 @@ static ot_status wrong_shape(const ot_option *option, const char *where, const c
     return ot_fail_param(err, OT_ERR_INVALID, option->name, "%s: expected %s", where, expected);
 }
 
-/* head: a map of names to files, or a list of NAME=FILE. */
+static bool takes_names(const ot_option *option)
+{
+    return option->kind == OT_OPTION_HEAD || option->kind == OT_OPTION_REWARD_MODEL || option->kind == OT_OPTION_EXPERT_MODEL;
+}
+
+/* "NAME=TEXT", as a flag has it. */
+static ot_status set_named(ot_config *config, const ot_option *option, const char *name, const char *text, const char *where,
+                           ot_error *err)
+{
+    if (option->kind == OT_OPTION_HEAD)
+        return ot_config_set_head(config, name, strlen(name), text, where, err);
+    char *whole;
+    if (asprintf(&whole, "%s=%s", name, text) < 0)
+        return ot_fail(err, OT_ERR_NOMEM, "%s: out of memory", where);
+    ot_status status = ot_config_set(config, option, whole, where, err);
+    free(whole);
+    return status;
+}
+
+/* head, reward-model, expert-model: a map of names to files, or a list of NAME=FILE. */
 static ot_status set_heads(ot_config *config, const ot_option *option, const ot_yaml *value, const char *path, ot_error *err)
 {
     ot_status status = OT_OK;
@@ -29,7 +48,7 @@ static ot_status set_heads(ot_config *config, const ot_option *option, const ot_
         if (item->kind != OT_YAML_SCALAR)
             return wrong_shape(option, where, "a file name", err);
         if (value->kind == OT_YAML_MAP)
-            status = ot_config_set_head(config, value->keys[i], strlen(value->keys[i]), item->text, where, err);
+            status = set_named(config, option, value->keys[i], item->text, where, err);
         else
             status = ot_config_set(config, option, item->text, where, err);
     }
@@ -86,7 +105,7 @@ static ot_status set_from_file(ot_config *config, const char *key, const ot_yaml
         return ot_fail_param(err, OT_ERR_INVALID, key, "%s: no such setting", where);
     if (option->kind == OT_OPTION_PRESETS)
         return set_presets(config, option, value, path, err);
-    if (value->kind != OT_YAML_SCALAR && option->kind == OT_OPTION_HEAD)
+    if (value->kind != OT_YAML_SCALAR && takes_names(option))
         return set_heads(config, option, value, path, err);
     if (value->kind == OT_YAML_LIST && option->kind == OT_OPTION_LIST)
         return set_list(config, option, value, path, err);

@@ -125,6 +125,32 @@ ot_status ot_config_set_head(ot_config *config, const char *name, size_t name_si
     return OT_OK;
 }
 
+/* One of the same role and name is replaced: a flag beats the file. */
+static ot_status set_model(ot_config *config, ot_head_role role, const char *text, const char *where, ot_error *err)
+{
+    ot_model_spec spec;
+    ot_error cause;
+    ot_status status = ot_model_spec_parse(&spec, role, text, &cause);
+    if (status) {
+        ot_model_spec_close(&spec);
+        return ot_fail_param(err, status, cause.param, "%s: %s", where, cause.message);
+    }
+    for (uint32_t i = 0; i < config->n_models; i++)
+        if (config->models[i].role == role && strcmp(config->models[i].name, spec.name) == 0) {
+            ot_model_spec_close(&config->models[i]);
+            config->models[i] = spec;
+            return OT_OK;
+        }
+    ot_model_spec *models = realloc(config->models, (config->n_models + 1) * sizeof *models);
+    if (!models) {
+        ot_model_spec_close(&spec);
+        return out_of_memory(where, err);
+    }
+    config->models = models;
+    models[config->n_models++] = spec;
+    return OT_OK;
+}
+
 static ot_status set_string(ot_config *config, void *at, const char *text, const char *where, ot_error *err)
 {
     char *copy = ot_config_keep(config, strdup(text));
@@ -156,8 +182,9 @@ ot_status ot_config_set(ot_config *config, const ot_option *option, const char *
         if (strcmp(text, "cuda") == 0)
             return ot_fail_param(err, OT_ERR_UNSUPPORTED, option->name, "%s: this build has no CUDA; it runs with cpu", where);
         return FAIL(option, "%s: '%.60s' is neither cpu nor cuda", where, text);
-    case OT_OPTION_LATER:
-        return ot_fail_param(err, OT_ERR_UNSUPPORTED, option->name, "%s: this build has no separate models yet", where);
+    case OT_OPTION_REWARD_MODEL: return set_model(config, OT_ROLE_REWARD_MODEL, text, where, err);
+    case OT_OPTION_EXPERT_MODEL: return set_model(config, OT_ROLE_EXPERT_MODEL, text, where, err);
+    case OT_OPTION_DRAFT_MODEL: return set_model(config, OT_ROLE_DRAFT_MODEL, text, where, err);
     case OT_OPTION_PRESETS:
     case OT_OPTION_CONFIG:
     case OT_OPTION_HELP: break;

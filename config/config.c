@@ -33,6 +33,9 @@ void ot_config_close(ot_config **config)
         free(s);
     }
     free(c->heads); /* their texts are strings, too */
+    for (uint32_t i = 0; i < c->n_models; i++)
+        ot_model_spec_close(&c->models[i]);
+    free(c->models);
     free(c);
 }
 

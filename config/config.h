@@ -6,6 +6,7 @@
 #include <stdbool.h>
 #include <stdio.h>
 
+#include "config/model-spec.h"
 #include "engine/status.h"
 #include "scheduler/scheduler.h"
 #include "server/server.h"
@@ -19,6 +20,8 @@ typedef struct ot_config {
     const char *model_path; /* required */
     uint32_t n_heads;
     ot_config_head *heads;  /* in the order in which they are to be loaded */
+    uint32_t n_models;
+    ot_model_spec *models;  /* separate models, likewise */
     ot_scheduler_options scheduler;
     ot_server_options server;
     bool help;              /* --help was given */

@@ -18,7 +18,9 @@ typedef enum ot_option_kind {
     OT_OPTION_LIST,   /* comma-separated, repeatable; in a file also a list */
     OT_OPTION_PRESETS,
     OT_OPTION_BACKEND,
-    OT_OPTION_LATER,  /* known, not in this build */
+    OT_OPTION_REWARD_MODEL, /* NAME=MODEL,HEAD, repeatable; in a file also a map of names to MODEL,HEAD */
+    OT_OPTION_EXPERT_MODEL, /* NAME=MODEL, likewise */
+    OT_OPTION_DRAFT_MODEL,  /* MODEL */
     OT_OPTION_CONFIG, /* the file itself: a flag only */
     OT_OPTION_HELP
 } ot_option_kind;
