@@ -1,4 +1,7 @@
-/* One forward pass over a batch of rows: the base Llama block and, beside it, the inserted stream. step.h lists the stages. */
+/* One forward pass over a batch of rows: the base's blocks and, beside them, the inserted stream. step.h lists the stages; what
+ * differs between architectures (architecture.h) is the norm, the activation, positions and biases, each in one place below.
+ *
+ * A bias of a product that adds to the stream is added to the stream before the product, in a stage of rows: (h + b) + W x. */
 #include "engine/step.h"
 
 #include <math.h>
@@ -111,6 +114,39 @@ static bool is_last_layer(const ot_engine *e)
     return e->layer + 1 == e->model->info.n_layers;
 }
 
+/* dst = n(h) of a batch row; keeps the statistics, which n(h') takes too. */
+static void norm_row(ot_engine *e, uint32_t row, const ot_norm *norm, float *dst)
+{
+    const uint32_t d = e->model->info.n_embd;
+    const float *h = e->h + (size_t)row * d, eps = e->model->info.norm_eps;
+    switch (e->model->arch->norm) {
+    case OT_NORM_RMS: e->inv[row] = e->kernels->rms_norm(dst, h, norm->gamma, d, eps); break;
+    case OT_NORM_LAYER: e->inv[row] = e->kernels->layer_norm(dst, h, norm->gamma, norm->beta, d, eps, &e->mean[row]); break;
+    }
+}
+
+void ot_step_norm_extended(const ot_engine *e, uint32_t row, const ot_norm *norm, const float *ext, uint32_t n, float *dst)
+{
+    switch (e->model->arch->norm) {
+    case OT_NORM_RMS: e->kernels->scale_norm(dst, ext, norm->gamma, e->inv[row], n); break;
+    case OT_NORM_LAYER: e->kernels->shift_norm(dst, ext, norm->gamma, norm->beta, e->mean[row], e->inv[row], n); break;
+    }
+}
+
+void ot_step_activate(const ot_engine *e, float *dst, const float *gate, const float *up, uint32_t n)
+{
+    switch (e->model->arch->ffn) {
+    case OT_FFN_SILU_GATED: e->kernels->silu_mul(dst, gate, up, n); break;
+    case OT_FFN_GELU: e->kernels->gelu(dst, up, n); break;
+    }
+}
+
+void ot_step_add_bias(const ot_engine *e, float *y, const ot_linear *linear)
+{
+    if (linear->bias != NULL)
+        e->kernels->add(y, linear->bias, linear->w.n_out);
+}
+
 static void norm_rows(ot_engine *e, uint32_t task, bool ffn)
 {
     const ot_layer *l = &e->model->layers[e->layer];
@@ -118,8 +154,7 @@ static void norm_rows(ot_engine *e, uint32_t task, bool ffn)
     uint32_t begin, end;
     task_rows(e, task, &begin, &end);
     for (uint32_t r = begin; r < end; r++)
-        e->inv[r] = e->kernels->rms_norm(e->xn.x + (size_t)r * d, e->h + (size_t)r * d, ffn ? l->ffn_norm : l->attn_norm, d,
-                                         e->model->info.norm_eps);
+        norm_row(e, r, ffn ? &l->ffn_norm : &l->attn_norm, e->xn.x + (size_t)r * d);
     ot_buffer_quantize(e, &e->xn, begin, end, !ffn || is_last_layer(e));
     for (uint32_t r = begin; r < end && e->n_streams > 0; r++)
         ot_streams_norm_row(e, r, ffn);
@@ -142,6 +177,7 @@ static void store_task(void *arg, uint32_t task, uint32_t thread)
     (void)thread;
     ot_engine *e = arg;
     const ot_model_info *i = &e->model->info;
+    const ot_layer *l = &e->model->layers[e->layer];
     const uint32_t hd = i->head_dim, n_rot = e->model->rope.n_rot;
     const bool neox = e->model->rope.neox;
     uint32_t begin, end;
@@ -150,9 +186,12 @@ static void store_task(void *arg, uint32_t task, uint32_t thread)
         const ot_row *row = &e->batch->rows[r];
         const ot_kv_view *view = &e->batch->sequences[row->sequence];
         const float *table = e->rope + (size_t)r * n_rot;
-        float *k = e->k + (size_t)r * i->n_kv_heads * hd;
-        const float *v = e->v + (size_t)r * i->n_kv_heads * hd;
-        e->kernels->rope(e->q + (size_t)r * i->n_heads * hd, table, i->n_heads, hd, n_rot, neox);
+        float *q = e->q + (size_t)r * i->n_heads * hd, *k = e->k + (size_t)r * i->n_kv_heads * hd;
+        float *v = e->v + (size_t)r * i->n_kv_heads * hd;
+        ot_step_add_bias(e, q, &l->q);
+        ot_step_add_bias(e, k, &l->k);
+        ot_step_add_bias(e, v, &l->v);
+        e->kernels->rope(q, table, i->n_heads, hd, n_rot, neox);
         e->kernels->rope(k, table, i->n_kv_heads, hd, n_rot, neox);
         for (uint32_t g = 0; g < i->n_kv_heads; g++)
             e->kernels->kv_store(view->units[g * view->page_stride + row->slot / OT_PAGE_TOKENS], ot_step_k_offset(e),
@@ -170,6 +209,8 @@ static void concat_task(void *arg, uint32_t task, uint32_t thread)
     uint32_t begin, end;
     task_rows(e, task, &begin, &end);
     ot_buffer_quantize(e, &e->att, begin, end, false);
+    for (uint32_t r = begin; r < end; r++)
+        ot_step_add_bias(e, e->h + (size_t)r * e->model->info.n_embd, &e->model->layers[e->layer].o);
     for (uint32_t r = begin; r < end && e->n_streams > 0; r++)
         ot_streams_concat_row(e, r);
 }
@@ -178,11 +219,17 @@ static void act_task(void *arg, uint32_t task, uint32_t thread)
 {
     (void)thread;
     ot_engine *e = arg;
+    const ot_layer *l = &e->model->layers[e->layer];
     const uint32_t n_ff = e->model->info.n_ff;
     uint32_t begin, end;
     task_rows(e, task, &begin, &end);
-    for (uint32_t r = begin; r < end; r++)
-        e->kernels->silu_mul(e->inner.x + (size_t)r * n_ff, e->gate + (size_t)r * n_ff, e->up + (size_t)r * n_ff, n_ff);
+    for (uint32_t r = begin; r < end; r++) {
+        float *gate = e->gate + (size_t)r * n_ff, *up = e->up + (size_t)r * n_ff;
+        ot_step_add_bias(e, gate, &l->gate);
+        ot_step_add_bias(e, up, &l->up);
+        ot_step_activate(e, e->inner.x + (size_t)r * n_ff, gate, up, n_ff);
+        ot_step_add_bias(e, e->h + (size_t)r * e->model->info.n_embd, &l->down);
+    }
     ot_buffer_quantize(e, &e->inner, begin, end, is_last_layer(e));
     for (uint32_t r = begin; r < end && e->n_streams > 0; r++)
         ot_streams_act_row(e, r);
@@ -258,6 +305,9 @@ static ot_status check_row(const ot_engine *e, const ot_batch *b, uint32_t k, ot
     if (r->token < 0 || (uint32_t)r->token >= e->model->info.n_vocab)
         return ot_fail(err, OT_ERR_INVALID, "row %u: token %d is not in the vocabulary of %u", k, r->token,
                        e->model->info.n_vocab);
+    if (e->model->position_embd.rows != NULL && r->position >= e->model->info.n_ctx_train)
+        return ot_fail(err, OT_ERR_INVALID, "row %u: position %u, the model has learned %u", k, r->position,
+                       e->model->info.n_ctx_train);
     const uint64_t n_slots = (uint64_t)b->sequences[r->sequence].page_stride * OT_PAGE_TOKENS;
     bool inside = r->slot < n_slots && r->n_prefix <= n_slots;
     for (uint32_t t = 0; t < r->n_tail; t++)
@@ -318,11 +368,14 @@ static void embed_task(void *arg, uint32_t task, uint32_t thread)
 {
     (void)thread;
     ot_engine *e = arg;
+    const size_t d = e->model->info.n_embd;
     uint32_t begin, end;
     task_rows(e, task, &begin, &end);
     for (uint32_t r = begin; r < end; r++) {
-        ot_model_embed(e->model, e->batch->rows[r].token, e->h + (size_t)r * e->model->info.n_embd);
-        ot_rope_table(&e->model->rope, e->batch->rows[r].position, e->rope + (size_t)r * e->model->rope.n_rot);
+        const ot_row *row = &e->batch->rows[r];
+        /* n(h) is not there yet: its place is free. */
+        ot_model_embed(e->model, row->token, row->position, e->h + r * d, e->xn.x + r * d);
+        ot_rope_table(&e->model->rope, row->position, e->rope + (size_t)r * e->model->rope.n_rot);
     }
 }
 
@@ -335,25 +388,26 @@ static void run_layer(ot_engine *e, uint32_t row_task_count)
 
     ot_streams_layer(e);
     ot_step_run(e, OT_STAGE_NORM, attn_norm_task, row_task_count);
-    ot_step_add_matmul(e, e->q, q, &e->xn, false, n, &l->q, false);
-    ot_step_add_matmul(e, e->k, kv, &e->xn, false, n, &l->k, false);
-    ot_step_add_matmul(e, e->v, kv, &e->xn, true, n, &l->v, false);
+    ot_step_add_matmul(e, e->q, q, &e->xn, false, n, &l->q.w, false);
+    ot_step_add_matmul(e, e->k, kv, &e->xn, false, n, &l->k.w, false);
+    ot_step_add_matmul(e, e->v, kv, &e->xn, true, n, &l->v.w, false);
     ot_streams_add_qkv(e);
     ot_step_run_matmuls(e, OT_STAGE_QKV);
     ot_step_run(e, OT_STAGE_STORE, store_task, row_task_count);
     ot_step_run(e, OT_STAGE_ATTENTION, attention_task, e->n_attn_tasks);
     ot_step_run(e, OT_STAGE_CONCAT, concat_task, row_task_count);
-    ot_step_add_matmul(e, e->h, i->n_embd, &e->att, false, n, &l->o, true);
+    ot_step_add_matmul(e, e->h, i->n_embd, &e->att, false, n, &l->o.w, true);
     ot_streams_add_attn_out(e);
     ot_step_run_matmuls(e, OT_STAGE_ATTN_OUT);
 
     ot_step_run(e, OT_STAGE_NORM, ffn_norm_task, row_task_count);
-    ot_step_add_matmul(e, e->gate, i->n_ff, &e->xn, last, n, &l->gate, false);
-    ot_step_add_matmul(e, e->up, i->n_ff, &e->xn, last, n, &l->up, false);
+    if (e->model->arch->ffn == OT_FFN_SILU_GATED)
+        ot_step_add_matmul(e, e->gate, i->n_ff, &e->xn, last, n, &l->gate.w, false);
+    ot_step_add_matmul(e, e->up, i->n_ff, &e->xn, last, n, &l->up.w, false);
     ot_streams_add_ffn_in(e);
     ot_step_run_matmuls(e, OT_STAGE_FFN_IN);
     ot_step_run(e, OT_STAGE_FFN_ACT, act_task, row_task_count);
-    ot_step_add_matmul(e, e->h, i->n_embd, &e->inner, last, n, &l->down, true);
+    ot_step_add_matmul(e, e->h, i->n_embd, &e->inner, last, n, &l->down.w, true);
     ot_streams_add_ffn_out(e);
     ot_step_run_matmuls(e, OT_STAGE_FFN_OUT);
 }
@@ -370,10 +424,9 @@ static void head_task(void *arg, uint32_t task, uint32_t thread)
         if (e->output_index[r] < 0)
             continue;
         float *hidden = e->hidden.x + (size_t)e->output_index[r] * d;
-        const float inv = e->kernels->rms_norm(hidden, e->h + (size_t)r * d, e->model->output_norm, d,
-                                               e->model->info.norm_eps);
+        norm_row(e, r, &e->model->output_norm, hidden);
         if (e->n_streams > 0)
-            ot_streams_head_row(e, r, inv, hidden);
+            ot_streams_head_row(e, r, hidden);
     }
 }
 

@@ -51,10 +51,14 @@ static ot_status read_names(ot_model *m, ot_error *err)
     if (st != OT_OK)
         return st;
     copy_str(info->architecture, sizeof info->architecture, s);
-    if (strcmp(info->architecture, "llama") != 0)
-        return ot_fail(err, OT_ERR_UNSUPPORTED, "%s: architecture '%s' is not supported as a base model (llama is)%s", path,
-                       info->architecture,
+    m->arch = ot_architecture_find(info->architecture);
+    if (m->arch == NULL) {
+        char known[128];
+        ot_architecture_list(known, sizeof known);
+        return ot_fail(err, OT_ERR_UNSUPPORTED, "%s: architecture '%s' is not supported as a base model (these are: %s)%s", path,
+                       info->architecture, known,
                        strcmp(info->architecture, "otter") == 0 ? "; this is an insertion: pass it as --head" : "");
+    }
     if (ot_gguf_get_str(m->gguf, "general.name", &s, NULL) != OT_OK) {
         const char *base = strrchr(path, '/');
         base = base != NULL ? base + 1 : path;
@@ -100,7 +104,7 @@ static ot_status read_sizes(ot_model *m, ot_error *err)
         return ot_fail(err, OT_ERR_UNSUPPORTED, "%s: head sizes %u (keys) and %u (values) are not supported", path,
                        key_length, value_length);
     info->head_dim = key_length;
-    snprintf(key, sizeof key, "%s.attention.layer_norm_rms_epsilon", arch);
+    snprintf(key, sizeof key, "%s.%s", arch, m->arch->eps_key);
     st = ot_gguf_get_f32(g, key, &eps, err);
     if (st != OT_OK && st != OT_ERR_NOT_FOUND)
         return st;
@@ -110,38 +114,16 @@ static ot_status read_sizes(ot_model *m, ot_error *err)
     return OT_OK;
 }
 
-static ot_status load_layer(ot_model *m, uint32_t n, ot_error *err)
+/* position_embd.weight has a row for each position of the context, no more and no fewer. */
+static ot_status load_positions(ot_model *m, ot_error *err)
 {
-    const ot_model_info *i = &m->info;
-    ot_layer *l = &m->layers[n];
-    const uint32_t d = i->n_embd, q = i->n_heads * i->head_dim, kv = i->n_kv_heads * i->head_dim;
-    const struct { const char *suffix; uint32_t n_in, n_out; ot_matrix *matrix; } matrices[] = {
-        {"attn_q", d, q, &l->q},          {"attn_k", d, kv, &l->k},
-        {"attn_v", d, kv, &l->v},         {"attn_output", q, d, &l->o},
-        {"ffn_gate", d, i->n_ff, &l->gate}, {"ffn_up", d, i->n_ff, &l->up},
-        {"ffn_down", i->n_ff, d, &l->down},
-    };
-    const struct { const char *suffix; float **vector; } vectors[] = {
-        {"attn_norm", &l->attn_norm}, {"ffn_norm", &l->ffn_norm},
-    };
-    char name[96];
-    ot_status st;
-    for (size_t k = 0; k < sizeof matrices / sizeof matrices[0]; k++) {
-        snprintf(name, sizeof name, "blk.%u.%s.bias", n, matrices[k].suffix);
-        if (ot_gguf_tensor(m->gguf, name) != NULL)
-            return ot_fail(err, OT_ERR_UNSUPPORTED, "%s: tensor '%s': biases are not supported for this architecture",
-                           ot_gguf_path(m->gguf), name);
-        snprintf(name, sizeof name, "blk.%u.%s.weight", n, matrices[k].suffix);
-        if ((st = ot_tensor_load_matrix(m->gguf, name, matrices[k].n_in, matrices[k].n_out, matrices[k].matrix, err)) !=
-            OT_OK)
-            return st;
-    }
-    for (size_t k = 0; k < sizeof vectors / sizeof vectors[0]; k++) {
-        snprintf(name, sizeof name, "blk.%u.%s.weight", n, vectors[k].suffix);
-        if ((st = ot_tensor_load_vector(m->gguf, name, d, vectors[k].vector, err)) != OT_OK)
-            return st;
-    }
-    return OT_OK;
+    const ot_tensor *t;
+    if (!m->arch->learned_positions)
+        return ot_rope_open(&m->rope, m->gguf, m->info.architecture, m->info.head_dim, err);
+    const ot_status st = ot_tensor_require(m->gguf, "position_embd.weight", m->info.n_embd, m->info.n_ctx_train, &t, err);
+    if (st == OT_OK)
+        m->position_embd = (ot_table){t->type, m->info.n_embd, t->data};
+    return st;
 }
 
 static ot_status load_tensors(ot_model *m, ot_error *err)
@@ -163,32 +145,17 @@ static ot_status load_tensors(ot_model *m, ot_error *err)
         return st;
     const char *output = ot_gguf_tensor(m->gguf, "output.weight") != NULL ? "output.weight" : "token_embd.weight";
     if ((st = ot_tensor_load_matrix(m->gguf, output, i->n_embd, i->n_vocab, &m->output, err)) != OT_OK ||
-        (st = ot_tensor_load_vector(m->gguf, "output_norm.weight", i->n_embd, &m->output_norm, err)) != OT_OK)
+        (st = ot_tensor_load_norm(m->gguf, "output_norm", i->n_embd, m->arch->norm == OT_NORM_LAYER, &m->output_norm, err)) !=
+            OT_OK)
         return st;
-    m->layers = ot_alloc(i->n_layers, sizeof *m->layers);
-    if (m->layers == NULL)
-        return ot_fail(err, OT_ERR_NOMEM, "out of memory for %u layers", i->n_layers);
-    for (uint32_t n = 0; n < i->n_layers; n++)
-        if ((st = load_layer(m, n, err)) != OT_OK)
-            return st;
-    return OT_OK;
-}
-
-static size_t matrix_bytes(const ot_matrix *m)
-{
-    return (size_t)m->n_panels * m->panel_bytes;
+    return ot_model_load_layers(m, err);
 }
 
 static void sum_up(ot_model *m)
 {
     ot_model_info *i = &m->info;
-    i->weight_bytes = matrix_bytes(&m->output) + sizeof(float) * i->n_embd;
-    for (uint32_t n = 0; n < i->n_layers; n++) {
-        const ot_layer *l = &m->layers[n];
-        i->weight_bytes += matrix_bytes(&l->q) + matrix_bytes(&l->k) + matrix_bytes(&l->v) + matrix_bytes(&l->o) +
-                           matrix_bytes(&l->gate) + matrix_bytes(&l->up) + matrix_bytes(&l->down) +
-                           2 * sizeof(float) * i->n_embd;
-    }
+    i->weight_bytes = (size_t)m->output.n_panels * m->output.panel_bytes +
+                      (m->output_norm.beta != NULL ? 2 : 1) * sizeof(float) * i->n_embd + ot_model_layer_bytes(m);
     i->n_params = 0;
     for (uint64_t t = 0; t < ot_gguf_tensor_count(m->gguf); t++) {
         const ot_tensor *x = ot_gguf_tensor_at(m->gguf, t);
@@ -202,8 +169,7 @@ static ot_status open_parts(ot_model *m, const char *path, ot_error *err)
     ot_status st;
     if ((st = ot_gguf_open(&m->gguf, path, err)) != OT_OK || (st = read_names(m, err)) != OT_OK ||
         (st = read_sizes(m, err)) != OT_OK || (st = ot_tokenizer_open(&m->tokenizer, m->gguf, err)) != OT_OK ||
-        (st = ot_rope_open(&m->rope, m->gguf, m->info.architecture, m->info.head_dim, err)) != OT_OK ||
-        (st = load_tensors(m, err)) != OT_OK)
+        (st = load_positions(m, err)) != OT_OK || (st = load_tensors(m, err)) != OT_OK)
         return st;
     sum_up(m);
     ot_gguf_fingerprint(m->gguf, m->info.fingerprint);
@@ -231,16 +197,8 @@ void ot_model_close(ot_model **model)
     ot_model *m = *model;
     if (m == NULL)
         return;
-    for (uint32_t n = 0; m->layers != NULL && n < m->info.n_layers; n++) {
-        ot_layer *l = &m->layers[n];
-        ot_matrix *const all[] = {&l->q, &l->k, &l->v, &l->o, &l->gate, &l->up, &l->down};
-        for (size_t k = 0; k < sizeof all / sizeof all[0]; k++)
-            ot_matrix_free(all[k]);
-        free(l->attn_norm);
-        free(l->ffn_norm);
-    }
-    free(m->layers);
-    free(m->output_norm);
+    ot_model_free_layers(m);
+    ot_norm_free(&m->output_norm);
     ot_matrix_free(&m->output);
     ot_rope_close(&m->rope);
     ot_tokenizer_close(&m->tokenizer);
@@ -269,10 +227,11 @@ static const uint8_t *tensor_row(const ot_tensor *t, uint64_t row)
     return t->data + row * (t->dims[0] / ot_type_block(t->type) * ot_type_block_bytes(t->type));
 }
 
-void ot_model_embed(const ot_model *model, int32_t token, float *dst)
+void ot_model_embed(const ot_model *model, int32_t token, uint32_t position, float *dst, float *scratch)
 {
     const ot_tensor *t = model->token_embd;
-    ot_dequantize(t->type, tensor_row(t, (uint64_t)token), dst, model->info.n_embd);
+    const ot_table tokens = {t->type, model->info.n_embd, t->data};
+    ot_table_embed(&tokens, &model->position_embd, token, position, dst, scratch);
 }
 
 ot_status ot_model_tensor_shape(const ot_model *model, const char *tensor, uint32_t *n_in, uint32_t *n_out,

@@ -10,7 +10,7 @@
  *     matmul  W_O                       added to h and h'
  *     rows    norm, gather, quantise
  *     matmul  gate up
- *     rows    silu, gather, quantise    [base inner; parents' inner; own inner]
+ *     rows    activate, gather, quantise   [base inner; parents' inner; own inner]
  *     matmul  W_d                       added to h and h'
  *
  * Base values are computed first and read by the inserted stream, never written by it: that is promise 1.
@@ -120,7 +120,7 @@ struct ot_engine {
     size_t arena_bytes, arena_used;
 
     float *h;                    /* (max_rows, d) */
-    float *inv;                  /* (max_rows) factor of the last norm */
+    float *inv, *mean;           /* (max_rows) factor of the last norm, and what a LayerNorm took off before */
     ot_buffer xn;                /* (max_rows, d) n(h) */
     float *q, *k, *v;            /* (max_rows, H*hd), (max_rows, KV*hd) twice */
     ot_buffer att;               /* (max_rows, H*hd) */
@@ -183,6 +183,14 @@ void ot_buffer_quantize(const ot_engine *e, const ot_buffer *b, uint32_t begin, 
 void ot_buffer_matmul(const ot_engine *e, float *y, size_t y_stride, const ot_acts *x, const ot_acts *low, const ot_matrix *w,
                       uint32_t begin, uint32_t end, bool accumulate);
 
+/* What base and inserted rows do alike, by the architecture. n(h') of n elements by the statistics that the last norm of the
+ * row's h had: */
+void ot_step_norm_extended(const ot_engine *e, uint32_t row, const ot_norm *norm, const float *ext, uint32_t n, float *dst);
+/* The FFN's inner activation from n elements of gate and up, biases included; gate is not looked at where there is none. */
+void ot_step_activate(const ot_engine *e, float *dst, const float *gate, const float *up, uint32_t n);
+/* y += bias, where there is one. */
+void ot_step_add_bias(const ot_engine *e, float *y, const ot_linear *linear);
+
 /* Queues a product for the next ot_project_run; `in` is quantised, low half too, and stays as it is until then. */
 void ot_project_add(ot_engine *e, const ot_buffer *in, const ot_matrix *w, const ot_out_row *out);
 /* Runs all queued products in one run of the pool. */
@@ -203,7 +211,7 @@ void ot_streams_add_qkv(ot_engine *e);
 void ot_streams_add_attn_out(ot_engine *e);
 void ot_streams_add_ffn_in(ot_engine *e);
 void ot_streams_add_ffn_out(ot_engine *e);
-void ot_streams_head_row(ot_engine *e, uint32_t row, float inv, const float *hidden);
+void ot_streams_head_row(ot_engine *e, uint32_t row, const float *hidden);
 /* The stream of an insertion in the batch, or NULL. */
 ot_stream *ot_streams_find(const ot_engine *e, const ot_insertion *insertion);
 /* Streams of a batch row's sequence, parents first. */

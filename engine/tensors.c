@@ -1,6 +1,7 @@
 /* From tensors of a file to what the engine computes with: checked shapes, float vectors, packed matrices. */
 #include "engine/model.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -55,4 +56,39 @@ ot_status ot_tensor_load_matrix(const ot_gguf *gguf, const char *name, uint32_t 
     const ot_tensor *t;
     const ot_status st = ot_tensor_require(gguf, name, n_in, n_out, &t, err);
     return st != OT_OK ? st : ot_matrix_pack(out, t->type, t->data, n_in, n_out, err);
+}
+
+ot_status ot_tensor_load_norm(const ot_gguf *gguf, const char *name, uint32_t n, bool has_beta, ot_norm *out, ot_error *err)
+{
+    char full[128];
+    snprintf(full, sizeof full, "%s.weight", name);
+    const ot_status st = ot_tensor_load_vector(gguf, full, n, &out->gamma, err);
+    if (st != OT_OK || !has_beta)
+        return st;
+    snprintf(full, sizeof full, "%s.bias", name);
+    return ot_tensor_load_vector(gguf, full, n, &out->beta, err);
+}
+
+void ot_norm_free(ot_norm *norm)
+{
+    free(norm->gamma);
+    free(norm->beta);
+    *norm = (ot_norm){NULL, NULL};
+}
+
+static void table_row(const ot_table *t, uint32_t row, float *dst)
+{
+    const size_t row_bytes = t->n_in / ot_type_block(t->type) * (size_t)ot_type_block_bytes(t->type);
+    ot_dequantize(t->type, t->rows + row * row_bytes, dst, t->n_in);
+}
+
+void ot_table_embed(const ot_table *tokens, const ot_table *positions, int32_t token, uint32_t position, float *dst,
+                    float *scratch)
+{
+    table_row(tokens, (uint32_t)token, dst);
+    if (positions->rows == NULL)
+        return;
+    table_row(positions, position, scratch);
+    for (uint32_t i = 0; i < tokens->n_in; i++)
+        dst[i] += scratch[i];
 }

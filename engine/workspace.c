@@ -107,6 +107,7 @@ static void lay_out(ot_engine *e)
     e->arena_used = 0;
     e->h = take(e, n * i->n_embd, sizeof(float));
     e->inv = take(e, n, sizeof(float));
+    e->mean = take(e, n, sizeof(float));
     take_buffer(e, &e->xn, o->max_rows, i->n_embd, true);
     e->q = take(e, n * q, sizeof(float));
     e->k = take(e, n * kv, sizeof(float));

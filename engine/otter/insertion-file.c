@@ -196,8 +196,7 @@ static ot_status load_slot(void *arg, const ot_slot *slot, ot_error *err)
     case OT_SLOT_EMBEDDING:
         if ((st = ot_tensor_require(x->gguf, slot->name, slot->n_in, slot->n_out, &t, err)) != OT_OK)
             return st;
-        x->embd_type = t->type;
-        x->embd_rows = t->data;
+        *slot->table = (ot_table){t->type, slot->n_in, t->data};
         return OT_OK;
     }
     return OT_OK;

@@ -35,26 +35,46 @@ static void visit_slot(walker *w, ot_slot slot, const char *format, ...)
 #define MATRIX(m, in, out) ((ot_slot){.kind = OT_SLOT_MATRIX, .n_in = (in), .n_out = (out), .matrix = &(m)})
 #define VECTOR(v, n) ((ot_slot){.kind = OT_SLOT_VECTOR, .n_in = (n), .n_out = 1, .vector = &(v)})
 #define NORM(v, n) ((ot_slot){.kind = OT_SLOT_VECTOR, .n_in = (n), .n_out = 1, .vector = &(v), .is_norm = true})
+#define EMBEDDING(t, in, rows) ((ot_slot){.kind = OT_SLOT_EMBEDDING, .n_in = (in), .n_out = (rows), .table = &(t)})
+
+static void visit_norm(walker *w, const ot_insertion *x, ot_norm *norm, const char *name)
+{
+    visit_slot(w, NORM(norm->gamma, x->info.spec.n_embd), "%s.weight", name);
+    if (x->base->arch->norm == OT_NORM_LAYER)
+        visit_slot(w, VECTOR(norm->beta, x->info.spec.n_embd), "%s.bias", name);
+}
+
+/* `bias`: the trait that says whether the base has one here. */
+static void visit_linear(walker *w, const ot_insertion *x, ot_linear *l, uint32_t n_in, uint32_t n_out, unsigned bias, uint32_t layer,
+                         const char *name)
+{
+    visit_slot(w, MATRIX(l->w, n_in, n_out), "otter.blk.%u.%s.weight", layer, name);
+    if (x->base->arch->biases & bias)
+        visit_slot(w, VECTOR(l->bias, n_out), "otter.blk.%u.%s.bias", layer, name);
+}
 
 static void walk_layer(walker *w, ot_insertion *x, uint32_t n)
 {
     const ot_insertion_info *i = &x->info;
     const ot_insertion_spec *s = &i->spec;
     ot_ext_layer *l = &x->layers[n];
-    const uint32_t hd = x->base->info.head_dim;
-    visit_slot(w, NORM(l->attn_norm, s->n_embd), "otter.blk.%u.attn_norm.weight", n);
+    const uint32_t q = s->n_heads * x->base->info.head_dim, kv = s->n_kv_heads * x->base->info.head_dim;
+    char name[64];
+    snprintf(name, sizeof name, "otter.blk.%u.attn_norm", n);
+    visit_norm(w, x, &l->attn_norm, name);
     if (s->n_heads > 0) {
-        visit_slot(w, MATRIX(l->q, i->width_in, s->n_heads * hd), "otter.blk.%u.attn_q.weight", n);
-        visit_slot(w, MATRIX(l->k, i->width_in, s->n_kv_heads * hd), "otter.blk.%u.attn_k.weight", n);
-        visit_slot(w, MATRIX(l->v, i->width_in, s->n_kv_heads * hd), "otter.blk.%u.attn_v.weight", n);
+        visit_linear(w, x, &l->q, i->width_in, q, OT_BIAS_QKV, n, "attn_q");
+        visit_linear(w, x, &l->k, i->width_in, kv, OT_BIAS_QKV, n, "attn_k");
+        visit_linear(w, x, &l->v, i->width_in, kv, OT_BIAS_QKV, n, "attn_v");
     }
-    visit_slot(w, MATRIX(l->o, i->width_attn, s->n_embd), "otter.blk.%u.attn_output.weight", n);
-    visit_slot(w, NORM(l->ffn_norm, s->n_embd), "otter.blk.%u.ffn_norm.weight", n);
-    if (s->n_ff > 0) {
-        visit_slot(w, MATRIX(l->gate, i->width_in, s->n_ff), "otter.blk.%u.ffn_gate.weight", n);
-        visit_slot(w, MATRIX(l->up, i->width_in, s->n_ff), "otter.blk.%u.ffn_up.weight", n);
-    }
-    visit_slot(w, MATRIX(l->down, i->width_ff, s->n_embd), "otter.blk.%u.ffn_down.weight", n);
+    visit_linear(w, x, &l->o, i->width_attn, s->n_embd, OT_BIAS_ATTN_OUT, n, "attn_output");
+    snprintf(name, sizeof name, "otter.blk.%u.ffn_norm", n);
+    visit_norm(w, x, &l->ffn_norm, name);
+    if (s->n_ff > 0 && x->base->arch->ffn == OT_FFN_SILU_GATED)
+        visit_linear(w, x, &l->gate, i->width_in, s->n_ff, OT_BIAS_FFN, n, "ffn_gate");
+    if (s->n_ff > 0)
+        visit_linear(w, x, &l->up, i->width_in, s->n_ff, OT_BIAS_FFN, n, "ffn_up");
+    visit_linear(w, x, &l->down, i->width_ff, s->n_embd, OT_BIAS_FFN, n, "ffn_down");
 }
 
 ot_status ot_insertion_walk(ot_insertion *x, ot_slot_visit *visit, void *arg, ot_error *err)
@@ -63,11 +83,12 @@ ot_status ot_insertion_walk(ot_insertion *x, ot_slot_visit *visit, void *arg, ot
     const ot_model_info *base = &x->base->info;
     walker w = {visit, arg, err, OT_OK};
     if (s->n_embd > 0) {
-        visit_slot(&w, (ot_slot){.kind = OT_SLOT_EMBEDDING, .n_in = s->n_embd, .n_out = base->n_vocab},
-                   "otter.token_embd.weight");
+        visit_slot(&w, EMBEDDING(x->token_embd, s->n_embd, base->n_vocab), "otter.token_embd.weight");
+        if (x->base->arch->learned_positions)
+            visit_slot(&w, EMBEDDING(x->position_embd, s->n_embd, base->n_ctx_train), "otter.position_embd.weight");
         for (uint32_t n = 0; n < base->n_layers; n++)
             walk_layer(&w, x, n);
-        visit_slot(&w, NORM(x->output_norm, s->n_embd), "otter.output_norm.weight");
+        visit_norm(&w, x, &x->output_norm, "otter.output_norm");
     }
     const uint32_t head_in = ot_insertion_head_width(x);
     for (uint32_t k = 0; k < s->n_outputs; k++) {
@@ -163,8 +184,8 @@ static ot_status sum_slot(void *arg, const ot_slot *slot, ot_error *err)
         x->info.bytes += (size_t)slot->matrix->n_panels * slot->matrix->panel_bytes;
         x->takes_q8 |= ot_matrix_takes_q8(slot->matrix);
     } else if (slot->kind == OT_SLOT_EMBEDDING) {
-        x->info.bytes += (size_t)slot->n_out * (slot->n_in / ot_type_block(x->embd_type)) *
-                         ot_type_block_bytes(x->embd_type);
+        x->info.bytes += (size_t)slot->n_out * (slot->n_in / ot_type_block(slot->table->type)) *
+                         ot_type_block_bytes(slot->table->type);
     } else {
         x->info.bytes += sizeof(float) * slot->n_in;
     }
@@ -180,11 +201,9 @@ void ot_insertion_finish(ot_insertion *x)
         x->info.bytes += (size_t)x->heads[k].table.n_panels * x->heads[k].table.panel_bytes;
 }
 
-void ot_insertion_embed(const ot_insertion *x, int32_t token, float *dst)
+void ot_insertion_embed(const ot_insertion *x, int32_t token, uint32_t position, float *dst, float *scratch)
 {
-    const uint32_t n = x->info.spec.n_embd;
-    const size_t row_bytes = n / ot_type_block(x->embd_type) * (size_t)ot_type_block_bytes(x->embd_type);
-    ot_dequantize(x->embd_type, x->embd_rows + (size_t)token * row_bytes, dst, n);
+    ot_table_embed(&x->token_embd, &x->position_embd, token, position, dst, scratch);
 }
 
 /* ---- Closing and asking ------------------------------------------------------------------------------------ */

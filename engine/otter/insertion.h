@@ -7,11 +7,11 @@
 /* The inserted parameters of one layer (method: the extended transformer). D, A and F are the widths that the projections read:
  * base, parents, own. */
 typedef struct ot_ext_layer {
-    float *attn_norm, *ffn_norm;  /* gamma' (d') */
-    ot_matrix q, k, v;            /* [D, heads'*hd]; none without new heads */
-    ot_matrix o;                  /* [A, d'] */
-    ot_matrix gate, up;           /* [D, f']; none where f' = 0 */
-    ot_matrix down;               /* [F, d'] */
+    ot_norm attn_norm, ffn_norm;  /* gamma', beta' (d') */
+    ot_linear q, k, v;            /* [D, heads'*hd]; none without new heads */
+    ot_linear o;                  /* [A, d'] */
+    ot_linear gate, up;           /* [D, f']; none where f' = 0, and no gate where the base has none */
+    ot_linear down;               /* [F, d'] */
 } ot_ext_layer;
 
 /* One output. A scalar head has a weight vector and a bias; the others have a matrix W_h, or where that is cheaper G = E W_h made at
@@ -29,9 +29,9 @@ struct ot_insertion {
     uint32_t n_parents;
     const ot_insertion *parents[OT_MAX_PARENTS];
     ot_ext_layer *layers;         /* NULL where d' = 0 */
-    float *output_norm;           /* (d') */
-    ot_type embd_type;            /* E': n_vocab rows of d' */
-    const uint8_t *embd_rows;
+    ot_norm output_norm;          /* (d') */
+    ot_table token_embd;          /* E': n_vocab rows of d' */
+    ot_table position_embd;       /* a row of d' for each position, where the base learns them */
     ot_head_weights heads[OT_MAX_HEADS];
     bool takes_q8;                /* its matrices multiply quantised activations */
 
@@ -53,6 +53,7 @@ typedef struct ot_slot {
     uint32_t n_in, n_out;
     ot_matrix *matrix; /* OT_SLOT_MATRIX */
     float **vector;    /* OT_SLOT_VECTOR */
+    ot_table *table;   /* OT_SLOT_EMBEDDING */
     bool is_norm;
 } ot_slot;
 typedef ot_status ot_slot_visit(void *arg, const ot_slot *slot, ot_error *err);
@@ -69,7 +70,7 @@ void ot_insertion_finish(ot_insertion *insertion);
 bool ot_head_wants_table(const ot_insertion *insertion);
 /* Makes the tables from the heads' matrices, which it frees; nothing where none is wanted. */
 ot_status ot_head_tables_build(ot_insertion *insertion, ot_error *err);
-/* E'[token], d' floats. */
-void ot_insertion_embed(const ot_insertion *insertion, int32_t token, float *dst);
+/* h' of a token at a position before the first layer, d' floats; scratch as in ot_table_embed. */
+void ot_insertion_embed(const ot_insertion *insertion, int32_t token, uint32_t position, float *dst, float *scratch);
 
 #endif

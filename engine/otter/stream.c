@@ -1,7 +1,7 @@
 /* The inserted stream: h' beside h, for the rows whose sequence uses an insertion (method: the extended transformer).
  *
  * Zero blocks are neither stored nor multiplied: each inserted projection reads a concatenation [base; parents; own] that is
- * gathered here, and writes to its own part alone. n(h') takes the statistics of h, so it is one scaling.
+ * gathered here, and writes to its own part alone. n(h') takes the statistics of h, so it is one scaling (and shift).
  * Rows of a stream are compact: compact row c belongs to batch row rows[c]. A parent has at least its child's rows, and
  * comes earlier in e->streams. */
 #include "engine/step.h"
@@ -62,6 +62,13 @@ static ot_status open_stream(ot_engine *e, const ot_insertion *x, ot_error *err)
     return OT_OK;
 }
 
+/* h' of the next compact row. H' is not there yet: its place is free. */
+static void embed_row(const ot_stream *s, const ot_row *row)
+{
+    const size_t at = (size_t)s->n_rows * s->insertion->info.spec.n_embd;
+    ot_insertion_embed(s->insertion, row->token, row->position, s->ext + at, s->out + at);
+}
+
 ot_status ot_streams_begin(ot_engine *e, const ot_batch *batch, ot_error *err)
 {
     e->n_streams = 0;
@@ -88,8 +95,7 @@ ot_status ot_streams_begin(ot_engine *e, const ot_batch *batch, ot_error *err)
             s->index[r] = (int32_t)s->n_rows;
             s->rows[s->n_rows] = r;
             if (s->insertion->info.spec.n_embd > 0)
-                ot_insertion_embed(s->insertion, batch->rows[r].token,
-                                   s->ext + (size_t)s->n_rows * s->insertion->info.spec.n_embd);
+                embed_row(s, &batch->rows[r]);
             s->n_rows++;
         }
     }
@@ -190,8 +196,7 @@ void ot_streams_norm_row(ot_engine *e, uint32_t row, bool ffn)
             in.x = tape_at(t, t->ffn_in, e->layer, in.width);
         in.acts.x = in.x;
         gather(in.x + (size_t)c * in.width, e->xn.x + (size_t)row * d, d, s, row, buffer_in, own_embd, 0);
-        e->kernels->scale_norm(own_part(&in, c, de), s->ext + (size_t)c * de, ffn ? l->ffn_norm : l->attn_norm, e->inv[row],
-                               de);
+        ot_step_norm_extended(e, row, ffn ? &l->ffn_norm : &l->attn_norm, s->ext + (size_t)c * de, de, own_part(&in, c, de));
         if (s->insertion->takes_q8)
             ot_buffer_quantize(e, &in, c, c + 1, false);
         if (t != NULL && t->insertion == s->insertion)
@@ -215,7 +220,11 @@ void ot_streams_store_row(ot_engine *e, uint32_t row)
         if (spec->n_heads == 0)
             continue;
         float *q = s->q + c * spec->n_heads * hd, *k = s->k + c * spec->n_kv_heads * hd;
-        const float *v = s->v + c * spec->n_kv_heads * hd;
+        float *v = s->v + c * spec->n_kv_heads * hd;
+        const ot_ext_layer *l = &s->insertion->layers[e->layer];
+        ot_step_add_bias(e, q, &l->q);
+        ot_step_add_bias(e, k, &l->k);
+        ot_step_add_bias(e, v, &l->v);
         e->kernels->rope(q, table, spec->n_heads, hd, e->model->rope.n_rot, e->model->rope.neox);
         e->kernels->rope(k, table, spec->n_kv_heads, hd, e->model->rope.n_rot, e->model->rope.neox);
         for (uint32_t g = 0; g < spec->n_kv_heads; g++)
@@ -232,8 +241,10 @@ void ot_streams_concat_row(ot_engine *e, uint32_t row)
     for (uint32_t j = 0; j < n; j++) {
         const ot_stream *s = of[j];
         const uint32_t c = (uint32_t)s->index[row];
-        if (s->insertion->info.spec.n_embd == 0)
+        const uint32_t de = s->insertion->info.spec.n_embd;
+        if (de == 0)
             continue;
+        ot_step_add_bias(e, s->ext + (size_t)c * de, &s->insertion->layers[e->layer].o);
         /* The own heads were written in place by the attention. */
         gather(s->attn.x + (size_t)c * s->attn.width, e->att.x + (size_t)row * e->att.width, e->att.width, s, row,
                buffer_attn, own_heads, e->model->info.head_dim);
@@ -252,9 +263,14 @@ void ot_streams_act_row(ot_engine *e, uint32_t row)
         const uint32_t c = (uint32_t)s->index[row];
         if (spec->n_embd == 0)
             continue;
-        if (spec->n_ff > 0)
-            e->kernels->silu_mul(own_part(&s->ff, c, spec->n_ff), s->gate + (size_t)c * spec->n_ff,
-                                 s->up + (size_t)c * spec->n_ff, spec->n_ff);
+        const ot_ext_layer *l = &s->insertion->layers[e->layer];
+        if (spec->n_ff > 0) {
+            float *gate = s->gate + (size_t)c * spec->n_ff, *up = s->up + (size_t)c * spec->n_ff;
+            ot_step_add_bias(e, gate, &l->gate);
+            ot_step_add_bias(e, up, &l->up);
+            ot_step_activate(e, own_part(&s->ff, c, spec->n_ff), gate, up, spec->n_ff);
+        }
+        ot_step_add_bias(e, s->ext + (size_t)c * spec->n_embd, &l->down);
         gather(s->ff.x + (size_t)c * s->ff.width, e->inner.x + (size_t)row * e->inner.width, e->inner.width, s, row,
                buffer_ff, own_ff, 0);
         if (s->insertion->takes_q8)
@@ -273,9 +289,9 @@ void ot_streams_add_qkv(ot_engine *e)
         if (spec->n_heads == 0)
             continue;
         const ot_ext_layer *l = &s->insertion->layers[e->layer];
-        ot_step_add_matmul(e, s->q, (size_t)spec->n_heads * hd, &s->in, false, s->n_rows, &l->q, false);
-        ot_step_add_matmul(e, s->k, (size_t)spec->n_kv_heads * hd, &s->in, false, s->n_rows, &l->k, false);
-        ot_step_add_matmul(e, s->v, (size_t)spec->n_kv_heads * hd, &s->in, false, s->n_rows, &l->v, false);
+        ot_step_add_matmul(e, s->q, (size_t)spec->n_heads * hd, &s->in, false, s->n_rows, &l->q.w, false);
+        ot_step_add_matmul(e, s->k, (size_t)spec->n_kv_heads * hd, &s->in, false, s->n_rows, &l->k.w, false);
+        ot_step_add_matmul(e, s->v, (size_t)spec->n_kv_heads * hd, &s->in, false, s->n_rows, &l->v.w, false);
     }
 }
 
@@ -285,7 +301,7 @@ void ot_streams_add_attn_out(ot_engine *e)
         ot_stream *s = &e->streams[k];
         const uint32_t de = s->insertion->info.spec.n_embd;
         if (de > 0)
-            ot_step_add_matmul(e, s->ext, de, &s->attn, false, s->n_rows, &s->insertion->layers[e->layer].o, true);
+            ot_step_add_matmul(e, s->ext, de, &s->attn, false, s->n_rows, &s->insertion->layers[e->layer].o.w, true);
     }
 }
 
@@ -300,8 +316,9 @@ void ot_streams_add_ffn_in(ot_engine *e)
         const ot_ext_layer *l = &s->insertion->layers[e->layer];
         if (t != NULL && t->insertion == s->insertion)
             bind_buffer(&s->in, tape_at(t, t->ffn_in, e->layer, s->in.width), s->in.width);
-        ot_step_add_matmul(e, s->gate, spec->n_ff, &s->in, false, s->n_rows, &l->gate, false);
-        ot_step_add_matmul(e, s->up, spec->n_ff, &s->in, false, s->n_rows, &l->up, false);
+        if (e->model->arch->ffn == OT_FFN_SILU_GATED)
+            ot_step_add_matmul(e, s->gate, spec->n_ff, &s->in, false, s->n_rows, &l->gate.w, false);
+        ot_step_add_matmul(e, s->up, spec->n_ff, &s->in, false, s->n_rows, &l->up.w, false);
     }
 }
 
@@ -311,13 +328,13 @@ void ot_streams_add_ffn_out(ot_engine *e)
         ot_stream *s = &e->streams[k];
         const uint32_t de = s->insertion->info.spec.n_embd;
         if (de > 0)
-            ot_step_add_matmul(e, s->ext, de, &s->ff, false, s->n_rows, &s->insertion->layers[e->layer].down, true);
+            ot_step_add_matmul(e, s->ext, de, &s->ff, false, s->n_rows, &s->insertion->layers[e->layer].down.w, true);
     }
 }
 
 /* ---- Heads (eq. 7): sigma(w . H' + b) --------------------------------------------------------------------------- */
 
-void ot_streams_head_row(ot_engine *e, uint32_t row, float inv, const float *hidden)
+void ot_streams_head_row(ot_engine *e, uint32_t row, const float *hidden)
 {
     uint32_t n;
     ot_stream *const *of = ot_streams_of_row(e, row, &n);
@@ -329,7 +346,7 @@ void ot_streams_head_row(ot_engine *e, uint32_t row, float inv, const float *hid
         const size_t c = (size_t)s->index[row];
         float *out = s->out + c * spec->n_embd;
         if (spec->n_embd > 0)
-            e->kernels->scale_norm(out, s->ext + c * spec->n_embd, x->output_norm, inv, spec->n_embd);
+            ot_step_norm_extended(e, row, &x->output_norm, s->ext + c * spec->n_embd, spec->n_embd, out);
         const bool base = spec->input == OT_INPUT_BASE;
         const float *in = base ? hidden : out;
         const uint32_t width = ot_insertion_head_width(x);
@@ -341,7 +358,7 @@ void ot_streams_head_row(ot_engine *e, uint32_t row, float inv, const float *hid
         if (t != NULL && t->insertion == x) {
             const float *h = e->h + (size_t)row * d;
             memcpy(t->head_in + c * width, in, width * sizeof(float));
-            t->inv_out[c] = inv;
+            t->inv_out[c] = e->inv[row];
             if (spec->n_embd > 0)
                 *(tape_at(t, t->ms_base, e->model->info.n_layers - 1, 1) + c) = e->kernels->dot(h, h, d) / (float)d;
         }

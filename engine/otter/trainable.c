@@ -35,8 +35,7 @@ static ot_status create_slot(void *arg, const ot_slot *slot, ot_error *err)
         return ot_matrix_pack(slot->matrix, OT_TYPE_F32, p->data, slot->n_in, slot->n_out, err);
     case OT_SLOT_VECTOR: *slot->vector = p->data; break;
     case OT_SLOT_EMBEDDING:
-        x->embd_type = OT_TYPE_F32;
-        x->embd_rows = (const uint8_t *)p->data;
+        *slot->table = (ot_table){OT_TYPE_F32, slot->n_in, (const uint8_t *)p->data};
         break;
     }
     return OT_OK;

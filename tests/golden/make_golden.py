@@ -145,9 +145,9 @@ def make_llama(path, seed, d=64, head_dim=16, heads=4, kv_heads=2, n_ff=160, lay
     w.write(path)
 
 
-def make_gpt2(path, seed, d=48, heads=3, n_ff=96, layers=2, context=96):
-    """A small GPT-2 file: LayerNorm, learned positions, one matrix for Q, K and V, biases everywhere, tied output."""
-    maker = Maker(seed)
+def make_gpt2(path, seed, d=48, heads=3, n_ff=96, layers=2, context=96, tied=True, type_of=None):
+    """A small GPT-2 file: LayerNorm, learned positions, one matrix for Q, K and V, biases everywhere."""
+    maker = Maker(seed, type_of)
     w = maker.writer
     w.put("general.architecture", gguf_io.STRING, "gpt2")
     w.put("general.name", gguf_io.STRING, "golden " + os.path.basename(path).removesuffix(".gguf"))
@@ -168,6 +168,8 @@ def make_gpt2(path, seed, d=48, heads=3, n_ff=96, layers=2, context=96):
             maker.vector(b + name + ".bias", n_out)
     maker.vector("output_norm.weight", d, 1)
     maker.vector("output_norm.bias", d)
+    if not tied:
+        maker.matrix("output.weight", n_vocab, d)
     w.write(path)
 
 
@@ -324,17 +326,54 @@ INSERTIONS = {
     "q4-float": ("q4", dict(seed=125, width=24, n_ff=40, heads=2, kv_heads=1)),
 }
 
-# name, model, insertions (parents first), tolerance
-CASES = [("base-" + name, name, [], QUANTISED if name in ("blocks", "q4") else EXACT) for name in MODELS]
+GPT2_MODELS = {
+    "gpt2": dict(seed=11),
+    "gpt2-separate": dict(seed=12, tied=False, d=64, heads=2, n_ff=112, layers=3),
+    "gpt2-half": dict(seed=13, d=40, heads=5, n_ff=56, type_of={"*": "F16"}),
+    "gpt2-q8": dict(seed=14, d=96, heads=3, n_ff=192, layers=3, type_of={"*": "Q8_0"}),
+    "gpt2-blocks": dict(seed=15, d=256, heads=8, n_ff=256, tied=False,
+                        type_of={"token_embd": "Q6_K", "position_embd": "F32", "attn_qkv": "Q4_K", "attn_output": "Q5_0",
+                                 "ffn_up": "Q5_K", "ffn_down": "Q4_1", "output": "Q6_K"}),
+}
+GPT2_INSERTIONS = {
+    "gpt2-full": ("gpt2", dict(seed=126, width=24, n_ff=40, heads=3, kv_heads=3)),
+    "gpt2-grouped": ("gpt2", dict(seed=127, width=16, n_ff=24, heads=4, kv_heads=2)),
+    "gpt2-no-heads": ("gpt2", dict(seed=128, width=32, n_ff=48, heads=0, kv_heads=0)),
+    "gpt2-no-ffn": ("gpt2", dict(seed=129, width=32, n_ff=0, heads=2, kv_heads=2)),
+    "gpt2-stream-only": ("gpt2", dict(seed=130, width=20, n_ff=0, heads=0, kv_heads=0)),
+    "gpt2-odd": ("gpt2", dict(seed=131, width=5, n_ff=7, heads=1, kv_heads=1, outputs=3, activation="identity")),
+    "gpt2-task-head": ("gpt2", dict(seed=132, width=0, n_ff=0, heads=0, kv_heads=0, reads="base")),
+    "gpt2-stacked": ("gpt2", dict(seed=133, width=16, n_ff=24, heads=2, kv_heads=2, parents=["gpt2-full"])),
+    "gpt2-third": ("gpt2", dict(seed=134, width=8, n_ff=8, heads=1, kv_heads=1, parents=["gpt2-full", "gpt2-stacked"])),
+    "gpt2-separate-full": ("gpt2-separate", dict(seed=135, width=24, n_ff=40, heads=2, kv_heads=2)),
+    "gpt2-half-full": ("gpt2-half", dict(seed=136, width=24, n_ff=40, heads=2, kv_heads=2, type_of={"*": "F16"})),
+    "gpt2-expert": ("gpt2", dict(seed=148, width=20, n_ff=40, heads=2, kv_heads=2, kind="generation", activation="linear")),
+    "gpt2-medusa": ("gpt2", dict(seed=149, width=0, n_ff=0, heads=0, kv_heads=0, kind="generation", activation="silu_residual",
+                                 reads="base", outputs=2, first_offset=1)),
+    "gpt2-q8-full": ("gpt2-q8", dict(seed=137, width=32, n_ff=64, heads=3, kv_heads=3, type_of={"*": "Q8_0", "head": "F32"})),
+}
+
 LOOSE = {"expert": HALF_TABLE, "anti-expert": HALF_TABLE, "drafts": HALF_TABLE, "lookahead": HALF_TABLE, "broad-expert": BYTE_TABLE,
-         "broad-anti-expert": BYTE_TABLE, "q4-medusa": (0.25, 0.25)}
-CASES += [(name, base, how.get("parents", []) + [name], LOOSE.get(name, QUANTISED if base == "q4" else EXACT))
-          for name, (base, how) in INSERTIONS.items()]
+         "broad-anti-expert": BYTE_TABLE, "q4-medusa": (0.25, 0.25),
+         "gpt2-expert": HALF_TABLE}
+
+
+def cases_of(models, insertions, quantised):
+    """One case for each base alone and each insertion with its parents: name, model, insertions (parents first), tolerance."""
+    how = lambda base: QUANTISED if base in quantised else EXACT
+    return ([("base-" + name, name, [], how(name)) for name in models] +
+            [(name, base, sizes.get("parents", []) + [name], LOOSE.get(name, how(base)))
+             for name, (base, sizes) in insertions.items()])
+
+
+CASES = cases_of(MODELS, INSERTIONS, ("blocks", "q4"))
 CASES += [("two", "tied", ["full", "grouped"], EXACT),
           ("many", "tied", ["no-heads", "task-head", "full", "stacked", "outputs", "odd"], EXACT),
           ("every-kind", "tied", ["full", "lookahead", "expert", "anti-expert", "wide-drafts", "medusa", "lookahead-on-base"],
            HALF_TABLE),
           ("two-broad", "broad", ["broad-expert", "broad-anti-expert", "broad-medusa"], BYTE_TABLE)]
+CASES += cases_of(GPT2_MODELS, GPT2_INSERTIONS, ("gpt2-q8", "gpt2-blocks"))
+CASES += [("gpt2-many", "gpt2", ["gpt2-no-heads", "gpt2-task-head", "gpt2-full", "gpt2-stacked", "gpt2-odd", "gpt2-grouped"], EXACT)]
 
 
 def expected_rows(model, insertions, tokens, **how):
@@ -375,10 +414,14 @@ def source_stamp():
 def make_all(folder):
     at = lambda name: os.path.join(folder, name + ".gguf")
     models, insertions = {}, {}
-    for name, how in MODELS.items():
-        make_llama(at(name), **how)
+    for name in [*MODELS, *GPT2_MODELS]:
+        if name in MODELS:
+            make_llama(at(name), **MODELS[name])
+        else:
+            make_gpt2(at(name), **GPT2_MODELS[name])
         models[name] = reference.Model(at(name), np.float64)
-    for name, (base, how) in INSERTIONS.items():
+    recipes = {**INSERTIONS, **GPT2_INSERTIONS}
+    for name, (base, how) in recipes.items():
         parents = [(p, insertions[p]) for p in how.get("parents", [])]
         make_insertion(at(name + ".head"), base=models[base], **{**how, "parents": parents})
         insertions[name] = reference.Insertion(at(name + ".head"), [p for _, p in parents], np.float64)
@@ -387,7 +430,7 @@ def make_all(folder):
         write_expected(os.path.join(folder, name + ".expected"), models[base], [insertions[i] for i in used],
                        np.random.default_rng(1000 + number))
         lines += [f"case {name}", f"model {base}.gguf"]
-        lines += [" ".join(["insertion", i, i + ".head.gguf"] + INSERTIONS[i][1].get("parents", [])) for i in used]
+        lines += [" ".join(["insertion", i, i + ".head.gguf"] + recipes[i][1].get("parents", [])) for i in used]
         half = tuple(max(pair) for pair in zip(HALF, tolerance))
         lines += [f"expected {name}.expected", f"tolerance {tolerance[0]:g} {tolerance[1]:g}",
                   f"half-tolerance {half[0]:g} {half[1]:g}", "end"]
