@@ -22,6 +22,9 @@ static void print_usage(FILE *to)
             "Continues a text, or answers it with --chat, and prints the result as it is made.\n\n"
             "  --model FILE              the base model (GGUF)\n"
             "  --head NAME=FILE          load an insertion (repeatable)\n"
+            "  --reward-model NAME=MODEL,HEAD  load a separate reward model with its scalar head: used like a head (repeatable)\n"
+            "  --expert-model NAME=MODEL load a separate model to use as an expert (repeatable)\n"
+            "  --draft-model MODEL       load a small model that guesses ahead, with --draft model\n"
             "  --allow-base-mismatch     take heads that were trained on another copy of the base\n"
             "  --prompt TEXT             the prompt; - reads it from standard input\n"
             "  --chat                    the prompt is a user's message, put into the model's chat template\n"
@@ -42,6 +45,7 @@ static void print_usage(FILE *to)
             "                            {\"text\"} (to be continued as it stands)\n"
             "  --out FILE                one JSON line for each row, in the same order\n"
             "  --n N                     answers to each row, a line each (1)\n"
+            "  --logprobs                also the model's own log-probability of each token, before any steering\n"
             "  --rows N                  the first N rows only\n"
             "  --resume                  go on after the last whole line of --out\n"
             "  --max-sequences N         answers that run at once (64)\n"
@@ -66,11 +70,15 @@ static bool add(const char **list, uint32_t *n, uint32_t max, const char *value)
 }
 
 enum { SYSTEM = 256, CHAT_TEMPLATE, MAX_TOKENS, TEMPERATURE, TOP_P, TOP_K, MIN_P, REPETITION, SEED, STOP, IGNORE_EOS, SHOW,
-       THREADS, CTX, MISMATCH, CHAT, BATCH, OUT, CHOICES, ROWS, RESUME, SEQUENCES, BATCH_TOKENS };
+       THREADS, CTX, MISMATCH, CHAT, BATCH, OUT, CHOICES, LOGPROBS, ROWS, RESUME, SEQUENCES, BATCH_TOKENS,
+       REWARD_MODEL, EXPERT_MODEL, DRAFT_MODEL };
 
 static const struct option long_options[] = {
     {"model", required_argument, NULL, 'm'},
     {"head", required_argument, NULL, 'H'},
+    {"reward-model", required_argument, NULL, REWARD_MODEL},
+    {"expert-model", required_argument, NULL, EXPERT_MODEL},
+    {"draft-model", required_argument, NULL, DRAFT_MODEL},
     {"allow-base-mismatch", no_argument, NULL, MISMATCH},
     {"prompt", required_argument, NULL, 'p'},
     {"chat", no_argument, NULL, CHAT},
@@ -91,6 +99,7 @@ static const struct option long_options[] = {
     {"batch", required_argument, NULL, BATCH},
     {"out", required_argument, NULL, OUT},
     {"n", required_argument, NULL, CHOICES},
+    {"logprobs", no_argument, NULL, LOGPROBS},
     {"rows", required_argument, NULL, ROWS},
     {"resume", no_argument, NULL, RESUME},
     {"max-sequences", required_argument, NULL, SEQUENCES},
@@ -139,12 +148,16 @@ static int parse_option(options *o, int c, char **argv)
     case CHAT_TEMPLATE: o->chat_template = optarg; return 0;
     case BATCH: o->batch = optarg; return 0;
     case OUT: o->out = optarg; return 0;
+    case LOGPROBS: o->params.logprobs = true; return 0;
     case RESUME: o->resume = true; return 0;
     case SHOW: o->show_signals = true; return 0;
     case MISMATCH: o->session.allow_base_mismatch = true; return 0;
     case IGNORE_EOS: o->params.ignore_eos = true; return 0;
     case 'H':
         return add(o->session.heads, &o->session.n_heads, OT_CLI_MAX_HEADS, optarg) ? 0 : wrong_usage("too many heads", "");
+    case REWARD_MODEL: return ot_cli_add_model(&o->session, OT_ROLE_REWARD_MODEL, optarg, COMMAND) ? 0 : 2;
+    case EXPERT_MODEL: return ot_cli_add_model(&o->session, OT_ROLE_EXPERT_MODEL, optarg, COMMAND) ? 0 : 2;
+    case DRAFT_MODEL: return ot_cli_add_model(&o->session, OT_ROLE_DRAFT_MODEL, optarg, COMMAND) ? 0 : 2;
     case STOP:
         return add(o->stops, &o->params.n_stops, OT_MAX_STOPS, optarg) ? 0 : wrong_usage("too many stop texts", "");
     case ':': return wrong_usage("a value is missing after ", argv[optind - 1]);
@@ -165,8 +178,8 @@ static int check_mode(options *o)
         return wrong_usage("--batch FILE and --out FILE go together", "");
     if (o->batch != NULL)
         return o->chat || o->show_signals ? wrong_usage("--chat and --show-signals are for one prompt", "") : 0;
-    if (o->params.n_choices != 1 || o->max_rows > 0 || o->resume)
-        return wrong_usage("--n, --rows and --resume are for --batch", "");
+    if (o->params.n_choices != 1 || o->params.logprobs || o->max_rows > 0 || o->resume)
+        return wrong_usage("--n, --logprobs, --rows and --resume are for --batch", "");
     return 0;
 }
 

@@ -39,6 +39,7 @@ static void print_usage(FILE *to)
             "input is a text.\n\n"
             "  --model FILE           the base model (GGUF)\n"
             "  --head NAME=FILE       load an insertion (repeatable)\n"
+            "  --reward-model NAME=MODEL,HEAD  load a separate reward model with its scalar head: used like a head (repeatable)\n"
             "  --allow-base-mismatch  take heads that were trained on another copy of the base\n"
             "  --heads NAME[,...]     score by these outputs only (NAME or NAME/LABEL); all loaded heads otherwise\n"
             "  --per-token            also the score after each token\n"
@@ -57,11 +58,12 @@ static int wrong_usage(const char *what, const char *value)
     return 2;
 }
 
-enum { HEADS = 256, PER_TOKEN, JSONL, FIELD, THREADS, CTX, MISMATCH };
+enum { HEADS = 256, PER_TOKEN, JSONL, FIELD, THREADS, CTX, MISMATCH, REWARD_MODEL };
 
 static const struct option long_options[] = {
     {"model", required_argument, NULL, 'm'},
     {"head", required_argument, NULL, 'H'},
+    {"reward-model", required_argument, NULL, REWARD_MODEL},
     {"allow-base-mismatch", no_argument, NULL, MISMATCH},
     {"heads", required_argument, NULL, HEADS},
     {"per-token", no_argument, NULL, PER_TOKEN},
@@ -90,6 +92,7 @@ static int parse_option(options *o, int c, char **argv)
     case 'h': o->help = true; return 0;
     case MISMATCH: o->session.allow_base_mismatch = true; return 0;
     case HEADS: return add_names(o, optarg);
+    case REWARD_MODEL: return ot_cli_add_model(&o->session, OT_ROLE_REWARD_MODEL, optarg, COMMAND) ? 0 : 2;
     case PER_TOKEN: o->per_token = true; return 0;
     case JSONL: o->jsonl = true; return 0;
     case FIELD: o->field = optarg; return 0;
@@ -121,7 +124,7 @@ static int parse_options(int argc, char **argv, options *o)
     o->n_texts = argc - optind;
     if (o->session.model == NULL)
         return wrong_usage("--model FILE is missing", "");
-    if (o->session.n_heads == 0)
+    if (o->session.n_heads + o->session.n_models == 0)
         return wrong_usage("--head NAME=FILE is missing", "");
     if (o->jsonl && o->n_texts > 0)
         return wrong_usage("--jsonl reads standard input and takes no ", "texts");
@@ -131,10 +134,11 @@ static int parse_options(int argc, char **argv, options *o)
 /* All outputs of all loaded heads: "name", or "name/label" where there are several. */
 static bool add_all_outputs(const ot_cli_session *s, ot_intervention *v)
 {
-    ot_head *heads[OT_CLI_MAX_HEADS];
-    const uint32_t n = ot_heads_list(s->heads, heads, OT_CLI_MAX_HEADS);
+    ot_head *heads[OT_STATS_MAX_HEADS];
+    const uint32_t n = ot_heads_list(s->heads, heads, OT_STATS_MAX_HEADS);
     bool ok = true;
     for (uint32_t i = 0; i < n; i++) {
+        /* score has no use for expert and draft models and takes no flags for them, so each has an insertion. */
         const ot_insertion_spec *spec = &ot_insertion_get_info(ot_head_insertion(heads[i]))->spec;
         for (uint32_t j = 0; ok && spec->kind == OT_HEAD_SCALAR && j < spec->n_outputs; j++) {
             char name[136];
