@@ -11,8 +11,6 @@
 
 #include "scheduler/companion.h"
 
-enum { CHEAP_ROWS = 16 };
-
 static bool has_insertion(const ot_step_batch *b, const ot_insertion *insertion)
 {
     for (uint32_t i = 0; i < b->n_insertions; i++)
@@ -88,12 +86,11 @@ static bool add_node(const ot_scheduler *s, ot_step_batch *b, const ot_turn *t, 
     return true;
 }
 
-/* A pass over few rows mostly reads weights, so rows up to CHEAP_ROWS cost little more than one; beyond, each costs its
- * share. They are divided among the sequences, so guesses never crowd a turn out. */
+/* The step's rows are divided among the sequences, so guesses never crowd a turn out. How many of them pay is another matter
+ * (draft-pace.c). */
 static uint32_t spare_rows(const ot_scheduler *s)
 {
-    uint32_t max = s->options.max_batch_tokens, rows = (max < CHEAP_ROWS ? max : CHEAP_ROWS) / s->n_active;
-    uint32_t room = max - s->batch.engine.n_rows;
+    uint32_t max = s->options.max_batch_tokens, rows = max / s->n_active, room = max - s->batch.engine.n_rows;
     rows = rows < room ? rows : room;
     return rows > 0 ? rows - 1 : 0;
 }
@@ -106,14 +103,17 @@ static bool add_turn(ot_scheduler *s, ot_choice *c)
     t->choice = c;
     t->start = c->n_text;
     t->first_row = b->engine.n_rows;
-    t->n_path = t->n_wanted = t->n_optional = 0;
+    t->n_path = t->n_wanted = t->n_optional = t->decided = 0;
     t->spare_rows = spare_rows(s);
+    t->n_sharing = s->n_active;
     c->request->policy->plan(c, t);
     if (b->engine.n_rows + t->n_nodes > s->options.max_batch_tokens)
         return false;
     /* Nobody is preempted for guesses. */
-    if (t->n_optional > 0 && !ot_pages_reserve(c, t->start + t->n_nodes))
+    if (t->n_optional > 0 && !ot_pages_reserve(c, t->start + t->n_nodes)) {
         t->n_nodes -= t->n_optional;
+        t->n_optional = 0;
+    }
     if (!ot_make_room(s, c, t->start + t->n_nodes))
         return true; /* it waits for pages, not for room in the batch */
     if (!enter_insertions(s, b, c->request))

@@ -18,7 +18,9 @@ static ot_result with[N_MIXED], without[N_MIXED];
 static void check_draft(const int32_t *text, uint32_t n, int32_t next, uint32_t max, const int32_t *expected, uint32_t n_expected)
 {
     int32_t got[OT_MAX_DRAFT] = {0};
-    CHECK_UINT(ot_ngram_draft(text, n, next, max, got), n_expected);
+    uint32_t matched = 99;
+    CHECK_UINT(ot_ngram_draft(text, n, next, max, got, &matched), n_expected);
+    CHECK(n_expected > 0 ? matched >= 2 && matched <= OT_NGRAM_LONGEST : matched < 2);
     CHECK_BYTES(got, n_expected * sizeof got[0], expected, n_expected * sizeof got[0]);
 }
 

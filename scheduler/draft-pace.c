@@ -1,0 +1,141 @@
+/* The pace of drafts: are they worth their rows, and how many?
+ *
+ * Cost. Few rows cost little more than one, since a pass over them mostly reads weights; beyond FREE_ROWS each costs its share of
+ * arithmetic. Where several sequences decode the step is full sooner, so a guess has to be surer there.
+ *
+ * Chances. How likely a guess is right is learnt from the guesses of this choice alone: heads and models claim a probability, which is
+ * multiplied by what such claims came true before; for the lookup it is the share of its tokens that were right. Both
+ * start from a prior that counts like PRIOR guesses, and forget: an old turn counts DECAY of the one after it.
+ *
+ * Worth. After each turn with guesses: the tokens it gave by the time it took, against a plain turn's. Once the average says that
+ * drafts lose, they rest: for two turns, twice as many after each trial that did not pay either, up to 64. A choice that rests
+ * runs no head and no lookup.
+ *
+ * None of this can be seen in the text: it is all about how many rows a turn asks for. */
+#include "scheduler/drafts.h"
+
+#include "scheduler/ngram-drafts.h"
+
+#define FREE_ROWS 4
+#define FREE_ROW_TIME 0.02f  /* of a one-row pass: each row up to FREE_ROWS ... */
+#define ROW_TIME 0.12f       /* ... and beyond */
+#define HEAD_TIME 0.02f      /* values and the best tokens of one head at one row */
+#define PRIOR 3.0f
+#define DECAY 0.9f
+#define WORTH_MEMORY 0.875f
+#define LOSS -0.02f
+
+enum { FIRST_REST = 2, MAX_RESTS = 5 };
+
+/* ---- Cost ------------------------------------------------------------------------------------------------ */
+
+static float pass_time(uint32_t n_rows)
+{
+    uint32_t few = n_rows < FREE_ROWS ? n_rows : FREE_ROWS;
+    return 1 + FREE_ROW_TIME * (float)(few - 1) + ROW_TIME * (float)(n_rows - few);
+}
+
+float ot_draft_time(uint32_t n_sharing, uint32_t n_rows, uint32_t n_guesses)
+{
+    return pass_time(n_sharing * (n_rows + n_guesses)) / pass_time(n_sharing * n_rows);
+}
+
+float ot_draft_proposal_time(const ot_choice *c, uint32_t n_sharing)
+{
+    const ot_request *r = c->request;
+    uint32_t depths = r->draft.insertion != NULL ? ot_draft_head_depths(r->draft.insertion) : 0;
+    return HEAD_TIME * (float)(depths * n_sharing) / pass_time(n_sharing);
+}
+
+/* ---- Chances --------------------------------------------------------------------------------------------- */
+
+/* After a rest everything is tried anew, however badly it fared. */
+static bool is_trial(const ot_draft_pace *pace)
+{
+    return pace->rests > 0;
+}
+
+float ot_draft_scale(const ot_draft_pace *pace)
+{
+    float scale = (pace->accepted + PRIOR) / (pace->offered + PRIOR);
+    return is_trial(pace) && scale < 1 ? 1 : scale;
+}
+
+float ot_draft_lookup_chance(const ot_draft_pace *pace, uint32_t matched)
+{
+    float prior = 0.4f + 0.1f * (float)(matched < OT_NGRAM_LONGEST ? matched - 2 : OT_NGRAM_LONGEST - 2);
+    float chance = (pace->right + PRIOR * prior) / (pace->tried + PRIOR);
+    return is_trial(pace) && chance < prior ? prior : chance;
+}
+
+/* ---- Experience ------------------------------------------------------------------------------------------ */
+
+static bool is_on_path(const ot_turn *t, uint32_t node)
+{
+    for (uint32_t i = 0; i < t->n_path; i++)
+        if (t->path[i] == node)
+            return true;
+    return false;
+}
+
+static void learn(ot_draft_pace *pace, const ot_turn *t)
+{
+    float offered = 0, accepted = 0, tried = 0, right = 0;
+    for (uint32_t i = t->n_nodes - t->n_optional; i < t->n_nodes; i++) {
+        bool was_right = is_on_path(t, i);
+        offered += t->guesses[i].claimed;
+        accepted += was_right && t->guesses[i].claimed > 0;
+        if (t->guesses[i].by_lookup && is_on_path(t, (uint32_t)t->nodes[i].parent)) {
+            tried++;
+            right += was_right;
+        }
+    }
+    if (offered > 0) {
+        pace->offered = DECAY * pace->offered + offered;
+        pace->accepted = DECAY * pace->accepted + accepted;
+    }
+    if (tried > 0) {
+        pace->tried = DECAY * pace->tried + tried;
+        pace->right = DECAY * pace->right + right;
+    }
+}
+
+static void weigh(ot_draft_pace *pace, float profit)
+{
+    pace->worth = WORTH_MEMORY * pace->worth + (1 - WORTH_MEMORY) * profit;
+    if (pace->worth > 0)
+        pace->rests = 0;
+    if (pace->worth >= LOSS)
+        return;
+    pace->rest = (uint8_t)(FIRST_REST << pace->rests);
+    pace->rests += pace->rests < MAX_RESTS;
+    pace->worth = LOSS; /* one trial decides */
+}
+
+bool ot_draft_wanted(const ot_choice *c)
+{
+    const ot_request *r = c->request;
+    return r->max_draft > 0 && c->pace.rest == 0 && c->state != OT_CHOICE_FINISHED && r->max_new - c->n_generated > 1;
+}
+
+void ot_draft_end_turn(ot_scheduler *s, ot_choice *c, const ot_turn *t)
+{
+    ot_request *r = c->request;
+    ot_draft_pace *pace = &c->pace;
+    uint32_t n_plain = t->n_nodes - t->n_optional, accepted = 0;
+    for (uint32_t i = 0; i < t->n_path; i++)
+        accepted += t->path[i] >= n_plain;
+    s->stats.draft_tokens += t->n_optional;
+    s->stats.accepted_tokens += accepted;
+    atomic_fetch_add_explicit(&r->accepted_drafts, accepted, memory_order_relaxed);
+    atomic_fetch_add_explicit(&r->rejected_drafts, t->n_optional - accepted, memory_order_relaxed);
+    bool was_guessed = c->proposal.n_depths > 0 && c->proposal.at == t->start;
+    if (pace->rest > 0) {
+        pace->rest--;
+    } else if (t->n_optional > 0 || was_guessed) {
+        learn(pace, t);
+        float time = ot_draft_time(t->n_sharing, n_plain, t->n_optional) +
+                     (was_guessed ? ot_draft_proposal_time(c, t->n_sharing) : 0);
+        weigh(pace, (float)(1 + accepted) / time - 1);
+    }
+}
