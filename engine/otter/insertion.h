@@ -66,9 +66,8 @@ ot_status ot_insertion_prepare(ot_insertion *insertion, ot_error *err);
 uint32_t ot_insertion_head_width(const ot_insertion *insertion);
 /* After all tensors are there: flags and sums of info. */
 void ot_insertion_finish(ot_insertion *insertion);
-/* Whether values of the heads come from a table of their own (head-table.c) and not through the output matrix. */
-bool ot_head_wants_table(const ot_insertion *insertion);
-/* Makes the tables from the heads' matrices, which it frees; nothing where none is wanted. */
+/* Makes the tables of heads (head-table.c) from their matrices, which it frees; nothing where values come through the output
+ * matrix. */
 ot_status ot_head_tables_build(ot_insertion *insertion, ot_error *err);
 /* h' of a token at a position before the first layer, d' floats; scratch as in ot_table_embed. */
 void ot_insertion_embed(const ot_insertion *insertion, int32_t token, uint32_t position, float *dst, float *scratch);
