@@ -9,7 +9,6 @@
  * cancels what runs; the lines written stay, and --resume goes on after them. */
 #include "cli/generate.h"
 
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -27,6 +26,7 @@
 typedef struct answer {
     ot_text text;
     int32_t *tokens;   /* (n) */
+    float *logprobs;   /* (n) */
     float *signals;    /* (n, n_signals) */
     uint32_t n, capacity;
     ot_finish finish;
@@ -136,6 +136,7 @@ static void clear_place(const batch *b, place *p)
     for (uint32_t i = 0; i < b->options->params.n_choices && p->answers != NULL; i++) {
         ot_text_free(&p->answers[i].text);
         free(p->answers[i].tokens);
+        free(p->answers[i].logprobs);
         free(p->answers[i].signals);
     }
     free(p->answers);
@@ -213,6 +214,10 @@ static bool grow(batch *b, answer *a)
     if (tokens == NULL)
         return out_of_memory(b);
     a->tokens = tokens;
+    float *logprobs = realloc(a->logprobs, capacity * sizeof *logprobs);
+    if (logprobs == NULL)
+        return out_of_memory(b);
+    a->logprobs = logprobs;
     if (n_signals > 0) {
         float *signals = realloc(a->signals, (size_t)capacity * n_signals * sizeof *signals);
         if (signals == NULL)
@@ -235,6 +240,7 @@ static bool take_token(batch *b, answer *a, const ot_token_out *t)
         return false;
     if (n_signals > 0)
         memcpy(a->signals + (size_t)a->n * n_signals, t->signals, n_signals * sizeof *t->signals);
+    a->logprobs[a->n] = t->logprob;
     a->tokens[a->n++] = t->token;
     b->sum.completion_tokens++;
     return true;
@@ -319,6 +325,12 @@ static bool put_line(batch *b, const place *p, uint32_t choice, ot_text *t)
     ot_json_bytes(t, "completion", a->text.size > 0 ? a->text.data : "", a->text.size);
     put_ids(t, "prompt_tokens", p->prompt, p->n_prompt);
     put_ids(t, "completion_tokens", a->tokens, a->n);
+    if (b->options->params.logprobs) {
+        ot_json_begin_array(t, "logprobs");
+        for (uint32_t i = 0; i < a->n; i++)
+            ot_json_float(t, NULL, a->logprobs[i]);
+        ot_json_end_array(t);
+    }
     ot_json_string(t, "finish_reason", p->request == NULL ? "error" : ot_generate_finish_name(a->finish));
     if (p->problem[0] != '\0')
         ot_json_string(t, "error", p->problem);
