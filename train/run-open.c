@@ -1,4 +1,5 @@
 /* Opening and closing of a training run, and `otter init`. */
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -38,6 +39,16 @@ ot_status ot_run_make_insertion(const ot_train_options *o, const ot_model *model
     return st;
 }
 
+/* Gradients and initialisations are those of the llama block: RMSNorm, a gated FFN, no biases. */
+static ot_status require_llama(const ot_model *model, ot_error *err)
+{
+    const char *architecture = ot_model_get_info(model)->architecture;
+    if (strcmp(architecture, "llama") == 0)
+        return OT_OK;
+    return ot_fail_param(err, OT_ERR_UNSUPPORTED, "model", "insertions cannot be made or trained on a base of architecture '%s' yet, "
+                         "only on 'llama'; those that exist can be served", architecture);
+}
+
 ot_status ot_train_init_file(const ot_train_options *options, FILE *log, ot_error *err)
 {
     ot_model *model = NULL;
@@ -49,6 +60,8 @@ ot_status ot_train_init_file(const ot_train_options *options, FILE *log, ot_erro
     if (o.type[0] == '\0')
         strcpy(o.type, "f32");
     ot_status st = ot_model_open(&model, o.model, err);
+    if (st == OT_OK)
+        st = require_llama(model, err);
     if (st == OT_OK)
         st = ot_train_open_parents(model, o.parents, o.n_parents, o.allow_base_mismatch, parents, &n_parents, err);
     if (st == OT_OK)
@@ -66,7 +79,8 @@ ot_status ot_train_init_file(const ot_train_options *options, FILE *log, ot_erro
 
 static ot_status require_options(const ot_train_options *o, ot_error *err)
 {
-    const struct { const char *name, *value; } required[] = {{"model", o->model}, {"data", o->data}, {"out", o->out}};
+    const struct { const char *name, *value; } required[] = {
+        {"model", o->model}, {"data", o->n_data > 0 ? o->data[0] : ""}, {"out", o->out}};
     for (size_t i = 0; i < sizeof required / sizeof required[0]; i++)
         if (required[i].value[0] == '\0')
             return ot_fail_param(err, OT_ERR_INVALID, required[i].name, "--%s is missing", required[i].name);
@@ -77,48 +91,65 @@ static ot_status require_options(const ot_train_options *o, ot_error *err)
     return OT_OK;
 }
 
+/* How rows are to be read; the texts and labels of spec are borrowed. */
+static ot_status row_options(ot_run *run, ot_error *err)
+{
+    const ot_train_options *o = run->options;
+    ot_error no_chat = {0};
+    const ot_status st = ot_train_chat_template(&run->chat, run->model, o->chat_template, &no_chat);
+    if (st != OT_OK && o->chat_template[0] != '\0')
+        return ot_fail(err, st, "%s", no_chat.message);
+    run->rows = (ot_dataset_options){
+        .tokenizer = ot_model_tokenizer(run->model), .chat = run->chat, .n_outputs = run->spec.n_outputs,
+        .output_labels = (const char (*)[64])run->spec.labels, .max_length = o->max_length, .max_rows = o->max_rows,
+    };
+    if (run->spec.kind != OT_HEAD_SCALAR) {
+        run->rows.mixed_shapes = true;
+        run->rows.n_outputs = 1;
+    }
+    if (o->only_label[0] != '\0' && strcmp(o->only_label, "0") != 0 && strcmp(o->only_label, "1") != 0)
+        return ot_fail_param(err, OT_ERR_INVALID, "only-label", "--only-label '%s' is not 0 or 1", o->only_label);
+    run->rows.only = o->only_label[0] == '\0' ? OT_ALL_LABELS : o->only_label[0] == '0' ? OT_ONLY_LABEL_0 : OT_ONLY_LABEL_1;
+    return OT_OK;
+}
+
 static ot_status load_data(ot_run *run, ot_error *err)
 {
     const ot_train_options *o = run->options;
-    ot_insertion_spec spec;
-    ot_error no_chat = {0};
-    ot_status st = ot_train_options_spec(o, &spec, err);
-    if (st != OT_OK)
+    ot_status st = ot_train_options_spec(o, &run->spec, err);
+    if (st != OT_OK || (st = row_options(run, err)) != OT_OK ||
+        (st = ot_dataset_load_files(&run->data, o->data, o->n_data, &run->rows, err)) != OT_OK)
         return st;
-    st = ot_train_chat_template(&run->chat, run->model, o->chat_template, &no_chat);
-    if (st != OT_OK && o->chat_template[0] != '\0')
-        return ot_fail(err, st, "%s", no_chat.message);
-    ot_dataset_options rows = {
-        .tokenizer = ot_model_tokenizer(run->model), .chat = run->chat, .n_outputs = spec.n_outputs,
-        .output_labels = (const char (*)[64])spec.labels, .max_length = o->max_length, .max_rows = o->max_rows,
-    };
-    if ((st = ot_dataset_load(&run->data, o->data, &rows, err)) != OT_OK)
-        return st;
+    ot_dataset_options rows = run->rows;
     rows.max_rows = o->eval_rows;
     if (o->dev[0] != '\0' && (st = ot_dataset_load(&run->dev, o->dev, &rows, err)) != OT_OK)
         return st;
     rows.max_rows = 0;
+    rows.only = OT_ALL_LABELS;
     for (uint32_t i = 0; i < o->n_calm; i++) {
         if ((st = ot_dataset_load(&run->calm[i], o->calm[i], &rows, err)) != OT_OK)
             return st;
         if (run->calm[i]->shape == OT_SHAPE_LABEL)
             return ot_fail_param(err, OT_ERR_INVALID, "calm", "%s: quiet rows have no label", o->calm[i]);
     }
-    fprintf(run->log, "%s: %u rows, %llu tokens%s\n", o->data, run->data->n_rows, (unsigned long long)run->data->n_tokens,
-            run->data->n_skipped > 0 ? " (some rows skipped: empty, or alike within --max-length)" : "");
+    fprintf(run->log, "%s%s: %u rows, %llu tokens%s\n", o->data[0], o->n_data > 1 ? " and others" : "", run->data->n_rows,
+            (unsigned long long)run->data->n_tokens,
+            run->data->n_skipped > 0 ? " (some rows skipped: empty, or alike or without an answer within --max-length)" : "");
     return OT_OK;
 }
 
 static ot_status choose_loss(ot_run *run, ot_error *err)
 {
+    static const char *const names[] = {"bce", "pairwise", "language", "lookahead"};
     const char *name = run->options->loss;
-    const bool pairs = run->data->shape == OT_SHAPE_PAIR;
-    if (run->data->shape == OT_SHAPE_PROMPT)
-        return ot_fail_param(err, OT_ERR_INVALID, "data", "%s: rows without a label or a pair of answers", run->options->data);
-    run->loss = pairs ? OT_LOSS_PAIRWISE : OT_LOSS_BCE;
-    if (name[0] != '\0' && strcmp(name, pairs ? "pairwise" : "bce") != 0)
-        return ot_fail_param(err, OT_ERR_INVALID, "loss", "--loss '%s' does not fit the rows of %s, which are for %s", name,
-                             run->options->data, pairs ? "pairwise" : "bce");
+    const ot_row_shape shape = run->data->shape;
+    if (run->spec.kind == OT_HEAD_SCALAR && shape != OT_SHAPE_PAIR && shape != OT_SHAPE_LABEL)
+        return ot_fail_param(err, OT_ERR_INVALID, "data", "%s: rows without a label or a pair of answers", run->options->data[0]);
+    run->loss = run->spec.kind == OT_HEAD_GENERATION ? OT_LOSS_LANGUAGE : run->spec.kind == OT_HEAD_LOOKAHEAD ? OT_LOSS_LOOKAHEAD
+                : shape == OT_SHAPE_PAIR ? OT_LOSS_PAIRWISE : OT_LOSS_BCE;
+    if (name[0] != '\0' && strcmp(name, names[run->loss]) != 0)
+        return ot_fail_param(err, OT_ERR_INVALID, "loss", "--loss '%s' does not fit the kind of head and the rows of %s, which are for %s",
+                             name, run->options->data[0], names[run->loss]);
     return OT_OK;
 }
 
@@ -145,9 +176,9 @@ static ot_status open_learner(ot_run *run, ot_error *err)
     const ot_train_options *o = run->options;
     const uint32_t n_params = ot_insertion_n_params(run->insertion);
     const uint32_t n_outputs = ot_insertion_get_info(run->insertion)->spec.n_outputs;
-    if (n_outputs != run->data->n_outputs)
+    if (n_outputs != run->spec.n_outputs)
         return ot_fail_param(err, OT_ERR_INVALID, "outputs", "the insertion has %u outputs, --outputs and --label say %u", n_outputs,
-                             run->data->n_outputs);
+                             run->spec.n_outputs);
     const ot_status st = ot_adamw_open(&run->adam, run->insertion, err);
     if (st != OT_OK)
         return st;
@@ -158,11 +189,12 @@ static ot_status open_learner(ot_run *run, ot_error *err)
     run->gradient_of = ot_train_alloc(n_params, sizeof *run->gradient_of);
     run->raw = ot_train_alloc((size_t)o->batch_tokens * n_outputs, sizeof(float));
     run->d_raw = ot_train_alloc((size_t)o->batch_tokens * n_outputs, sizeof(float));
-    if (run->gradient_of == NULL || run->raw == NULL || run->d_raw == NULL)
+    run->d_head_in = ot_train_alloc((size_t)o->batch_tokens * run->spec.n_embd, sizeof(float));
+    if (run->gradient_of == NULL || run->raw == NULL || run->d_raw == NULL || run->d_head_in == NULL)
         return ot_fail(err, OT_ERR_NOMEM, "out of memory");
     for (uint32_t i = 0; i < n_params; i++)
         run->gradient_of[i] = ot_gradients_of(run->gradients, i);
-    return OT_OK;
+    return run->loss == OT_LOSS_LANGUAGE ? ot_run_language_open(run, err) : OT_OK;
 }
 
 static void set_plan_options(ot_run *run)
@@ -173,6 +205,7 @@ static void set_plan_options(ot_run *run)
         .tokenizer = ot_model_tokenizer(run->model), .chat = run->chat, .chat_fraction = o->chat_fraction,
         .context_fraction = o->context_fraction, .calm_fraction = o->calm_fraction, .calm_length = o->calm_length,
         .max_length = o->max_length, .batch_tokens = o->batch_tokens, .seed = o->seed,
+        .texts = run->spec.kind != OT_HEAD_SCALAR,
     };
     run->state = (ot_run_state){.seed = o->seed, .n_rows = run->data->n_rows, .batch_tokens = o->batch_tokens,
                                 .max_length = o->max_length};
@@ -194,11 +227,12 @@ static ot_status resume(ot_run *run, ot_error *err)
 
 ot_status ot_run_open(ot_run *run, const ot_train_options *o, FILE *log, ot_error *err)
 {
-    *run = (ot_run){.options = o, .log = log, .last_auc = -1};
+    *run = (ot_run){.options = o, .log = log, .last_figure = NAN};
     char parents[OT_MAX_PARENTS][OT_TRAIN_PATH];
     memcpy(parents, o->parents, sizeof parents);
     ot_status st = require_options(o, err);
     if (st != OT_OK || (st = ot_model_open(&run->model, o->model, err)) != OT_OK ||
+        (st = require_llama(run->model, err)) != OT_OK ||
         (st = ot_train_open_parents(run->model, parents, o->n_parents, o->allow_base_mismatch, run->parents, &run->n_parents,
                                     err)) != OT_OK ||
         (st = load_data(run, err)) != OT_OK || (st = choose_loss(run, err)) != OT_OK ||
@@ -207,11 +241,18 @@ ot_status ot_run_open(ot_run *run, const ot_train_options *o, FILE *log, ot_erro
         (st = open_engine(run, err)) != OT_OK || (st = open_learner(run, err)) != OT_OK)
         return st;
     set_plan_options(run);
+    if ((st = ot_curve_open(run, err)) != OT_OK)
+        return st;
     return o->resume ? resume(run, err) : OT_OK;
 }
 
 void ot_run_close(ot_run *run)
 {
+    if (run->curve != NULL)
+        fclose(run->curve);
+    ot_language_loss_close(&run->language);
+    ot_text_targets_close(&run->targets);
+    free(run->d_head_in);
     ot_epoch_plan_free(&run->plan);
     ot_adamw_close(&run->adam);
     free(run->gradient_of);
