@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "engine/engine.h"
 #include "tests/support/kv-units.h"
@@ -280,6 +281,37 @@ static void a_child_changes_nothing_below_it(void)
     }
     ot_test_kv_close(&alone);
     ot_test_kv_close(&bare);
+    close_fixture(&f);
+}
+
+/* A lookahead head on the shipped toxicity head, which goes on giving the scores it has without it. */
+static void the_toxicity_head_bears_a_lookahead_head(void)
+{
+    static const char path[] = "heads/toxicity.gguf";
+    fixture f = {.n_insertions = 0};
+    ot_test_kv alone = {0};
+    if (ot_test_model_path() == NULL || access(path, R_OK) != 0)
+        SKIP_CASE("no default model, or not run in the project's folder");
+    REQUIRE_OK(ot_model_open(&f.model, ot_test_model_path(), &err), &err);
+    if (CHECK_OK(ot_insertion_open(&f.insertions[0], f.model, "toxicity", path, NULL, 0, NULL, &err), &err)) {
+        f.n_insertions = 1;
+        if (add(&f, stacked(ot_tiny_insertion_spec("ahead", OT_HEAD_LOOKAHEAD, 16, 1), "toxicity"), OT_TYPE_Q8_0) && open_rows(&f) &&
+            CHECK_OK(ot_test_kv_open(&alone, f.model, OT_KV_F16, (const ot_insertion *const *)f.insertions, 1, 64, 8), &err)) {
+            float with[N_ROWS], without[N_ROWS];
+            float *ahead = values_of(&f, f.engine, 1, 0, 12);
+            for (uint32_t r = 0; r < N_ROWS; r++)
+                with[r] = r == 5 ? 0 : ot_engine_score(f.engine, r, f.insertions[0], 0);
+            f.batch.sequences = &alone.view;
+            if (CHECK_OK(ot_engine_forward(f.engine, &f.batch, &err), &err))
+                for (uint32_t r = 0; r < N_ROWS; r++)
+                    without[r] = r == 5 ? 0 : ot_engine_score(f.engine, r, f.insertions[0], 0);
+            CHECK_SAME_FLOATS(with, without, N_ROWS);
+            for (uint32_t v = 0; ahead != NULL && v < f.n_vocab; v += 1001)
+                CHECK(ahead[v] > 0 && ahead[v] < 1);
+            free(ahead);
+        }
+    }
+    ot_test_kv_close(&alone);
     close_fixture(&f);
 }
 
@@ -610,6 +642,7 @@ int main(int argc, char **argv)
     RUN(values_depend_on_their_row_alone);
     RUN(lookahead_scores_are_those_of_all_tokens);
     RUN(a_child_changes_nothing_below_it);
+    RUN(the_toxicity_head_bears_a_lookahead_head);
     RUN(values_and_base_logits_are_the_lm_head_of_the_sum);
     RUN(the_default_model_agrees);
     RUN(a_trainable_insertion_has_values_too);
