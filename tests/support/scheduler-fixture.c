@@ -103,7 +103,7 @@ ot_fixture *ot_fixture_get(void)
     if (st == OT_OK)
         st = ot_model_open(&fixture.model, path, &err);
     if (st == OT_OK)
-        st = ot_heads_open(&fixture.heads, fixture.model, 8, &err);
+        st = ot_heads_open(&fixture.heads, fixture.model, 16, &err);
     if (st == OT_OK)
         st = add_heads(&fixture, &err);
     is_open = CHECK_OK(st, &err);
@@ -285,8 +285,13 @@ bool ot_by_hand_open(ot_by_hand *h, const ot_request_params *params, uint32_t n_
     memset(h, 0, sizeof *h);
     if (f == NULL)
         return false;
-    for (uint32_t i = 0; i < params->intervention.n_signals; i++)
-        close_under_parents(h, ot_head_insertion(params->intervention.signals[i].head));
+    const ot_intervention *v = &params->intervention;
+    for (uint32_t i = 0; i < v->n_signals; i++)
+        close_under_parents(h, ot_head_insertion(v->signals[i].head));
+    const ot_head *others[] = {v->experts.positive, v->experts.negative, v->drafting.head};
+    for (int i = 0; i < 3; i++)
+        if (others[i] != NULL && ot_head_get_role(others[i]) == OT_ROLE_INSERTION)
+            close_under_parents(h, ot_head_insertion(others[i]));
     ot_engine_options o;
     ot_engine_options_default(&o);
     o.n_threads = n_threads;
@@ -312,15 +317,17 @@ bool ot_by_hand_add(ot_by_hand *h, const int32_t *tokens, uint32_t n, const ot_r
     for (uint32_t i = 0; i < n; i++)
         rows[i] = (ot_row){.token = tokens[i], .position = h->n + i, .slot = h->n + i, .n_prefix = h->n + i + 1,
                            .flags = i + 1 == n ? OT_ROW_OUTPUT : 0};
-    ot_batch batch = {.n_rows = n, .rows = rows, .n_sequences = 1, .sequences = &h->kv.view};
+    h->batch = (ot_batch){.n_rows = n, .rows = rows, .n_sequences = 1, .sequences = &h->kv.view};
     h->n += n;
     uint32_t last = n - 1;
-    if (!CHECK_OK(ot_engine_forward(h->engine, &batch, &err), &err) ||
+    if (!CHECK_OK(ot_engine_forward(h->engine, &h->batch, &err), &err) ||
         !CHECK_OK(ot_engine_project(h->engine, &last, 1, &h->logits, &err), &err))
         return false;
-    for (uint32_t i = 0; scores != NULL && i < params->intervention.n_signals; i++)
-        scores[i] = ot_engine_score(h->engine, last, ot_head_insertion(params->intervention.signals[i].head),
-                                    params->intervention.signals[i].output);
+    for (uint32_t i = 0; scores != NULL && i < params->intervention.n_signals; i++) {
+        const ot_insertion *x = ot_head_insertion(params->intervention.signals[i].head);
+        if (ot_insertion_get_info(x)->spec.kind == OT_HEAD_SCALAR)
+            scores[i] = ot_engine_score(h->engine, last, x, params->intervention.signals[i].output);
+    }
     return true;
 }
 

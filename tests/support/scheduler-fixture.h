@@ -73,12 +73,13 @@ typedef struct ot_by_hand {
     uint32_t n_insertions;
     const ot_insertion *insertions[OT_TEST_KV_MAX_INSERTIONS];
     float *logits;          /* (n_vocab) after the last token */
+    ot_batch batch;         /* the last one, which the engine still looks at */
 } ot_by_hand;
 
-/* With the heads that params names (closed under parents). */
+/* With the insertions that params names as signals, experts or drafts (closed under parents). */
 bool ot_by_hand_open(ot_by_hand *h, const ot_request_params *params, uint32_t n_threads);
 void ot_by_hand_close(ot_by_hand *h);
-/* Runs tokens after those so far, as one batch; then scores of the last one (for params' signals, or NULL) and logits. */
+/* Runs tokens after those so far, as one batch; then scores of the last one (for params' signals that are scalar, or NULL) and logits. */
 bool ot_by_hand_add(ot_by_hand *h, const int32_t *tokens, uint32_t n, const ot_request_params *params, float *scores);
 /* Takes the last token back. */
 void ot_by_hand_drop(ot_by_hand *h);
