@@ -73,7 +73,7 @@ void ot_request_begin(ot_scheduler *s, ot_request *r)
         s->stats.intervention_requests[OT_MODE_EXPERTS]++;
     if (r->guard != OT_GUARD_NONE)
         s->stats.intervention_requests[OT_MODE_GUARD]++;
-    if (r->policy == &ot_policy_draft)
+    if (r->max_draft > 0)
         s->stats.intervention_requests[OT_MODE_SPECULATIVE]++;
     if (r->n_signals > 0 && !r->reward && r->guard == OT_GUARD_NONE)
         s->stats.intervention_requests[OT_MODE_SIGNALS]++;
