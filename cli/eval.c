@@ -1,4 +1,5 @@
-/* otter eval: AUC, accuracy and calibration of a head on labelled rows, accuracy on pairs, or how quiet it is on prompts. */
+/* otter eval: AUC, accuracy and calibration of a scalar head on labelled rows, accuracy on pairs, or how quiet it is on prompts;
+ * perplexity and hits of generation heads. */
 #include "cli/commands.h"
 
 #include <errno.h>
@@ -19,9 +20,12 @@ static void print_help(void)
 {
     printf("Usage: otter eval --model FILE --head FILE --data FILE [OPTION]...\n\n"
            "Scores the rows of a JSON Lines file (plain or gzip): {text, label} gives AUC with its 95%% interval, accuracy,\n"
-           "calibration, and these by source; {messages, chosen, rejected} the accuracy on pairs; {prompt} how quiet the head is.\n\n"
+           "calibration, and these by source; {messages, chosen, rejected} the accuracy on pairs; {prompt} how quiet the head is.\n"
+           "Generation heads: perplexity, and how often each head's first or first five guesses are right, of texts as they stand, or\n"
+           "of the completion of {prompt, completion}; tokens a pass: greedy decoding of these texts with a chain of drafts.\n\n"
            "  --half                 figures for the first half of each text's tokens, too\n"
            "  --chat                 texts as a user's message in the chat template\n"
+           "  --only-label 0|1       of {text, label} rows only those with this label\n"
            "  --output N             which output of the head (0)\n"
            "  --max-rows N           rows, spread evenly over the file; 0: all (0)\n"
            "  --max-length N         tokens of a text; longer ones are cut (512)\n"
@@ -74,6 +78,7 @@ static int set_option(eval_arguments *a, const char *name, const char *value)
     const struct { const char *name; char *field; size_t size; } texts[] = {
         {"--model", o->model, sizeof o->model}, {"--head", o->head, sizeof o->head}, {"--data", o->data, sizeof o->data},
         {"--chat-template", o->chat_template, sizeof o->chat_template},
+        {"--only-label", o->only_label, sizeof o->only_label},
     };
     const struct { const char *name; uint32_t *field; } counts[] = {
         {"--output", &o->output}, {"--max-rows", &o->max_rows}, {"--max-length", &o->max_length},
@@ -145,12 +150,27 @@ static void print_labelled(const eval_arguments *a, const ot_eval_result *r)
     print_calibration(&r->whole);
 }
 
+static void print_language(const ot_eval_result *r)
+{
+    printf("%-18s %10s %12s  %-8s  %-8s\n", "next tokens", "tokens", "perplexity", "top-1", "top-5");
+    if (r->has_base)
+        printf("%-18s %10llu %12.4f  %.4f    %.4f\n", "base", (unsigned long long)r->base.n_tokens, exp(r->base.nll), r->base.top1,
+               r->base.top5);
+    for (uint32_t k = 0; k < r->n_heads; k++)
+        printf("head, offset %-5u %10llu %12.4f  %.4f    %.4f\n", r->heads[k].offset, (unsigned long long)r->heads[k].n_tokens,
+               exp(r->heads[k].nll), r->heads[k].top1, r->heads[k].top5);
+    if (r->tokens_per_pass > 0)
+        printf("tokens a pass, by a chain of drafts: %.4f\n", r->tokens_per_pass);
+}
+
 static void print_text(const eval_arguments *a, const ot_eval_result *r)
 {
     if (r->is_labelled)
         print_labelled(a, r);
     if (r->is_paired)
         printf("pairs %llu, accuracy %.4f, mean margin %.4f\n", (unsigned long long)r->n_rows, r->pair_accuracy, r->pair_margin);
+    if (r->is_language)
+        print_language(r);
     if (r->is_unlabelled)
         printf("prompts %llu: mean score %.4f, 95%% below %.4f, 99%% below %.4f, above 0.5: %.4f of the tokens\n",
                (unsigned long long)r->n_rows, r->quiet_mean, r->quiet_p95, r->quiet_p99, r->quiet_above_half);
@@ -191,6 +211,24 @@ static void add_labelled(json_t *root, const eval_arguments *a, const ot_eval_re
     json_object_set_new(root, "sources", sources);
 }
 
+static json_t *language_json(const ot_language_figures *f)
+{
+    return json_pack("{s:I, s:I, s:o, s:o, s:o, s:o}", "offset", (json_int_t)f->offset, "tokens", (json_int_t)f->n_tokens, "nll",
+                     number(f->nll), "perplexity", number(exp(f->nll)), "top1", number(f->top1), "top5", number(f->top5));
+}
+
+static void add_language(json_t *root, const ot_eval_result *r)
+{
+    json_t *heads = json_array();
+    for (uint32_t k = 0; k < r->n_heads; k++)
+        json_array_append_new(heads, language_json(&r->heads[k]));
+    json_object_set_new(root, "heads", heads);
+    if (r->has_base)
+        json_object_set_new(root, "base", language_json(&r->base));
+    if (r->tokens_per_pass > 0)
+        json_object_set_new(root, "tokens_per_pass", number(r->tokens_per_pass));
+}
+
 static bool print_json(const eval_arguments *a, const ot_eval_result *r)
 {
     json_t *root = json_pack("{s:I, s:I, s:o}", "rows", (json_int_t)r->n_rows, "tokens", (json_int_t)r->n_tokens, "seconds",
@@ -200,6 +238,8 @@ static bool print_json(const eval_arguments *a, const ot_eval_result *r)
     if (r->is_paired)
         json_object_set_new(root, "pairs", json_pack("{s:o, s:o}", "accuracy", number(r->pair_accuracy), "margin",
                                                      number(r->pair_margin)));
+    if (r->is_language)
+        add_language(root, r);
     if (r->is_unlabelled)
         json_object_set_new(root, "quiet", json_pack("{s:o, s:o, s:o, s:o}", "mean", number(r->quiet_mean), "p95",
                                                      number(r->quiet_p95), "p99", number(r->quiet_p99), "above_half",

@@ -18,8 +18,9 @@ static void on_signal(int number)
 static void print_help(void)
 {
     printf("Usage: otter train --model FILE --data FILE --out FILE [OPTION]...\n\n"
-           "Trains a scalar head and its inserted stream on rows of {text, label} (cross-entropy) or {messages, chosen,\n"
-           "rejected} (pairwise). The base model stays as it is. An interrupt (Ctrl-C) writes the checkpoint.\n\n");
+           "Trains a head and its inserted stream: a scalar head on rows of {text, label} (cross-entropy) or {messages, chosen,\n"
+           "rejected} (pairwise); generation heads on the tokens of texts, or of completions in {prompt, completion}; a lookahead\n"
+           "head on the scores that the scalar head it is stacked on gives to next tokens. The base model stays as it is. An interrupt (Ctrl-C) writes the checkpoint.\n\n");
     ot_train_options_print(stdout, false);
 }
 

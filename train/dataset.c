@@ -16,6 +16,7 @@ typedef struct loader {
     size_t n_tokens, tokens_capacity;
     size_t n_texts, texts_capacity;
     size_t rows_capacity;
+    ot_row_shape shape;      /* of the current file */
     ot_error *err;
 } loader;
 
@@ -87,7 +88,7 @@ static ot_example *new_row(loader *l)
     for (uint32_t k = 0; k < d->n_outputs; k++)
         d->labels[(size_t)d->n_rows * d->n_outputs + k] = NAN;
     ot_example *row = &d->rows[d->n_rows++];
-    memset(row, 0, sizeof *row);
+    *row = (ot_example){.shape = l->shape};
     return row;
 }
 
@@ -160,6 +161,20 @@ static ot_status tokenize_text(loader *l, const char *text, ot_span *span)
     return st;
 }
 
+/* The row that was just added cannot be used. */
+static void drop_row(loader *l)
+{
+    l->d->n_rows--;
+    l->d->n_skipped++;
+}
+
+/* Whether the label of the row that was just added is not the wanted one. */
+static bool filtered_out(const loader *l)
+{
+    const float label = l->d->labels[(size_t)(l->d->n_rows - 1) * l->d->n_outputs];
+    return l->shape == OT_SHAPE_LABEL && l->o->only != OT_ALL_LABELS && !((label > 0.5f) == (l->o->only == OT_ONLY_LABEL_1));
+}
+
 /* A labelled text or a prompt. */
 static ot_status add_text(loader *l, const json_t *row, const char *key)
 {
@@ -172,14 +187,14 @@ static ot_status add_text(loader *l, const json_t *row, const char *key)
     ot_status st = tokenize_text(l, text, &x->tokens[0]);
     if (st == OT_OK)
         st = keep_text(l, text, &x->text);
-    if (st == OT_OK && l->d->shape == OT_SHAPE_LABEL)
+    if (st == OT_OK && l->shape == OT_SHAPE_LABEL)
         st = read_labels(l, row, &l->d->labels[(size_t)(l->d->n_rows - 1) * l->d->n_outputs]);
     if (st == OT_OK)
         st = read_source(l, row, &x->source);
-    if (st == OT_OK && x->tokens[0].n == 0) {
+    if (st == OT_OK && x->tokens[0].n == 0)
+        drop_row(l);
+    else if (st == OT_OK && filtered_out(l))
         l->d->n_rows--;
-        l->d->n_skipped++;
-    }
     return st;
 }
 
@@ -245,11 +260,8 @@ static ot_status add_pair_messages(loader *l, const json_t *row, ot_chat_message
         return st;
     const ot_span *t = x->tokens;
     x->n_prompt = common_prefix(l->d->tokens + t[0].first, t[0].n, l->d->tokens + t[1].first, t[1].n);
-    if (x->n_prompt >= t[0].n || x->n_prompt >= t[1].n) {
-        /* Cut before they part, or the same: nothing to learn from. */
-        l->d->n_rows--;
-        l->d->n_skipped++;
-    }
+    if (x->n_prompt >= t[0].n || x->n_prompt >= t[1].n)
+        drop_row(l); /* cut before they part, or the same: nothing to learn from */
     return OT_OK;
 }
 
@@ -267,22 +279,118 @@ static ot_status add_pair(loader *l, const json_t *row)
     return st;
 }
 
-static ot_status add_row(loader *l, const json_t *row, bool first)
+/* An array of token ids, appended to tokens[*n] as far as there is room; *n counts them all. */
+static ot_status read_tokens(loader *l, const json_t *row, const char *key, int32_t *tokens, size_t room, size_t *n)
 {
-    if (first) {
-        if (json_object_get(row, "chosen") != NULL)
-            l->d->shape = OT_SHAPE_PAIR;
-        else if (json_object_get(row, "label") != NULL || json_object_get(row, "labels") != NULL)
-            l->d->shape = OT_SHAPE_LABEL;
-        else if (json_object_get(row, "prompt") != NULL || json_object_get(row, "text") != NULL)
-            l->d->shape = OT_SHAPE_PROMPT;
-        else
-            return ot_jsonl_fail(l->file, l->err,
-                                 "the row is none of {text, label}, {messages, chosen, rejected}, {prompt}");
+    const json_t *list = json_object_get(row, key);
+    const json_int_t n_vocab = ot_tokenizer_vocab_size(l->o->tokenizer);
+    if (!json_is_array(list))
+        return ot_jsonl_fail(l->file, l->err, "'%s' is missing or not an array", key);
+    for (size_t i = 0; i < json_array_size(list); i++) {
+        const json_t *id = json_array_get(list, i);
+        if (!json_is_integer(id) || json_integer_value(id) < 0 || json_integer_value(id) >= n_vocab)
+            return ot_jsonl_fail(l->file, l->err, "'%s'[%zu] is not a token of the model", key, i);
+        if (*n < room)
+            tokens[*n] = (int32_t)json_integer_value(id);
+        ++*n;
     }
-    switch (l->d->shape) {
+    return OT_OK;
+}
+
+/* As generated: ids. An answer that stopped by itself ends in the token that said so, which the file leaves out or not. */
+static ot_status generated_tokens(loader *l, const json_t *row, int32_t *tokens, size_t room, size_t *n, size_t *n_prompt)
+{
+    const char *finish = json_string_value(json_object_get(row, "finish_reason"));
+    const int32_t end = ot_tokenizer_eos(l->o->tokenizer);
+    ot_status st = read_tokens(l, row, "prompt_tokens", tokens, room, n);
+    *n_prompt = *n;
+    if (st == OT_OK)
+        st = read_tokens(l, row, "completion_tokens", tokens, room, n);
+    if (st == OT_OK && end >= 0 && finish != NULL && strcmp(finish, "stop") == 0 && *n < room &&
+        !ot_tokenizer_is_eog(l->o->tokenizer, tokens[*n > 0 ? *n - 1 : 0]))
+        tokens[(*n)++] = end;
+    return st;
+}
+
+/* A prompt and its whole answer in the chat template, with the end token. */
+static ot_status wrap_whole(loader *l, const char *prompt, const char *text, int32_t **tokens, size_t *n, size_t *n_prompt)
+{
+    const ot_status st = ot_train_wrap_chat(l->o->chat, l->o->tokenizer, prompt, text, tokens, n, n_prompt, l->err);
+    const int32_t end = ot_tokenizer_eos(l->o->tokenizer);
+    if (st != OT_OK || end < 0)
+        return st;
+    int32_t *larger = realloc(*tokens, (*n + 1) * sizeof **tokens);
+    if (larger == NULL)
+        return out_of_memory(l);
+    *tokens = larger;
+    larger[(*n)++] = end;
+    return OT_OK;
+}
+
+static ot_status add_answer_tokens(loader *l, ot_example *x, const int32_t *tokens, size_t n, size_t n_prompt)
+{
+    const ot_status st = keep_tokens(l, tokens, n, &x->tokens[0]);
+    x->n_prompt = n_prompt < x->tokens[0].n ? (uint32_t)n_prompt : x->tokens[0].n;
+    if (st == OT_OK && x->n_prompt == x->tokens[0].n)
+        drop_row(l); /* no answer within max_length */
+    return st;
+}
+
+static ot_status add_answer(loader *l, const json_t *row)
+{
+    const bool ids = json_object_get(row, "completion_tokens") != NULL;
+    const char *prompt = json_string_value(json_object_get(row, "prompt")), *text = json_string_value(json_object_get(row, "completion"));
+    size_t n = 0, n_prompt = 0, room = l->o->max_length;
+    int32_t *tokens = NULL;
+    if (!ids && (prompt == NULL || text == NULL))
+        return ot_jsonl_fail(l->file, l->err, "'prompt' or 'completion' is missing or not a string");
+    if (!ids && l->o->chat == NULL)
+        return ot_jsonl_fail(l->file, l->err, "a prompt and its completion need a chat template: give --chat-template");
+    ot_example *x = new_row(l);
+    if (x == NULL)
+        return out_of_memory(l);
+    ot_status st = keep_text(l, prompt != NULL ? prompt : "", &x->text);
+    if (st == OT_OK)
+        st = keep_text(l, text != NULL ? text : "", &x->answer);
+    if (st == OT_OK && ids) {
+        tokens = ot_train_alloc(room, sizeof *tokens);
+        st = tokens != NULL ? generated_tokens(l, row, tokens, room, &n, &n_prompt) : out_of_memory(l);
+        n = n < room ? n : room;
+    } else if (st == OT_OK) {
+        st = wrap_whole(l, prompt, text, &tokens, &n, &n_prompt);
+    }
+    if (st == OT_OK)
+        st = add_answer_tokens(l, x, tokens, n, n_prompt);
+    free(tokens);
+    return st;
+}
+
+static ot_status shape_of_file(loader *l, const json_t *row, bool first_file)
+{
+    if (json_object_get(row, "completion") != NULL || json_object_get(row, "completion_tokens") != NULL)
+        l->shape = OT_SHAPE_ANSWER;
+    else if (json_object_get(row, "chosen") != NULL)
+        l->shape = OT_SHAPE_PAIR;
+    else if (json_object_get(row, "label") != NULL || json_object_get(row, "labels") != NULL)
+        l->shape = OT_SHAPE_LABEL;
+    else if (json_object_get(row, "prompt") != NULL || json_object_get(row, "text") != NULL)
+        l->shape = OT_SHAPE_PROMPT;
+    else
+        return ot_jsonl_fail(l->file, l->err,
+                             "the row is none of {text, label}, {messages, chosen, rejected}, {prompt}, {prompt, completion}");
+    if (first_file)
+        l->d->shape = l->shape;
+    else if (l->shape != l->d->shape && !l->o->mixed_shapes)
+        return ot_jsonl_fail(l->file, l->err, "rows of another shape than those of %s", l->d->path);
+    return OT_OK;
+}
+
+static ot_status add_row(loader *l, const json_t *row)
+{
+    switch (l->shape) {
     case OT_SHAPE_LABEL: return add_text(l, row, "text");
     case OT_SHAPE_PAIR: return add_pair(l, row);
+    case OT_SHAPE_ANSWER: return add_answer(l, row);
     default: return add_text(l, row, json_object_get(row, "prompt") != NULL ? "prompt" : "text");
     }
 }
@@ -305,49 +413,61 @@ static ot_status count_lines(const char *path, uint64_t *n, ot_error *err)
     return st == OT_ERR_NOT_FOUND ? OT_OK : st;
 }
 
-static ot_status load_rows(loader *l)
+static ot_status load_rows(loader *l, const char *path, bool first_file)
 {
     uint64_t total = 0, seen = 0;
     json_t *row;
     ot_status st = OT_OK;
-    if (l->o->max_rows > 0 && (st = count_lines(l->d->path, &total, l->err)) != OT_OK)
+    if (l->o->max_rows > 0 && (st = count_lines(path, &total, l->err)) != OT_OK)
         return st;
     while ((st = ot_jsonl_next(l->file, &row, l->err)) == OT_OK) {
         /* Every row that starts another max_rows-th part of the file. */
         const bool wanted = total <= l->o->max_rows || seen * l->o->max_rows / total != (seen + 1) * l->o->max_rows / total;
-        if (wanted)
-            st = add_row(l, row, l->d->n_rows + l->d->n_skipped == 0);
+        if (seen++ == 0)
+            st = shape_of_file(l, row, first_file);
+        if (st == OT_OK && wanted)
+            st = add_row(l, row);
         json_decref(row);
-        seen++;
         if (st != OT_OK)
             return st;
     }
-    if (st != OT_ERR_NOT_FOUND)
-        return st;
-    l->d->n_tokens = l->n_tokens;
-    if (l->d->n_rows == 0)
-        return ot_fail(l->err, OT_ERR_FORMAT, "%s: no usable rows", l->d->path);
-    return OT_OK;
+    return st == OT_ERR_NOT_FOUND ? OT_OK : st;
 }
 
-ot_status ot_dataset_load(ot_dataset **out, const char *path, const ot_dataset_options *options, ot_error *err)
+ot_status ot_dataset_load_files(ot_dataset **out, const char (*paths)[OT_TRAIN_PATH], uint32_t n, const ot_dataset_options *options,
+                                ot_error *err)
 {
     *out = NULL;
     ot_dataset *d = calloc(1, sizeof *d);
-    if (d == NULL || (d->path = strdup(path)) == NULL) {
+    if (d == NULL || (d->path = strdup(n > 0 ? paths[0] : "")) == NULL) {
         free(d);
         return ot_fail(err, OT_ERR_NOMEM, "out of memory");
     }
     d->n_outputs = options->n_outputs > 0 ? options->n_outputs : 1;
     loader l = {.d = d, .o = options, .err = err};
-    ot_status st = ot_jsonl_open(&l.file, path, err);
-    if (st == OT_OK)
-        st = load_rows(&l);
-    ot_jsonl_close(&l.file);
+    ot_status st = OT_OK;
+    for (uint32_t i = 0; st == OT_OK && i < n; i++) {
+        const uint32_t before = d->n_rows;
+        if ((st = ot_jsonl_open(&l.file, paths[i], err)) == OT_OK)
+            st = load_rows(&l, paths[i], i == 0);
+        ot_jsonl_close(&l.file);
+        if (st == OT_OK && d->n_rows == before)
+            st = ot_fail(err, OT_ERR_FORMAT, "%s: no usable rows", paths[i]);
+    }
+    d->n_tokens = l.n_tokens;
     if (st != OT_OK)
         ot_dataset_close(&d);
     *out = d;
     return st;
+}
+
+ot_status ot_dataset_load(ot_dataset **out, const char *path, const ot_dataset_options *options, ot_error *err)
+{
+    char paths[1][OT_TRAIN_PATH];
+    if (strlen(path) >= sizeof paths[0])
+        return ot_fail(err, OT_ERR_INVALID, "%.60s...: the path is too long", path);
+    strcpy(paths[0], path);
+    return ot_dataset_load_files(out, (const char (*)[OT_TRAIN_PATH])paths, 1, options, err);
 }
 
 void ot_dataset_close(ot_dataset **dataset)

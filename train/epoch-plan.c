@@ -173,6 +173,16 @@ static ot_status put_pair(planner *p, uint32_t row)
     return st == OT_OK ? put_sample(p, &s) : st;
 }
 
+/* A row as a text to model. */
+static ot_status put_text(planner *p, uint32_t row)
+{
+    const ot_dataset *d = p->o->data;
+    const ot_example *x = &d->rows[row];
+    if (x->shape == OT_SHAPE_LABEL || x->shape == OT_SHAPE_PROMPT)
+        return put_row(p, row);
+    return put_one(p, d->tokens + x->tokens[0].first, x->tokens[0].n, x->n_prompt, p->o->max_length, NULL);
+}
+
 static ot_status put_calm(planner *p, uint32_t i)
 {
     ot_rng rng = ot_rng_at(p->o->seed, STREAM_CALM + (p->epoch << 8), i);
@@ -180,7 +190,7 @@ static ot_status put_calm(planner *p, uint32_t i)
     const ot_example *x = random_calm(p, &rng, &from);
     const char *text = from->texts + x->text;
     const uint32_t limit = p->o->calm_length < p->o->max_length ? p->o->calm_length : p->o->max_length;
-    const bool pair = from->shape == OT_SHAPE_PAIR;
+    const bool pair = from->shape == OT_SHAPE_PAIR || from->shape == OT_SHAPE_ANSWER;
     /* Half of them in a chat, as far as the template leaves room; half as they stand, an answer without its question. */
     if (p->o->chat != NULL && ot_rng_below(&rng, 2) == 0) {
         bool put = false;
@@ -294,7 +304,7 @@ static ot_status make_batches(planner *p)
 static ot_status check(const planner *p)
 {
     const ot_plan_options *o = p->o;
-    const uint32_t leaves = o->data->shape == OT_SHAPE_PAIR ? 2 : 1;
+    const uint32_t leaves = o->data->shape == OT_SHAPE_PAIR && !o->texts ? 2 : 1;
     if (o->batch_tokens < leaves * o->max_length)
         return ot_fail_param(p->err, OT_ERR_INVALID, "batch-tokens", "--batch-tokens %u cannot hold %u texts of --max-length %u",
                              o->batch_tokens, leaves, o->max_length);
@@ -310,7 +320,7 @@ ot_status ot_epoch_plan_make(ot_epoch_plan *plan, const ot_plan_options *options
     *plan = (ot_epoch_plan){0};
     ot_status st = check(&p);
     for (uint32_t i = 0; st == OT_OK && i < d->n_rows; i++)
-        st = d->shape == OT_SHAPE_PAIR ? put_pair(&p, i) : put_row(&p, i);
+        st = options->texts ? put_text(&p, i) : d->shape == OT_SHAPE_PAIR ? put_pair(&p, i) : put_row(&p, i);
     const double n_calm = options->n_calm > 0 && d->shape == OT_SHAPE_LABEL ? options->calm_fraction * d->n_rows : 0.0;
     for (uint32_t i = 0; st == OT_OK && i < n_calm; i++)
         st = put_calm(&p, i);

@@ -39,6 +39,7 @@ typedef struct ot_plan_options {
     double calm_fraction;          /* quiet samples added, relative to the rows */
     uint32_t calm_length;          /* tokens of a quiet sample at most */
     uint32_t max_length, batch_tokens;
+    bool texts;                    /* every row is one text to model, of pairs the chosen one; n_before: the prompt's tokens */
     uint64_t seed;
 } ot_plan_options;
 

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "train/evaluate.h"
+#include "train/evaluate-language.h"
 #include "train/train-internal.h"
 
 void ot_eval_options_default(ot_eval_options *options)
@@ -70,8 +71,12 @@ static ot_status open_rest(opened *o, const ot_eval_options *options, ot_error *
     st = ot_train_chat_template(&o->chat, o->model, options->chat_template, &no_chat);
     if (st != OT_OK && (options->chat || options->chat_template[0] != '\0'))
         return ot_fail(err, st, "%s", no_chat.message);
+    if (options->only_label[0] != '\0' && strcmp(options->only_label, "0") != 0 && strcmp(options->only_label, "1") != 0)
+        return ot_fail_param(err, OT_ERR_INVALID, "only-label", "--only-label '%s' is not 0 or 1", options->only_label);
     const ot_dataset_options rows = {
-        .tokenizer = ot_model_tokenizer(o->model), .chat = o->chat, .n_outputs = spec->n_outputs,
+        .mixed_shapes = spec->kind != OT_HEAD_SCALAR,
+        .only = options->only_label[0] == '\0' ? OT_ALL_LABELS : options->only_label[0] == '0' ? OT_ONLY_LABEL_0 : OT_ONLY_LABEL_1,
+        .tokenizer = ot_model_tokenizer(o->model), .chat = o->chat, .n_outputs = spec->kind == OT_HEAD_SCALAR ? spec->n_outputs : 1,
         .output_labels = spec->labels, .max_length = options->max_length, .max_rows = options->max_rows,
     };
     return ot_dataset_load(&o->data, options->data, &rows, err);
@@ -86,7 +91,9 @@ ot_status ot_eval_file(const ot_eval_options *options, FILE *progress, ot_eval_r
     ot_status st = open_head(&o, options, err);
     if (st == OT_OK)
         st = open_rest(&o, options, err);
-    if (st == OT_OK) {
+    if (st == OT_OK && ot_insertion_get_info(o.head)->spec.kind == OT_HEAD_GENERATION) {
+        st = ot_evaluate_generation_head(o.engine, o.head, o.sequences, options->batch_tokens, o.data, progress, result, err);
+    } else if (st == OT_OK) {
         const ot_evaluator e = {
             .engine = o.engine, .insertion = o.head, .sequences = o.sequences, .batch_tokens = options->batch_tokens,
             .output = options->output, .chat = options->chat ? o.chat : NULL, .progress = progress,

@@ -128,7 +128,7 @@ static ot_status find_weights(ot_gradients *g, ot_error *err)
         g->head_w[k] = find_weight(g, name);
         snprintf(name, sizeof name, "otter.head.%u.bias", k);
         g->head_b[k] = find_weight(g, name);
-        if (g->head_w[k].w == NULL || g->head_b[k].w == NULL)
+        if (g->head_w[k].w == NULL || (g->head_b[k].w == NULL && g->info->spec.kind != OT_HEAD_GENERATION))
             return ot_fail(err, OT_ERR_INVALID, "the insertion has no otter.head.%u", k);
     }
     for (uint32_t l = 0; g->d > 0 && l < g->n_layers; l++) {
@@ -260,8 +260,6 @@ ot_status ot_gradients_open(ot_gradients **out, ot_engine *engine, ot_insertion 
     const ot_model_info *base = ot_model_get_info(ot_engine_model(engine));
     if (ot_insertion_n_params(insertion) == 0)
         return ot_fail(err, OT_ERR_INVALID, "the insertion '%s' is not open for training", info->spec.name);
-    if (info->spec.kind != OT_HEAD_SCALAR)
-        return ot_fail(err, OT_ERR_UNSUPPORTED, "only scalar heads can be trained");
     ot_gradients *g = ot_train_alloc(1, sizeof *g);
     if (g == NULL)
         return ot_fail(err, OT_ERR_NOMEM, "out of memory");
@@ -316,6 +314,11 @@ const float *ot_gradients_of(const ot_gradients *g, uint32_t i)
 
 /* ---- Heads and output norm ---------------------------------------------------------------------------------- */
 
+static size_t at_layer(const ot_gradients *g, uint32_t layer, uint32_t width)
+{
+    return (size_t)layer * g->max_rows * width;
+}
+
 static uint32_t head_width(const ot_gradients *g)
 {
     return g->info->spec.input == OT_INPUT_BASE ? g->d_base : g->d;
@@ -333,36 +336,37 @@ void ot_gradients_outputs(ot_gradients *g, const ot_batch *batch, float *raw)
         }
 }
 
-/* Gradients of the heads and the output norm; dx = derivative by the stream leaving the last layer. */
-static void head_backward(ot_gradients *g, const float *d_raw)
+/* Gradients of scalar heads; dx = derivative by H' (if they read it). */
+static void scalar_heads_backward(ot_gradients *g, const float *d_raw)
 {
     const ot_kernels *k = g->kernels;
     const uint32_t width = head_width(g), rows = g->batch->n_rows;
     const bool extended = g->info->spec.input == OT_INPUT_EXTENDED && g->d > 0;
-    const float *last = g->d > 0 ? g->tape.ext + (size_t)g->n_layers * g->max_rows * g->d : NULL;
     for (uint32_t o = 0; o < g->n_outputs; o++) {
         memset(g->head_w[o].g, 0, width * sizeof(float));
         g->head_b[o].g[0] = 0.0f;
     }
-    if (g->d > 0) {
-        memset(g->out_norm.g, 0, g->d * sizeof(float));
+    if (g->d > 0)
         memset(g->dx, 0, (size_t)rows * g->d * sizeof(float));
-    }
-    for (uint32_t r = 0; r < rows; r++) {
-        float *dx = extended ? g->dx + (size_t)r * g->d : NULL;
-        bool any = false;
+    for (uint32_t r = 0; r < rows; r++)
         for (uint32_t o = 0; o < g->n_outputs; o++) {
             const float dy = d_raw[(size_t)r * g->n_outputs + o];
             if (dy == 0.0f)
                 continue;
-            any = true;
             k->axpy(g->head_w[o].g, g->tape.head_in + (size_t)r * width, dy, width);
             g->head_b[o].g[0] += dy;
             if (extended)
-                k->axpy(dx, g->head_w[o].w, dy, g->d);
+                k->axpy(g->dx + (size_t)r * g->d, g->head_w[o].w, dy, g->d);
         }
-        if (!extended || !any)
-            continue;
+}
+
+/* Through the output norm: dx by H' becomes dx by the stream leaving the last layer. */
+static void output_norm_backward(ot_gradients *g)
+{
+    const float *last = g->tape.ext + at_layer(g, g->n_layers, g->d);
+    memset(g->out_norm.g, 0, g->d * sizeof(float));
+    for (uint32_t r = 0; r < g->batch->n_rows; r++) {
+        float *dx = g->dx + (size_t)r * g->d;
         const float inv = g->tape.inv_out[r];
         const float *x = last + (size_t)r * g->d;
         for (uint32_t j = 0; j < g->d; j++) {
@@ -373,11 +377,6 @@ static void head_backward(ot_gradients *g, const float *d_raw)
 }
 
 /* ---- One layer ---------------------------------------------------------------------------------------------- */
-
-static size_t at_layer(const ot_gradients *g, uint32_t layer, uint32_t width)
-{
-    return (size_t)layer * g->max_rows * width;
-}
 
 /* Adds the regulariser's derivative by the stream leaving the current layer, and keeps its value for each row. */
 static void penalty_rows(ot_gradients *g, uint32_t begin, uint32_t end)
@@ -603,12 +602,11 @@ static void begin_penalty(ot_gradients *g)
     g->penalty_scale = n > 0 ? g->lambda / (float)n : 0.0f;
 }
 
-double ot_gradients_backward(ot_gradients *g, const ot_batch *batch, const float *d_raw)
+/* All layers, from dx by H'. Returns the regulariser. */
+static double stream_backward(ot_gradients *g)
 {
-    g->batch = batch;
-    head_backward(g, d_raw);
-    if (g->d == 0)
-        return 0.0;
+    const ot_batch *batch = g->batch;
+    output_norm_backward(g);
     g->n_row_tasks = (batch->n_rows + ROWS_PER_TASK - 1) / ROWS_PER_TASK;
     list_sequences(g);
     begin_penalty(g);
@@ -629,6 +627,30 @@ double ot_gradients_backward(ot_gradients *g, const ot_batch *batch, const float
     for (uint32_t r = 0; r < batch->n_rows; r++)
         penalty += g->row_penalty[r];
     return penalty * g->penalty_scale;
+}
+
+double ot_gradients_backward(ot_gradients *g, const ot_batch *batch, const float *d_raw)
+{
+    g->batch = batch;
+    scalar_heads_backward(g, d_raw);
+    return g->d > 0 ? stream_backward(g) : 0.0;
+}
+
+double ot_gradients_backward_from(ot_gradients *g, const ot_batch *batch, const float *d_head_in)
+{
+    g->batch = batch;
+    if (g->d == 0)
+        return 0.0;
+    if (g->info->spec.input == OT_INPUT_EXTENDED)
+        memcpy(g->dx, d_head_in, (size_t)batch->n_rows * g->d * sizeof(float));
+    else
+        memset(g->dx, 0, (size_t)batch->n_rows * g->d * sizeof(float));
+    return stream_backward(g);
+}
+
+float *ot_gradients_of_head(ot_gradients *g, uint32_t output, bool bias)
+{
+    return bias ? g->head_b[output].g : g->head_w[output].g;
 }
 
 static void norm_task(void *arg, uint32_t task, uint32_t thread)

@@ -1,7 +1,8 @@
-/* The gradient of a scalar head's loss with respect to all parameters of one trainable insertion.
+/* The gradient of a loss with respect to all parameters of one trainable insertion.
  *
  * Use: run ot_engine_forward with ot_gradients_tape in the batch, take raw outputs (before the activation), compute the
- * derivative of the loss by each, and hand them to ot_gradients_backward. The insertion's parameters must not change
+ * derivative of the loss by each, and hand them to ot_gradients_backward. Heads with a value for every token have a loss of their
+ * own, which fills ot_gradients_of_head and gives the derivative by the heads' inputs to ot_gradients_backward_from. The insertion's parameters must not change
  * between the two passes.
  */
 #ifndef OTTER_TRAIN_GRADIENTS_H
@@ -18,12 +19,17 @@ ot_status ot_gradients_open(ot_gradients **out, ot_engine *engine, ot_insertion 
 void ot_gradients_close(ot_gradients **gradients);
 ot_tape *ot_gradients_tape(ot_gradients *g);
 
-/* raw[row * n_outputs + output] = w . head_in + b for rows with OT_ROW_OUTPUT; 0 for others. */
+/* Scalar heads: raw[row * n_outputs + output] = w . head_in + b for rows with OT_ROW_OUTPUT; 0 for others. */
 void ot_gradients_outputs(ot_gradients *g, const ot_batch *batch, float *raw);
 /* d_raw (n_rows, n_outputs): derivative of the task loss by the raw outputs, 0 for rows without OT_ROW_OUTPUT. Returns the
  * regulariser's part of the loss: lambda * mean over rows with position > 0 of the sum over layers of
  * (sqrt(mean(h^2) + eps) - sqrt(mean([h; h']^2) + eps))^2. */
 double ot_gradients_backward(ot_gradients *g, const ot_batch *batch, const float *d_raw);
+
+/* The same from d_head_in (n_rows, d'), the derivative of the task loss by the heads' inputs H'; not looked at where the heads
+ * read H_o. Gradients of the heads are the caller's, in ot_gradients_of_head: shaped as the weight or the bias, kept as they are. */
+double ot_gradients_backward_from(ot_gradients *g, const ot_batch *batch, const float *d_head_in);
+float *ot_gradients_of_head(ot_gradients *g, uint32_t output, bool bias);
 
 /* The gradient of parameter i, shaped as its data. Valid until the next backward. */
 const float *ot_gradients_of(const ot_gradients *g, uint32_t i);

@@ -9,7 +9,8 @@
  * W_O[c, b], W_g[u, c], W_d[c, u]) or, in mirror, zero: then every update of h' is the base's update of h[c], and h' = h[c] in
  * every layer. Parts that read parents are zero in both. New query heads are taken from the group of the base's
  * key/value head that their own key/value head is a copy of, as far as it reaches. The heads' output weights start
- * at zero, so that a new scalar head says 0 (0.5 after the sigmoid) of everything.
+ * at zero, so that a new scalar head says 0 (0.5 after the sigmoid) of everything. Heads with a value for every token start at zero
+ * whatever the method, so that a new generation head says what the base says.
  */
 #include <math.h>
 #include <stdio.h>
@@ -96,8 +97,13 @@ static ot_status fill_normal(ot_param *p, const ot_model *base, ot_rng *rng, ot_
 
 static ot_status init_unmatched(ot_insertion *x, const ot_model *base, ot_init_method method, ot_rng *rng, ot_error *err)
 {
+    const bool scalar = ot_insertion_get_info(x)->spec.kind == OT_HEAD_SCALAR;
     for (uint32_t i = 0; i < ot_insertion_n_params(x); i++) {
         ot_param *p = ot_insertion_param(x, i);
+        if (!scalar && strncmp(p->name, "otter.head.", 11) == 0) {
+            memset(p->data, 0, (size_t)p->n_in * p->n_out * sizeof(float));
+            continue;
+        }
         if (method == OT_INIT_RANDOM) {
             fill_uniform(p, rng);
             continue;

@@ -38,19 +38,22 @@ static const option table[] = {
     UINT_OPTION("heads", heads, 0, 1024, true, "N  new attention heads (3)"),
     UINT_OPTION("kv-heads", kv_heads, 0, 1024, true, "N  new key/value heads (1)"),
     UINT_OPTION("ffn", ffn, 0, 1u << 20, true, "N  f', new inner units of the FFN (64)"),
-    TEXT_OPTION("kind", kind, true, "scalar  kind of the head (scalar)"),
+    TEXT_OPTION("kind", kind, true, "scalar|generation|lookahead  kind of the head (scalar)"),
     TEXT_OPTION("input", input, true, "extended|base  what the head reads (extended; base if --width is 0)"),
-    TEXT_OPTION("activation", activation, true, "sigmoid|identity  (sigmoid; identity with --loss pairwise)"),
-    UINT_OPTION("outputs", outputs, 1, OT_MAX_HEADS, true, "N  outputs of the head (as many as labels, or 1)"),
+    TEXT_OPTION("activation", activation, true, "sigmoid|identity (sigmoid; identity with --loss pairwise); of generation heads\n"
+                "                         linear|silu_residual (linear; silu_residual, as Medusa-1, where they read the base)"),
+    UINT_OPTION("outputs", outputs, 1, OT_MAX_HEADS, true, "N  outputs of the head (as many as labels or offsets, or 1)"),
+    TEXT_OPTION("offsets", offsets, true, "N[,N...]  generation heads: how far each looks ahead; 0: the next token (0)"),
     TEXTS_OPTION("label", labels, n_labels, true, "NAME  name of an output (repeatable)"),
     TEXT_OPTION("init", init, true, "random|normal|copy|mirror  initialisation (mirror)"),
     {"seed", SEED, FIELD(seed), 0, 0, 0, 0, true, "N  seed of every random choice (1)"},
     TEXT_OPTION("type", type, true, "q8_0|f16|bf16|f32  matrices in the file (q8_0; init: f32)"),
     SWITCH_OPTION("allow-base-mismatch", allow_base_mismatch, true, "accept parents made for another base file"),
     TEXT_OPTION("init-from", init_from, false, "FILE  start from this insertion instead of a new one"),
-    TEXT_OPTION("data", data, false, "FILE  JSON Lines (plain or gzip) to train on"),
+    TEXTS_OPTION("data", data, n_data, false, "FILE  JSON Lines (plain or gzip) to train on (repeatable: mixed)"),
     TEXT_OPTION("dev", dev, false, "FILE  held-out rows"),
-    TEXT_OPTION("loss", loss, false, "bce|pairwise  (by the shape of the rows)"),
+    TEXT_OPTION("only-label", only_label, false, "0|1  of {text, label} rows only those with this label"),
+    TEXT_OPTION("loss", loss, false, "bce|pairwise|language|lookahead  (by the kind, and the shape of the rows)"),
     NUMBER_OPTION("lr", lr, 0, 1e3, "X  peak learning rate (4e-3)"),
     NUMBER_OPTION("warmup", warmup, 0, 1e9, "N  steps of linear warm-up (30)"),
     UINT_OPTION("steps", steps, 0, 1u << 30, false, "N  steps; 0: by --epochs"),
@@ -58,7 +61,7 @@ static const option table[] = {
     NUMBER_OPTION("max-minutes", max_minutes, 0, 1e6, "X  end sooner, decay included, when training has taken this long"),
     UINT_OPTION("batch-tokens", batch_tokens, 1, 1u << 20, false, "N  tokens in a step (1024)"),
     UINT_OPTION("max-length", max_length, 1, 1u << 20, false, "N  tokens of a text; longer ones are cut (256)"),
-    UINT_OPTION("max-rows", max_rows, 0, UINT32_MAX, false, "N  rows of --data, spread evenly; 0: all"),
+    UINT_OPTION("max-rows", max_rows, 0, UINT32_MAX, false, "N  rows of each --data file, spread evenly; 0: all"),
     NUMBER_OPTION("lambda", lambda, 0, 1e6, "X  weight of the regulariser (0.01)"),
     NUMBER_OPTION("clip", clip, 0, 1e9, "X  largest norm of a gradient; 0: none (1)"),
     NUMBER_OPTION("weight-decay", weight_decay, 0, 1e3, "X  AdamW's, on matrices only (0)"),
@@ -72,12 +75,19 @@ static const option table[] = {
     UINT_OPTION("calm-length", calm_length, 1, 1u << 20, false, "N  tokens of a quiet sample at most (64)"),
     NUMBER_OPTION("chat-fraction", chat_fraction, 0, 1, "X  of the rows: inside the chat template (0)"),
     NUMBER_OPTION("context-fraction", context_fraction, 0, 1, "X  of the rows: behind a harmless row (0)"),
+    NUMBER_OPTION("positions", positions, 0, 1, "X  share of the positions that a step trains generation or lookahead heads on (1)"),
+    NUMBER_OPTION("offset-decay", offset_decay, 0, 1, "X  generation: a head with offset k weighs X^k (0.8)"),
+    NUMBER_OPTION("tail", tail, 0, 0.1, "X  wide generation heads: probabilities below X are sampled in the gradient; 0: exact (1e-3)"),
+    UINT_OPTION("candidates", candidates, 0, 64, false, "N  lookahead: likely next tokens that are scored at a chosen position (10)"),
+    UINT_OPTION("random-candidates", random_candidates, 0, 64, false, "N  lookahead: random ones beside them (6)"),
+    NUMBER_OPTION("change-weight", change_weight, 0, 1e3, "X  lookahead: weight of the differences among candidates (1)"),
     TEXT_OPTION("chat-template", chat_template, false, "NAME  family, instead of the model's own template"),
     UINT_OPTION("eval-every", eval_every, 0, 1u << 30, false, "N  steps between evaluations on --dev; 0: only at the end (200)"),
     UINT_OPTION("eval-rows", eval_rows, 0, UINT32_MAX, false, "N  rows of --dev in those; 0: all (500)"),
     TEXT_OPTION("checkpoint", checkpoint, false, "FILE  where to keep the state of the run"),
     UINT_OPTION("checkpoint-every", checkpoint_every, 0, 1u << 30, false, "N  steps between checkpoints; 0: only when interrupted (200)"),
     SWITCH_OPTION("resume", resume, false, "go on from --checkpoint"),
+    TEXT_OPTION("curve", curve, false, "FILE  the training curve: a JSON object a line, at every line of progress and evaluation"),
     UINT_OPTION("log-every", log_every, 1, 1u << 30, false, "N  steps between lines of progress (10)"),
     UINT_OPTION("threads", threads, 0, 1024, false, "N  threads; 0: all cores (0)"),
 };
@@ -90,6 +100,7 @@ void ot_train_options_default(ot_train_options *options)
         .lr = 4e-3, .warmup = 30, .lambda = 0.01, .clip = 1, .beta1 = 0.9, .beta2 = 0.98, .adam_eps = 1e-8, .epochs = 1,
         .batch_tokens = 1024, .max_length = 256, .eval_every = 200, .eval_rows = 500, .checkpoint_every = 200,
         .log_every = 10, .prefix_weight = 0.5, .prefix_power = 1, .calm_fraction = 0.1, .calm_length = 64,
+        .positions = 1, .offset_decay = 0.8, .tail = 1e-3, .change_weight = 1, .candidates = 10, .random_candidates = 6,
     };
 }
 
@@ -331,19 +342,66 @@ static ot_status unknown(const char *name, const char *value, const char *expect
     return ot_fail_param(err, OT_ERR_INVALID, name, "--%s '%s' is not %s", name, value, expected);
 }
 
+/* The index of a text among n choices, or -1. */
+static int index_of(const char *text, const char *const *choices, int n)
+{
+    for (int i = 0; i < n; i++)
+        if (strcmp(text, choices[i]) == 0)
+            return i;
+    return -1;
+}
+
 static ot_status spec_kind(const ot_train_options *o, ot_insertion_spec *s, ot_error *err)
 {
-    const char *input = o->input[0] ? o->input : o->width == 0 ? "base" : "extended";
-    const char *activation = o->activation[0] ? o->activation : strcmp(o->loss, "pairwise") == 0 ? "identity" : "sigmoid";
-    if (strcmp(o->kind, "scalar") != 0)
-        return unknown("kind", o->kind, "scalar, the only kind that can be trained", err);
-    if (strcmp(input, "extended") != 0 && strcmp(input, "base") != 0)
-        return unknown("input", input, "extended or base", err);
-    if (strcmp(activation, "sigmoid") != 0 && strcmp(activation, "identity") != 0)
-        return unknown("activation", activation, "sigmoid or identity", err);
-    s->kind = OT_HEAD_SCALAR;
-    s->input = input[0] == 'b' ? OT_INPUT_BASE : OT_INPUT_EXTENDED;
-    s->activation = activation[0] == 's' ? OT_ACT_SIGMOID : OT_ACT_IDENTITY;
+    static const char *const kinds[] = {"scalar", "generation", "lookahead"}, *const inputs[] = {"extended", "base"};
+    static const char *const activations[] = {"sigmoid", "identity", "linear", "silu_residual"};
+    const int which = index_of(o->kind, kinds, 3), input = index_of(o->input[0] ? o->input : inputs[o->width == 0], inputs, 2);
+    int activation = index_of(o->activation, activations, 4);
+    if (which < 0)
+        return unknown("kind", o->kind, "scalar, generation or lookahead", err);
+    if (input < 0)
+        return unknown("input", o->input, "extended or base", err);
+    s->kind = (ot_head_kind)which;
+    s->input = (ot_head_input)input;
+    if (o->activation[0] == '\0')
+        activation = s->kind != OT_HEAD_GENERATION ? strcmp(o->loss, "pairwise") == 0 : s->input == OT_INPUT_BASE ? 3 : 2;
+    if (s->kind == OT_HEAD_GENERATION ? activation < 2 : activation < 0 || activation > 1)
+        return unknown("activation", o->activation,
+                       s->kind == OT_HEAD_GENERATION ? "linear or silu_residual" : "sigmoid or identity", err);
+    s->activation = (ot_activation)activation;
+    return OT_OK;
+}
+
+/* "1,2,4" to the offsets of generation heads. */
+static ot_status spec_offsets(const ot_train_options *o, ot_insertion_spec *s, ot_error *err)
+{
+    const char *at = o->offsets[0] ? o->offsets : "0";
+    for (s->n_outputs = 0;; at++) {
+        char *end;
+        const unsigned long x = strtoul(at, &end, 10);
+        if (*at < '0' || *at > '9' || x > 64 || (*end != ',' && *end != '\0') || s->n_outputs == OT_MAX_HEADS)
+            return unknown("offsets", o->offsets, "one to 16 numbers from 0 to 64, with commas", err);
+        s->offsets[s->n_outputs++] = (uint32_t)x;
+        at = end;
+        if (*at == '\0')
+            return OT_OK;
+    }
+}
+
+static ot_status spec_labels(const ot_train_options *o, ot_insertion_spec *s, ot_error *err)
+{
+    if (o->n_labels > s->n_outputs)
+        return ot_fail_param(err, OT_ERR_INVALID, "label", "%u labels for %u outputs", o->n_labels, s->n_outputs);
+    for (uint32_t k = 0; k < s->n_outputs; k++) {
+        if (k < o->n_labels && strlen(o->labels[k]) >= sizeof s->labels[k])
+            return ot_fail_param(err, OT_ERR_INVALID, "label", "--label '%.64s...' is too long", o->labels[k]);
+        if (k < o->n_labels)
+            strcpy(s->labels[k], o->labels[k]);
+        else if (s->kind == OT_HEAD_GENERATION)
+            snprintf(s->labels[k], sizeof s->labels[k], "offset-%u", s->offsets[k]);
+        else
+            snprintf(s->labels[k], sizeof s->labels[k], s->n_outputs > 1 ? "score-%u" : "score", k);
+    }
     return OT_OK;
 }
 
@@ -355,20 +413,14 @@ ot_status ot_train_options_spec(const ot_train_options *o, ot_insertion_spec *s,
         s->n_heads = o->heads;
         s->n_kv_heads = o->heads > 0 ? o->kv_heads : 0;
     }
-    const ot_status st = spec_kind(o, s, err);
+    ot_status st = spec_kind(o, s, err);
     if (st != OT_OK)
         return st;
     s->n_outputs = o->outputs > 0 ? o->outputs : o->n_labels > 0 ? o->n_labels : 1;
-    if (o->n_labels > s->n_outputs)
-        return ot_fail_param(err, OT_ERR_INVALID, "label", "%u labels for %u outputs", o->n_labels, s->n_outputs);
-    for (uint32_t k = 0; k < s->n_outputs; k++) {
-        if (k >= o->n_labels)
-            snprintf(s->labels[k], sizeof s->labels[k], s->n_outputs > 1 ? "score-%u" : "score", k);
-        else if (strlen(o->labels[k]) >= sizeof s->labels[k])
-            return ot_fail_param(err, OT_ERR_INVALID, "label", "--label '%.64s...' is too long", o->labels[k]);
-        else
-            strcpy(s->labels[k], o->labels[k]);
-    }
+    if (s->kind == OT_HEAD_GENERATION && (st = spec_offsets(o, s, err)) != OT_OK)
+        return st;
+    if ((st = spec_labels(o, s, err)) != OT_OK)
+        return st;
     memcpy(s->name, o->name[0] ? o->name : s->labels[0], sizeof s->name);
     s->n_parents = o->n_parents;
     for (uint32_t i = 0; i < o->n_parents; i++) {

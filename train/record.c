@@ -53,18 +53,29 @@ static void put_number(recorder *r, const char *key, double value)
         r->st = ot_gguf_put_f32(r->w, full, (float)value);
 }
 
+/* Names of files, with commas. */
+static const char *list_of(const char (*paths)[OT_TRAIN_PATH], uint32_t n, char list[OT_TRAIN_MAX_FILES * 128])
+{
+    size_t at = 0;
+    list[0] = '\0';
+    for (uint32_t i = 0; i < n; i++, at = strlen(list))
+        snprintf(list + at, OT_TRAIN_MAX_FILES * 128 - at, "%s%.100s", i > 0 ? ", " : "", base_name(paths[i]));
+    return list;
+}
+
 static void put_settings(recorder *r, const ot_train_options *o, const ot_run *run)
 {
-    char calm[OT_TRAIN_MAX_FILES * 128] = "";
-    for (uint32_t i = 0; i < o->n_calm; i++)
-        snprintf(calm + strlen(calm), sizeof calm - strlen(calm), "%s%.100s", i > 0 ? ", " : "", base_name(o->calm[i]));
-    put_text(r, "data", base_name(o->data));
+    static const char *const losses[] = {"bce", "pairwise", "language", "lookahead"};
+    char list[OT_TRAIN_MAX_FILES * 128];
+    put_text(r, "data", list_of(o->data, o->n_data, list));
     put_count(r, "rows", run->data->n_rows);
     if (o->n_calm > 0) {
-        put_text(r, "calm", calm);
+        put_text(r, "calm", list_of(o->calm, o->n_calm, list));
         put_number(r, "calm_fraction", o->calm_fraction);
     }
-    put_text(r, "loss_function", run->loss == OT_LOSS_PAIRWISE ? "pairwise" : "bce");
+    if (o->only_label[0] != '\0')
+        put_text(r, "only_label", o->only_label);
+    put_text(r, "loss_function", losses[run->loss]);
     put_number(r, "lr", o->lr);
     put_number(r, "warmup", o->warmup);
     put_number(r, "lambda", o->lambda);
@@ -74,6 +85,15 @@ static void put_settings(recorder *r, const ot_train_options *o, const ot_run *r
     put_number(r, "beta2", o->beta2);
     put_count(r, "batch_tokens", o->batch_tokens);
     put_count(r, "max_length", o->max_length);
+    if (run->spec.kind != OT_HEAD_SCALAR)
+        put_number(r, "positions", o->positions);
+    if (run->loss == OT_LOSS_LANGUAGE)
+        put_number(r, "offset_decay", o->offset_decay);
+    if (run->loss == OT_LOSS_LOOKAHEAD) {
+        put_number(r, "change_weight", o->change_weight);
+        put_count(r, "candidates", o->candidates);
+        put_count(r, "random_candidates", o->random_candidates);
+    }
     if (run->loss == OT_LOSS_BCE) {
         put_number(r, "prefix_weight", o->prefix_weight);
         put_number(r, "prefix_power", o->prefix_power);
@@ -91,6 +111,23 @@ static void put_outcome(recorder *r, const ot_run *run)
     put_number(r, "loss", run->state.loss);
 }
 
+static void put_language_figures(recorder *r, const ot_eval_result *e)
+{
+    char key[96];
+    for (uint32_t k = 0; k < e->n_heads; k++) {
+        const ot_language_figures *f = &e->heads[k];
+        const struct { const char *name; double value; } figures[] = {{"nll", f->nll}, {"top1", f->top1}, {"top5", f->top5}};
+        for (size_t i = 0; i < 3; i++) {
+            snprintf(key, sizeof key, "dev_%s.%u", figures[i].name, f->offset);
+            put_number(r, key, figures[i].value);
+        }
+    }
+    if (e->has_base)
+        put_number(r, "dev_nll.base", e->base.nll);
+    if (e->tokens_per_pass > 0)
+        put_number(r, "dev_tokens_per_pass", e->tokens_per_pass);
+}
+
 static void put_figures(recorder *r, const ot_train_options *o, const ot_eval_result *e)
 {
     char key[96];
@@ -98,6 +135,10 @@ static void put_figures(recorder *r, const ot_train_options *o, const ot_eval_re
     put_count(r, "dev_rows", e->n_rows);
     if (e->is_paired) {
         put_number(r, "dev_pair_accuracy", e->pair_accuracy);
+        return;
+    }
+    if (e->is_language) {
+        put_language_figures(r, e);
         return;
     }
     put_number(r, "dev_auc", e->whole.auc);

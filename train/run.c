@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "train/evaluate-language.h"
 #include "train/run.h"
 
 /* ---- One step ----------------------------------------------------------------------------------------------- */
@@ -48,6 +49,25 @@ static double losses_of_batch(ot_run *run, const ot_batch *batch, double scale)
     return loss;
 }
 
+/* The loss of the batch that was just run, and the gradient of it and of the regulariser. */
+static ot_status differentiate(ot_run *run, const ot_batch *batch, double *loss, double *loss_done, ot_error *err)
+{
+    const ot_epoch_plan *p = &run->plan;
+    const uint32_t n = p->batch_first[run->state.batch + 1] - p->batch_first[run->state.batch];
+    const double scale = (double)p->n_batches / p->n_samples;
+    if (run->loss == OT_LOSS_LANGUAGE) {
+        const ot_status st = ot_run_language_loss(run, batch, loss, err);
+        *loss_done = ot_train_now();
+        if (st == OT_OK)
+            run->last_penalty = ot_gradients_backward_from(run->gradients, batch, run->d_head_in);
+        return st;
+    }
+    *loss = losses_of_batch(run, batch, scale) / (scale * n);
+    *loss_done = ot_train_now();
+    run->last_penalty = ot_gradients_backward(run->gradients, batch, run->d_raw);
+    return OT_OK;
+}
+
 static ot_status not_finite(const ot_run *run, ot_error *err)
 {
     return ot_fail(err, OT_ERR_INVALID,
@@ -59,27 +79,29 @@ static ot_status not_finite(const ot_run *run, ot_error *err)
 static ot_status take_step(ot_run *run, double lr, ot_error *err)
 {
     const ot_train_options *o = run->options;
-    const ot_epoch_plan *p = &run->plan;
-    const uint32_t n = p->batch_first[run->state.batch + 1] - p->batch_first[run->state.batch];
-    const double scale = (double)p->n_batches / p->n_samples, t0 = ot_train_now();
+    const double t0 = ot_train_now();
+    double loss = 0.0, t1 = t0, t2 = t0;
     ot_batch batch;
     ot_status st = gather_batch(run, &batch, err);
     if (st == OT_OK)
         st = ot_engine_forward(run->engine, &batch, err);
+    if (st == OT_OK) {
+        t1 = ot_train_now();
+        st = differentiate(run, &batch, &loss, &t2, err);
+    }
     if (st != OT_OK)
         return st;
-    const double loss = losses_of_batch(run, &batch, scale) / (scale * n), t1 = ot_train_now();
-    run->last_penalty = ot_gradients_backward(run->gradients, &batch, run->d_raw);
     run->last_norm = ot_gradients_norm(run->gradients);
-    const double t2 = ot_train_now();
+    const double t3 = ot_train_now();
     if (!isfinite(loss) || !isfinite(run->last_norm) || !isfinite(run->last_penalty))
         return not_finite(run, err);
     const double clip = o->clip > 0 && run->last_norm > o->clip ? o->clip / run->last_norm : 1.0;
     ot_adamw_step(&run->adam, run->insertion, run->gradient_of, lr, clip, ot_engine_pool(run->engine));
     ot_insertion_commit(run->insertion, ot_engine_pool(run->engine));
     run->forward_seconds += t1 - t0;
-    run->backward_seconds += t2 - t1;
-    run->update_seconds += ot_train_now() - t2;
+    run->loss_seconds += t2 - t1;
+    run->backward_seconds += t3 - t2;
+    run->update_seconds += ot_train_now() - t3;
     const double keep = run->state.n_steps < 20 ? (double)run->state.n_steps / (run->state.n_steps + 1) : 0.95;
     run->state.loss = keep * run->state.loss + (1 - keep) * loss;
     run->state.n_tokens += batch.n_rows;
@@ -133,38 +155,55 @@ static void report(const ot_run *run, double lr, double left)
     fprintf(run->log, "step %llu/%.0f  epoch %llu  tokens %llu  loss %.4f  penalty %.4f  norm %.2f  lr %.2e",
             (unsigned long long)s->n_steps, (double)s->n_steps + left, (unsigned long long)s->epoch + 1,
             (unsigned long long)s->n_tokens, s->loss, run->last_penalty, run->last_norm, lr);
-    if (run->last_auc >= 0)
-        fprintf(run->log, "  %s %.4f", run->loss == OT_LOSS_PAIRWISE ? "pairs" : "auc", run->last_auc);
+    if (!isnan(run->last_figure))
+        fprintf(run->log, "  %s %.4f", run->figure_name, run->last_figure);
     fprintf(run->log, "  %.0f tokens/s  left %d:%02d\n", (double)s->n_tokens / seconds, (int)remaining / 60, (int)remaining % 60);
     fflush(run->log);
 }
 
-static ot_status evaluate(ot_run *run, const ot_insertion *insertion, ot_sequence_batch *sequences, const ot_dataset *data,
-                          ot_eval_result *result, ot_error *err)
+/* One line about an evaluation: without a name, during the run. */
+static void print_figures(const ot_run *run, const char *file, const ot_eval_result *r)
 {
-    const double start = ot_train_now();
+    fprintf(run->log, file != NULL ? "%s on %llu held-out rows:" : "dev%s (%llu rows):", file != NULL ? file : "",
+            (unsigned long long)r->n_rows);
+    if (r->is_labelled)
+        fprintf(run->log, " auc %.4f [%.4f, %.4f], half texts %.4f, accuracy %.4f, log loss %.4f, ece %.4f", r->whole.auc,
+                r->whole.auc_low, r->whole.auc_high, r->half.auc, r->whole.accuracy, r->whole.log_loss, r->whole.ece);
+    if (r->is_paired)
+        fprintf(run->log, " accuracy %.4f, margin %.4f", r->pair_accuracy, r->pair_margin);
+    for (uint32_t k = 0; r->is_language && k < r->n_heads; k++)
+        fprintf(run->log, " offset %u: nll %.4f, top-1 %.4f, top-5 %.4f;", r->heads[k].offset, r->heads[k].nll, r->heads[k].top1,
+                r->heads[k].top5);
+    if (r->has_base)
+        fprintf(run->log, " base: nll %.4f;", r->base.nll);
+    if (r->tokens_per_pass > 0)
+        fprintf(run->log, " %.3f tokens a pass", r->tokens_per_pass);
+    fputc('\n', run->log);
+    fflush(run->log);
+}
+
+/* Scalar heads. */
+static ot_status evaluate_scalar(ot_run *run, const ot_insertion *insertion, ot_sequence_batch *sequences, const ot_dataset *data,
+                                 ot_eval_result *result, ot_error *err)
+{
     const ot_evaluator e = {.engine = run->engine, .insertion = insertion, .sequences = sequences,
                             .batch_tokens = run->options->batch_tokens};
-    const ot_status st = ot_evaluate(&e, data, result, err);
-    if (st == OT_OK)
-        run->last_auc = result->is_paired ? result->pair_accuracy : result->whole.auc;
-    run->eval_seconds += ot_train_now() - start;
-    return st;
+    return ot_evaluate(&e, data, result, err);
 }
 
 static ot_status periodic_evaluation(ot_run *run, ot_error *err)
 {
     ot_eval_result result;
-    const ot_status st = evaluate(run, run->insertion, run->sequences, run->dev, &result, err);
+    const double start = ot_train_now();
+    const ot_status st = run->loss == OT_LOSS_LANGUAGE
+                             ? ot_run_language_evaluate(run, &result, err)
+                             : evaluate_scalar(run, run->insertion, run->sequences, run->dev, &result, err);
+    run->eval_seconds += ot_train_now() - start;
     if (st != OT_OK)
         return st;
-    if (result.is_labelled)
-        fprintf(run->log, "dev (%llu rows): auc %.4f [%.4f, %.4f], half texts %.4f, accuracy %.4f, log loss %.4f\n",
-                (unsigned long long)result.n_rows, result.whole.auc, result.whole.auc_low, result.whole.auc_high, result.half.auc,
-                result.whole.accuracy, result.whole.log_loss);
-    else
-        fprintf(run->log, "dev (%llu pairs): accuracy %.4f, margin %.4f\n", (unsigned long long)result.n_rows,
-                result.pair_accuracy, result.pair_margin);
+    run->last_figure = ot_curve_figure(&result, &run->figure_name);
+    ot_curve_dev(run, &result);
+    print_figures(run, NULL, &result);
     return OT_OK;
 }
 
@@ -194,8 +233,10 @@ static ot_status housekeeping(ot_run *run, double lr, double left, ot_error *err
         st = periodic_evaluation(run, err);
     if (st == OT_OK && o->checkpoint[0] != '\0' && o->checkpoint_every > 0 && n % o->checkpoint_every == 0)
         st = write_checkpoint(run, err);
-    if (n % o->log_every == 0 || n == 1 || left <= 1)
+    if (st == OT_OK && (n % o->log_every == 0 || n == 1 || left <= 1)) {
         report(run, lr, fmax(0, left - 1));
+        ot_curve_step(run, lr);
+    }
     return st;
 }
 
@@ -228,13 +269,11 @@ static ot_status evaluate_file(ot_run *run, ot_eval_result *result, ot_error *er
     const ot_train_options *o = run->options;
     const ot_insertion_spec *spec = &ot_insertion_get_info(run->insertion)->spec;
     const ot_insertion_options open = {.allow_base_mismatch = o->allow_base_mismatch};
-    const ot_dataset_options rows = {
-        .tokenizer = ot_model_tokenizer(run->model), .chat = run->chat, .n_outputs = spec->n_outputs,
-        .output_labels = (const char (*)[64])spec->labels, .max_length = o->max_length,
-    };
+    ot_dataset_options rows = run->rows;
     ot_insertion *written = NULL;
     ot_sequence_batch *sequences = NULL;
     ot_dataset *dev = NULL;
+    rows.max_rows = 0;
     ot_status st = ot_insertion_open(&written, run->model, spec->name, o->out, (const ot_insertion *const *)run->parents,
                                      run->n_parents, &open, err);
     if (st == OT_OK)
@@ -242,7 +281,9 @@ static ot_status evaluate_file(ot_run *run, ot_eval_result *result, ot_error *er
     if (st == OT_OK)
         st = ot_dataset_load(&dev, o->dev, &rows, err);
     if (st == OT_OK)
-        st = evaluate(run, written, sequences, dev, result, err);
+        st = run->loss == OT_LOSS_LANGUAGE
+                 ? ot_evaluate_generation_head(run->engine, written, sequences, o->batch_tokens, dev, NULL, result, err)
+                 : evaluate_scalar(run, written, sequences, dev, result, err);
     ot_dataset_close(&dev);
     ot_sequence_batch_close(&sequences);
     ot_insertion_close(&written);
@@ -256,22 +297,17 @@ static ot_status finish(ot_run *run, ot_error *err)
     ot_status st = ot_record_write(run->options, run->insertion, run, NULL, err);
     if (st != OT_OK)
         return st;
-    const double all = run->forward_seconds + run->backward_seconds + run->update_seconds + run->eval_seconds;
-    fprintf(run->log, "trained %llu steps, %llu tokens in %.0f s: forward %.0f%%, backward %.0f%%, update %.0f%%, evaluation %.0f%%\n",
-            (unsigned long long)run->state.n_steps, (unsigned long long)run->state.n_tokens, run->state.seconds,
-            100 * run->forward_seconds / all, 100 * run->backward_seconds / all, 100 * run->update_seconds / all,
-            100 * run->eval_seconds / all);
+    const double all = run->forward_seconds + run->loss_seconds + run->backward_seconds + run->update_seconds + run->eval_seconds;
+    fprintf(run->log, "trained %llu steps, %llu tokens in %.0f s: forward %.0f%%, loss %.0f%%, backward %.0f%%, update %.0f%%, "
+            "evaluation %.0f%%\n", (unsigned long long)run->state.n_steps, (unsigned long long)run->state.n_tokens, run->state.seconds,
+            100 * run->forward_seconds / all, 100 * run->loss_seconds / all, 100 * run->backward_seconds / all,
+            100 * run->update_seconds / all, 100 * run->eval_seconds / all);
     if (run->dev == NULL)
         return OT_OK;
     if ((st = evaluate_file(run, &result, err)) != OT_OK)
         return st;
-    if (result.is_labelled)
-        fprintf(run->log, "%s on %llu held-out rows: auc %.4f [%.4f, %.4f], half texts %.4f, accuracy %.4f, ece %.4f\n",
-                run->options->out, (unsigned long long)result.n_rows, result.whole.auc, result.whole.auc_low, result.whole.auc_high,
-                result.half.auc, result.whole.accuracy, result.whole.ece);
-    else
-        fprintf(run->log, "%s on %llu held-out pairs: accuracy %.4f\n", run->options->out, (unsigned long long)result.n_rows,
-                result.pair_accuracy);
+    print_figures(run, run->options->out, &result);
+    ot_curve_dev(run, &result);
     return ot_record_write(run->options, run->insertion, run, &result, err);
 }
 

@@ -7,7 +7,9 @@
 #include "train/epoch-plan.h"
 #include "train/evaluate.h"
 #include "train/gradients.h"
+#include "train/language-loss.h"
 #include "train/losses.h"
+#include "train/text-targets.h"
 #include "train/train-internal.h"
 
 typedef struct ot_run {
@@ -20,6 +22,8 @@ typedef struct ot_run {
     ot_insertion *insertion;        /* the one that learns */
     ot_engine *engine;
     ot_chat_template *chat;         /* NULL if the model has none */
+    ot_insertion_spec spec;         /* what the options ask for */
+    ot_dataset_options rows;        /* how data was read */
     ot_dataset *data;
     ot_dataset *dev;                /* the rows of periodic evaluations; NULL without --dev */
     ot_dataset *calm[OT_TRAIN_MAX_FILES];
@@ -29,13 +33,20 @@ typedef struct ot_run {
     ot_gradients *gradients;
     const float **gradient_of;      /* (parameters) */
     ot_adamw adam;
-    float *raw, *d_raw;             /* (batch_tokens, outputs) */
+    float *raw, *d_raw;             /* (batch_tokens, outputs); scalar heads */
+    ot_language_loss *language;     /* generation heads; NULL for others */
+    ot_text_targets targets;        /* of heads with a value for every token */
+    float *d_head_in;               /* (batch_tokens, d') the same */
+    float *head_gradients[OT_MAX_HEADS];
+    FILE *curve;                    /* NULL without --curve */
     ot_plan_options plan_options;
     ot_epoch_plan plan;
     ot_run_state state;
     double started;                 /* the clock, less what state.seconds already holds */
-    double last_penalty, last_norm, last_auc;
-    double forward_seconds, backward_seconds, update_seconds, eval_seconds;
+    double last_penalty, last_norm;
+    double last_figure;             /* of the last evaluation on dev: see ot_curve_figure; NaN before */
+    const char *figure_name;
+    double forward_seconds, loss_seconds, backward_seconds, update_seconds, eval_seconds;
 } ot_run;
 
 /* Opens everything that the options name, and initialises the insertion; ot_run_close in any case. */
@@ -45,6 +56,20 @@ void ot_run_close(ot_run *run);
 /* Creates (or opens, with --init-from) the trainable insertion that the options describe. */
 ot_status ot_run_make_insertion(const ot_train_options *options, const ot_model *model, ot_insertion **parents,
                                 uint32_t n_parents, bool pairwise, FILE *log, ot_insertion **out, ot_error *err);
+
+/* ---- Generation heads (run-language.c) ---- */
+ot_status ot_run_language_open(ot_run *run, ot_error *err);
+/* After the forward pass of the plan's current batch: the loss and its derivatives (heads, and d_head_in). */
+ot_status ot_run_language_loss(ot_run *run, const ot_batch *batch, double *loss, ot_error *err);
+/* Held-out figures with the weights as they are. */
+ot_status ot_run_language_evaluate(ot_run *run, ot_eval_result *result, ot_error *err);
+
+/* ---- The training curve (curve.c) ---- */
+ot_status ot_curve_open(ot_run *run, ot_error *err);
+void ot_curve_step(const ot_run *run, double lr);
+void ot_curve_dev(const ot_run *run, const ot_eval_result *result);
+/* The figure of an evaluation that stands for it in a line of progress, and its name. */
+double ot_curve_figure(const ot_eval_result *result, const char **name);
 
 /* Writes options->out with the run's record (NULL: only the initialisation), and figures if not NULL. */
 ot_status ot_record_write(const ot_train_options *options, ot_insertion *insertion, const ot_run *run,

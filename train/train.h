@@ -40,19 +40,26 @@ ot_status ot_init_params(ot_insertion *insertion, const ot_model *base, ot_init_
 #define OT_TRAIN_PATH 512
 #define OT_TRAIN_MAX_FILES 8
 
-typedef enum ot_train_loss { OT_LOSS_AUTO, OT_LOSS_BCE, OT_LOSS_PAIRWISE } ot_train_loss;
+typedef enum ot_train_loss {
+    OT_LOSS_BCE, OT_LOSS_PAIRWISE, /* scalar heads: texts with labels, pairs of answers */
+    OT_LOSS_LANGUAGE,              /* generation heads: the tokens that come (eq. 6) */
+    OT_LOSS_LOOKAHEAD              /* lookahead heads: the scores of a parent at the next position */
+} ot_train_loss;
 
 /* Everything of `otter init` and `otter train`. Texts are empty where not given. */
 typedef struct ot_train_options {
-    char model[OT_TRAIN_PATH], data[OT_TRAIN_PATH], dev[OT_TRAIN_PATH], out[OT_TRAIN_PATH];
-    char init_from[OT_TRAIN_PATH], checkpoint[OT_TRAIN_PATH];
+    char model[OT_TRAIN_PATH], dev[OT_TRAIN_PATH], out[OT_TRAIN_PATH];
+    char init_from[OT_TRAIN_PATH], checkpoint[OT_TRAIN_PATH], curve[OT_TRAIN_PATH];
+    char data[OT_TRAIN_MAX_FILES][OT_TRAIN_PATH];
+    uint32_t n_data;
     char parents[OT_MAX_PARENTS][OT_TRAIN_PATH]; /* NAME=FILE, lowest first */
     uint32_t n_parents;
     char labels[OT_MAX_HEADS][OT_TRAIN_PATH];
     uint32_t n_labels;
     char calm[OT_TRAIN_MAX_FILES][OT_TRAIN_PATH];
     uint32_t n_calm;
-    char name[64], chat_template[64], type[16], kind[16], input[16], activation[16], init[16], loss[16];
+    char name[64], chat_template[64], type[16], kind[16], input[16], activation[16], init[16], loss[16], only_label[16];
+    char offsets[64];              /* of generation heads: "0", "1,2,3" */
     uint32_t width, heads, kv_heads, ffn, outputs;
     uint64_t seed;
     double lr, warmup, lambda, clip, weight_decay, beta1, beta2, adam_eps;
@@ -61,6 +68,9 @@ typedef struct ot_train_options {
     uint32_t eval_every, eval_rows, checkpoint_every, log_every;
     double prefix_weight, prefix_power, chat_fraction, context_fraction, calm_fraction;
     uint32_t calm_length;
+    double positions, offset_decay, tail;     /* generation */
+    double change_weight;                     /* lookahead */
+    uint32_t candidates, random_candidates;
     bool resume, allow_base_mismatch;
 } ot_train_options;
 
@@ -105,6 +115,14 @@ typedef struct ot_eval_figures {
     double bin_score[OT_EVAL_BINS], bin_label[OT_EVAL_BINS]; /* means */
 } ot_eval_figures;
 
+/* Figures of one generation head on the tokens that came, each position with the text before it given. */
+typedef struct ot_language_figures {
+    uint32_t offset;
+    uint64_t n_tokens;
+    double nll;                    /* mean, natural logarithm: exp is the perplexity */
+    double top1, top5;             /* share of the tokens that were the likeliest, or among the five likeliest */
+} ot_language_figures;
+
 typedef struct ot_eval_result {
     uint64_t n_rows, n_tokens;
     double seconds;
@@ -118,13 +136,20 @@ typedef struct ot_eval_result {
     double pair_margin;            /* mean of r(chosen) - r(rejected) */
     bool is_unlabelled;            /* prompts: how quiet the head is, over all positions but the first */
     double quiet_mean, quiet_p95, quiet_p99, quiet_above_half;
+    bool is_language;              /* generation heads */
+    uint32_t n_heads;
+    ot_language_figures heads[OT_MAX_HEADS];
+    bool has_base;                 /* the base's own next tokens, for comparison */
+    ot_language_figures base;
+    double tokens_per_pass;        /* heads with offsets 1, 2, ...: greedy decoding of these texts by a chain of drafts, if the texts
+                                    * are what the base decodes greedily; 0 for others */
 } ot_eval_result;
 
 typedef struct ot_eval_options {
     char model[OT_TRAIN_PATH], head[OT_TRAIN_PATH], data[OT_TRAIN_PATH];
     char parents[OT_MAX_PARENTS][OT_TRAIN_PATH];
     uint32_t n_parents;
-    char chat_template[64];
+    char chat_template[64], only_label[16];
     uint32_t output;               /* which output of the head */
     uint32_t max_rows;             /* 0: all; else rows spread evenly over the file */
     uint32_t max_length, batch_tokens, threads;

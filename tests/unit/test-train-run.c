@@ -45,7 +45,7 @@ static ot_train_options make_options(const char *out)
     ot_train_options o;
     ot_train_options_default(&o);
     strcpy(o.model, ot_test_temp_path("tiny.gguf"));
-    strcpy(o.data, ot_test_temp_path("train.jsonl.gz"));
+    strcpy(o.data[o.n_data++], ot_test_temp_path("train.jsonl.gz"));
     strcpy(o.dev, ot_test_temp_path("dev.jsonl"));
     strcpy(o.out, ot_test_temp_path(out));
     strcpy(o.labels[o.n_labels++], "toxic");
@@ -172,7 +172,7 @@ static void learns_pairs(void)
 {
     write_pairs("pairs.jsonl", 60);
     ot_train_options o = make_options("pairs.gguf");
-    strcpy(o.data, ot_test_temp_path("pairs.jsonl"));
+    strcpy(o.data[0], ot_test_temp_path("pairs.jsonl"));
     strcpy(o.dev, ot_test_temp_path("pairs.jsonl"));
     o.batch_tokens = 512;
     o.max_length = 160;
@@ -183,7 +183,7 @@ static void learns_pairs(void)
     ot_eval_options_default(&e);
     strcpy(e.model, o.model);
     strcpy(e.head, o.out);
-    strcpy(e.data, o.data);
+    strcpy(e.data, o.data[0]);
     REQUIRE_OK(ot_eval_file(&e, NULL, &r, &err), &err);
     CHECK(r.is_paired);
     CHECK(r.pair_accuracy > 0.95);
@@ -295,13 +295,13 @@ static void bad_rows_are_named(void)
         {"", "no usable rows"},
     };
     ot_train_options o = make_options("never.gguf");
-    strcpy(o.data, ot_test_temp_path("bad.jsonl"));
+    strcpy(o.data[0], ot_test_temp_path("bad.jsonl"));
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
-        CHECK(ot_test_write_file(o.data, bad[i].text, strlen(bad[i].text)));
+        CHECK(ot_test_write_file(o.data[0], bad[i].text, strlen(bad[i].text)));
         CHECK(ot_train_run(&o, NULL, quiet, &err) != OT_OK);
         CHECK_CONTAINS(err.message, bad[i].says);
     }
-    strcpy(o.data, ot_test_temp_path("nothing.jsonl"));
+    strcpy(o.data[0], ot_test_temp_path("nothing.jsonl"));
     CHECK_STATUS(ot_train_run(&o, NULL, quiet, &err), OT_ERR_IO, &err);
 }
 
