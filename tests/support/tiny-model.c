@@ -112,27 +112,39 @@ static void put_vocabulary(ot_gguf_writer *w)
     ot_gguf_put_str(w, "tokenizer.chat_template", chat_template);
 }
 
+static void put_size(ot_gguf_writer *w, const char *arch, const char *name, uint32_t value)
+{
+    char key[64];
+    snprintf(key, sizeof key, "%s.%s", arch, name);
+    ot_gguf_put_u32(w, key, value);
+}
+
 /* Failed puts are remembered by the writer. */
 static void put_sizes(ot_gguf_writer *w, const ot_tiny_model_options *o)
 {
-    ot_gguf_put_str(w, "general.architecture", "llama");
+    const char *arch = o->gpt2 ? "gpt2" : "llama";
+    ot_gguf_put_str(w, "general.architecture", arch);
     ot_gguf_put_str(w, "general.type", "model");
     ot_gguf_put_str(w, "general.name", "Tiny");
     ot_gguf_put_u32(w, "general.quantization_version", 2);
-    ot_gguf_put_u32(w, "llama.block_count", o->n_layers);
-    ot_gguf_put_u32(w, "llama.context_length", o->n_ctx);
-    ot_gguf_put_u32(w, "llama.embedding_length", o->n_embd);
-    ot_gguf_put_u32(w, "llama.feed_forward_length", o->n_ff);
-    ot_gguf_put_u32(w, "llama.attention.head_count", o->n_heads);
-    ot_gguf_put_u32(w, "llama.attention.head_count_kv", o->n_kv_heads);
+    put_size(w, arch, "block_count", o->n_layers);
+    put_size(w, arch, "context_length", o->n_ctx);
+    put_size(w, arch, "embedding_length", o->n_embd);
+    put_size(w, arch, "feed_forward_length", o->n_ff);
+    put_size(w, arch, "attention.head_count", o->n_heads);
+    if (o->gpt2) {
+        ot_gguf_put_f32(w, "gpt2.attention.layer_norm_epsilon", 1e-5f);
+        return;
+    }
+    put_size(w, arch, "attention.head_count_kv", o->n_kv_heads);
     if (o->n_heads * o->head_dim != o->n_embd) {
-        ot_gguf_put_u32(w, "llama.attention.key_length", o->head_dim);
-        ot_gguf_put_u32(w, "llama.attention.value_length", o->head_dim);
+        put_size(w, arch, "attention.key_length", o->head_dim);
+        put_size(w, arch, "attention.value_length", o->head_dim);
     }
     ot_gguf_put_f32(w, "llama.rope.freq_base", o->rope_freq_base);
     ot_gguf_put_f32(w, "llama.attention.layer_norm_rms_epsilon", 1e-5f);
-    ot_gguf_put_u32(w, "llama.vocab_size", N_VOCAB);
-    ot_gguf_put_u32(w, "llama.rope.dimension_count", o->head_dim);
+    put_size(w, arch, "vocab_size", N_VOCAB);
+    put_size(w, arch, "rope.dimension_count", o->head_dim);
 }
 
 /* ---- Weights ---- */
@@ -225,15 +237,25 @@ static ot_status put_matrix(tiny *t, const char *name, ot_type type, uint32_t n_
     return status == OT_OK ? ot_gguf_put_tensor(t->writer, name, type, 2, dims, data, t->err) : status;
 }
 
-static ot_status put_norm(tiny *t, const char *name, uint32_t n)
+static ot_status put_vector(tiny *t, const char *name, uint32_t n, float mean)
 {
     const uint64_t dims[1] = {n};
     float *values = keep(t, n * sizeof *values);
     if (values == NULL)
         return ot_fail(t->err, OT_ERR_NOMEM, "no memory for %s", name);
     for (uint32_t i = 0; i < n; i++)
-        values[i] = 1.0f + 0.1f * normal(&t->rng);
+        values[i] = mean + 0.1f * normal(&t->rng);
     return ot_gguf_put_tensor(t->writer, name, OT_TYPE_F32, 1, dims, values, t->err);
+}
+
+/* PREFIX.weight, and the bias of a LayerNorm. */
+static ot_status put_norm(tiny *t, const char *prefix, uint32_t n)
+{
+    char name[64];
+    snprintf(name, sizeof name, "%s.weight", prefix);
+    const ot_status status = put_vector(t, name, n, 1.0f);
+    snprintf(name, sizeof name, "%s.bias", prefix);
+    return status == OT_OK && t->options->gpt2 ? put_vector(t, name, n, 0.0f) : status;
 }
 
 /* Rows of 1/sqrt(n_in) keep the scale; what is added to the stream is smaller, so that it stays of order 1 over all layers. */
@@ -242,21 +264,28 @@ static ot_status put_layer(tiny *t, uint32_t layer)
     const ot_tiny_model_options *o = t->options;
     const uint32_t q = o->n_heads * o->head_dim, kv = o->n_kv_heads * o->head_dim;
     const float added = 1.0f / sqrtf(2.0f * (float)o->n_layers);
-    const struct { const char *name; uint32_t n_in, n_out; float gain; } matrices[] = {
-        {"attn_q", o->n_embd, q, 1},   {"attn_k", o->n_embd, kv, 1},       {"attn_v", o->n_embd, kv, 1},
-        {"attn_output", q, o->n_embd, added}, {"ffn_gate", o->n_embd, o->n_ff, 1},
-        {"ffn_up", o->n_embd, o->n_ff, 1},    {"ffn_down", o->n_ff, o->n_embd, added},
+    const bool llama = !o->gpt2;
+    const struct { bool exists; const char *name; uint32_t n_in, n_out; float gain; } matrices[] = {
+        {llama, "attn_q", o->n_embd, q, 1},     {llama, "attn_k", o->n_embd, kv, 1},
+        {llama, "attn_v", o->n_embd, kv, 1},    {o->gpt2, "attn_qkv", o->n_embd, q + 2 * kv, 1},
+        {true, "attn_output", q, o->n_embd, added}, {llama, "ffn_gate", o->n_embd, o->n_ff, 1},
+        {true, "ffn_up", o->n_embd, o->n_ff, 1},    {true, "ffn_down", o->n_ff, o->n_embd, added},
     };
     char name[64];
-    snprintf(name, sizeof name, "blk.%u.attn_norm.weight", layer);
+    snprintf(name, sizeof name, "blk.%u.attn_norm", layer);
     ot_status status = put_norm(t, name, o->n_embd);
-    snprintf(name, sizeof name, "blk.%u.ffn_norm.weight", layer);
+    snprintf(name, sizeof name, "blk.%u.ffn_norm", layer);
     if (status == OT_OK)
         status = put_norm(t, name, o->n_embd);
     for (size_t i = 0; status == OT_OK && i < sizeof matrices / sizeof matrices[0]; i++) {
-        const uint32_t n_in = matrices[i].n_in;
+        const uint32_t n_in = matrices[i].n_in, n_out = matrices[i].n_out;
+        if (!matrices[i].exists)
+            continue;
         snprintf(name, sizeof name, "blk.%u.%s.weight", layer, matrices[i].name);
-        status = put_matrix(t, name, o->type, n_in, matrices[i].n_out, matrices[i].gain / sqrtf((float)n_in));
+        status = put_matrix(t, name, o->type, n_in, n_out, matrices[i].gain / sqrtf((float)n_in));
+        snprintf(name, sizeof name, "blk.%u.%s.bias", layer, matrices[i].name);
+        if (status == OT_OK && o->gpt2)
+            status = put_vector(t, name, n_out, 0.0f);
     }
     return status;
 }
@@ -266,10 +295,12 @@ static ot_status put_weights(tiny *t)
     const ot_tiny_model_options *o = t->options;
     const float deviation = 2.0f / sqrtf((float)o->n_embd);
     ot_status status = put_matrix(t, "token_embd.weight", o->embd_type, o->n_embd, N_VOCAB, deviation);
+    if (status == OT_OK && o->gpt2)
+        status = put_matrix(t, "position_embd.weight", o->embd_type, o->n_embd, o->n_ctx, 0.3f * deviation);
     for (uint32_t i = 0; status == OT_OK && i < o->n_layers; i++)
         status = put_layer(t, i);
     if (status == OT_OK)
-        status = put_norm(t, "output_norm.weight", o->n_embd);
+        status = put_norm(t, "output_norm", o->n_embd);
     if (status == OT_OK && o->separate_output)
         status = put_matrix(t, "output.weight", o->embd_type, o->n_embd, N_VOCAB, deviation);
     return status;
@@ -285,6 +316,8 @@ static ot_status check_options(const ot_tiny_model_options *o, ot_error *err)
         o->n_heads < 1 || o->n_heads > 64 || o->n_kv_heads < 1 || o->n_heads % o->n_kv_heads != 0 || o->head_dim < 2 ||
         o->head_dim > 256 || o->head_dim % 2 != 0)
         return ot_fail(err, OT_ERR_INVALID, "tiny model: sizes out of range, or heads no multiple of key/value heads");
+    if (o->gpt2 && (q != o->n_embd || o->n_kv_heads != o->n_heads))
+        return ot_fail(err, OT_ERR_INVALID, "tiny model: in GPT-2 the heads together are as wide as the stream, each with its own keys");
     if (o->n_embd % block != 0 || o->n_ff % block != 0 || q % block != 0 || o->n_embd % ot_type_block(o->embd_type) != 0)
         return ot_fail(err, OT_ERR_INVALID, "tiny model: n_embd %u, n_ff %u and heads of %u together must be multiples of %u",
                        o->n_embd, o->n_ff, q, block);

@@ -35,6 +35,8 @@ typedef struct ot_tiny_model_options {
     ot_type embd_type;      /* of token_embd.weight and output.weight */
     bool separate_output;   /* output.weight of its own; else token_embd.weight is the output matrix, too */
     float rope_freq_base;
+    bool gpt2;              /* architecture gpt2: LayerNorm, learned positions, fused W_QKV, biases, no gate. n_embd is
+                             * n_heads * head_dim then, and n_kv_heads is n_heads */
 } ot_tiny_model_options;
 
 /* seed 1, 2 layers, 64 wide, 4 heads on 2 key/value heads of 32, n_ff 128, context 512, all F32, tied output, rope base 10000. */
