@@ -15,20 +15,17 @@
  * Lookahead heads predict r([x, v]) from the row of x, beside its logits. Their scores are known when the candidates are, so they
  * enter the bounds as they are; and if no other head steers, the winner is known, too: ot_args_decide, one row a token, under
  * the plain or the drafting policy. A request may also have a lookahead head pick which candidates are worth a row: its
- * prediction stands in for every exact score, and the lookahead_keep best by that run, always with the most likely one. */
-#include "scheduler/policy.h"
+ * prediction stands in for every exact score, and the lookahead_keep best by that run, always with the most likely one.
+ *
+ * Guesses (drafts.h) hang below the most likely candidate. If it wins, its row and theirs are there already: as long as all candidates
+ * of the next position are nodes of the turn, they are scored and the turn goes on. With pruning that is often one alone.
+ * Where nothing can be pruned it would take a guess of all k, so nothing is guessed. */
+#include "scheduler/drafts.h"
 
 #include <math.h>
 #include <string.h>
 
 #include "scheduler/random.h"
-
-static void plan(const ot_choice *c, ot_turn *t)
-{
-    t->n_nodes = c->pending.n;
-    for (uint32_t i = 0; i < c->pending.n; i++)
-        t->nodes[i] = (ot_node){c->pending.candidates[i].token, -1};
-}
 
 /* ---- Choosing candidates --------------------------------------------------------------------------------- */
 
@@ -134,12 +131,12 @@ static void keep_best(const ot_request *r, ot_pending *p)
     p->n = n;
 }
 
-static void advance(ot_scheduler *s, ot_choice *c, ot_turn *t, const ot_logits *logits)
+/* What may win position c->n_text becomes pending. */
+static void decide(ot_scheduler *s, ot_choice *c, const ot_logits *logits)
 {
-    (void)t;
     const ot_request *r = c->request;
     ot_position at;
-    ot_policy_read(s, c, &logits[0], true, &at);
+    ot_policy_read(s, c, logits, true, &at);
     if (!find_candidates(s, c, &at))
         return;
     if (can_prune(r))
@@ -166,11 +163,11 @@ static double sum_scores(const ot_request *r, double lm, const float *scores)
     return isnan(sum) ? -INFINITY : sum;
 }
 
-static void score_candidates(const ot_scheduler *s, const ot_choice *c, const ot_turn *t, contest *k)
+static void score_candidates(const ot_scheduler *s, const ot_choice *c, const ot_turn *t, const uint8_t *nodes, contest *k)
 {
-    k->n = t->n_nodes;
+    k->n = c->pending.n;
     for (uint32_t i = 0; i < k->n; i++) {
-        ot_policy_scores(s, t, i, k->scores[i]);
+        ot_policy_scores(s, t, nodes[i], k->scores[i]);
         k->s[i] = sum_scores(c->request, c->pending.candidates[i].lm, k->scores[i]);
         k->out[i] = false;
     }
@@ -234,22 +231,79 @@ static void count_scored(ot_scheduler *s, ot_request *r, uint32_t n)
     atomic_fetch_add_explicit(&r->candidates_scored, n, memory_order_relaxed);
 }
 
-static void judge(ot_scheduler *s, ot_choice *c, ot_turn *t)
+/* Candidate i has run as nodes[i]: the winner joins the text and is sent. Returns its node, or -1 if the choice has ended. */
+static int32_t settle(ot_scheduler *s, ot_choice *c, ot_turn *t, const uint8_t *nodes)
 {
     contest k;
-    score_candidates(s, c, t, &k);
+    score_candidates(s, c, t, nodes, &k);
     count_scored(s, c->request, k.n);
     uint32_t winner = pick_winner(&k, c);
     if (winner == k.n) {
         ot_choice_end(s, c, OT_FINISH_FILTER);
-        return;
+        return -1;
     }
     const ot_candidate *v = &c->pending.candidates[winner];
     ot_policy_count_change(s, c, v->token);
-    ot_policy_accept(t, winner);
+    ot_policy_accept(t, nodes[winner]);
     ot_policy_emit(s, c, v, k.scores[winner]);
-    if (c->state != OT_CHOICE_FINISHED)
-        ot_policy_want(t, winner);
+    return c->state != OT_CHOICE_FINISHED ? nodes[winner] : -1;
+}
+
+/* ---- Turns ----------------------------------------------------------------------------------------------- */
+
+#define LIKELIEST_WINS 0.6f /* where the score decides: how often, before a choice has its own experience */
+
+static void plan(const ot_choice *c, ot_turn *t)
+{
+    t->n_nodes = c->pending.n;
+    for (uint32_t i = 0; i < c->pending.n; i++)
+        t->nodes[i] = (ot_node){c->pending.candidates[i].token, -1};
+    if (c->request->max_draft > 0 && (c->request->n_candidates == 1 || can_prune(c->request)))
+        ot_draft_plan(c, t, c->pending.n == 1 ? 1 : LIKELIEST_WINS);
+}
+
+static void end_turn(ot_scheduler *s, ot_choice *c, const ot_turn *t)
+{
+    if (c->request->max_draft > 0)
+        ot_draft_end_turn(s, c, t);
+}
+
+static void judge(ot_scheduler *s, ot_choice *c, ot_turn *t)
+{
+    uint8_t nodes[OT_MAX_NODES];
+    for (uint32_t i = 0; i < c->pending.n; i++)
+        nodes[i] = (uint8_t)i;
+    int32_t winner = settle(s, c, t, nodes);
+    if (winner >= 0)
+        ot_draft_want(t, (uint32_t)winner);
+    else
+        end_turn(s, c, t);
+}
+
+/* The nodes after `parent` that bear the candidates; false if one has none. */
+static bool find_nodes(const ot_choice *c, const ot_turn *t, uint32_t parent, uint8_t *nodes)
+{
+    for (uint32_t i = 0; i < c->pending.n; i++) {
+        int32_t node = ot_draft_child(t, parent, c->pending.candidates[i].token);
+        if (node < 0)
+            return false;
+        nodes[i] = (uint8_t)node;
+    }
+    return c->pending.n > 0;
+}
+
+static void advance(ot_scheduler *s, ot_choice *c, ot_turn *t, const ot_logits *logits)
+{
+    decide(s, c, &logits[0]);
+    if (t == NULL)
+        return;
+    uint8_t nodes[OT_MAX_NODES];
+    int32_t node = t->wanted[0];
+    while (ot_draft_goes_on(c) && find_nodes(c, t, (uint32_t)node, nodes) && (node = settle(s, c, t, nodes)) >= 0) {
+        t->decided = ot_draft_logits_of(t, (uint32_t)node);
+        decide(s, c, &logits[t->decided]);
+    }
+    end_turn(s, c, t);
 }
 
 /* ---- Lookahead alone ------------------------------------------------------------------------------------- */

@@ -61,7 +61,7 @@ static void favour(ot_request_params *p, const int32_t *tokens)
     p->sampling.n_bias = 3;
 }
 
-/* Request i of sixteen. Some end early, some repeat, some cannot; two steer by reward, one asks for no drafts. */
+/* Request i of sixteen. Some end early, some repeat, some cannot; two steer by reward (exact, pruned), one asks for no drafts. */
 static ot_request_params mixed(uint32_t i, int32_t *prompt, bool drafts)
 {
     uint32_t n = 12 + i * 13 % 60;
@@ -152,7 +152,7 @@ static void check_mixed(const ot_scheduler_options *o, ot_stats *stats)
             ot_request_usage u = ot_request_get_usage(requests[i]);
             accepted += u.accepted_prediction_tokens;
             rejected += u.rejected_prediction_tokens;
-            if (i == 12 || i % 8 == 2)
+            if (i == 12)
                 CHECK_UINT(u.accepted_prediction_tokens + u.rejected_prediction_tokens, 0);
         }
     for (uint32_t i = 0; i < N_MIXED; i++)
@@ -161,7 +161,7 @@ static void check_mixed(const ot_scheduler_options *o, ot_stats *stats)
     ot_scheduler_get_stats(s, stats);
     CHECK_UINT(stats->accepted_tokens, accepted);
     CHECK_UINT(stats->draft_tokens, accepted + rejected);
-    CHECK_UINT(stats->intervention_requests[OT_MODE_SPECULATIVE], N_MIXED - 3);
+    CHECK_UINT(stats->intervention_requests[OT_MODE_SPECULATIVE], N_MIXED - 1);
     ot_scheduler_close(&s);
 }
 
