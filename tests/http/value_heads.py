@@ -65,7 +65,7 @@ def make_all_heads():
     return paths
 
 
-def make_other_model(path, seed=1, spread=0.1):
+def make_other_model(path, seed=1, spread=0.5):
     """The default model with its last norm disturbed: another distribution over the same vocabulary."""
     data = bytearray(MODEL.read_bytes())
     norm = gguf_io.Reader(MODEL).tensors["output_norm.weight"]
