@@ -32,6 +32,7 @@ static ot_status enter(ot_scheduler *s, ot_head *head, ot_error *err)
     c->insertion = ot_head_insertion(head);
     if (c->insertion != NULL)
         c->components[c->n_components++] = (ot_kv_component){c->insertion, ot_head_serial(head)};
+    c->pass_time = (float)ot_model_get_info(c->model)->weight_bytes / (float)ot_model_get_info(s->model)->weight_bytes;
     uint32_t trained = ot_model_get_info(c->model)->n_ctx_train;
     c->ctx_size = s->options.ctx_size < trained ? s->options.ctx_size : trained;
     if (c->ctx_size < s->options.ctx_size && ot_head_get_role(head) != OT_ROLE_DRAFT_MODEL)

@@ -19,6 +19,7 @@ typedef struct ot_guesser {
     ot_choice *choice;
     uint32_t sequence, row; /* of the draft model's batch: its view, its last row */
     uint32_t wanted;        /* guesses at most */
+    float chance;           /* that all guesses so far are right, as far as is known */
 } ot_guesser;
 
 typedef struct ot_companion {
@@ -29,6 +30,7 @@ typedef struct ot_companion {
     ot_kv_cache *cache;
     size_t kv_memory_bytes;        /* its share, cut to whole units */
     uint64_t kv_slots;             /* that one sequence could hold */
+    float pass_time;               /* of one row, with the base's as the unit: passes over few rows mostly read weights */
     uint32_t ctx_size;             /* the scheduler's, or the draft model's own if that is less */
     ot_kv_component components[1]; /* the insertion */
     uint32_t n_components;

@@ -4,13 +4,18 @@
  * Before the turns of a step are planned, one forward pass of the draft model reads what is new in the texts of all choices that draft
  * with it: pieces of prompts, as many rows as a step has, and for a choice that decodes what was accepted since, with the pending token
  * at the end. Its best next token is the first guess; a row for each guess, in one pass for all choices, gives the next one, up to
- * max_draft. So a chain of n guesses takes n passes of the small model, however many choices draft.
+ * max_draft. So a chain of n guesses takes n passes of the small model, however many choices draft. A choice goes on as
+ * long as the chance that all its guesses are right (what the model claims, corrected by what such claims came to: draft-pace.c) is
+ * more than the time of another pass and another row to check; a draft model as slow as the base guesses nothing.
  *
  * Slot p of a choice's sequence holds text position p. The tokens that ran beyond the text are kept in `ahead`: as far as they became the
  * text their keys stay, the others are overwritten. A prompt is read beside the base's own steps and never waited for: until it
  * has been read there are no guesses. If pages are short there are none either; nobody is preempted for them. */
+#include <math.h>
+
 #include "scheduler/companion.h"
-#include "scheduler/policy.h"
+#include "scheduler/drafts.h"
+#include "scheduler/ngram-drafts.h"
 
 /* ---- What to read -------------------------------------------------------------------------------------------- */
 
@@ -31,13 +36,31 @@ static uint32_t least(uint32_t a, uint32_t b)
     return a < b ? a : b;
 }
 
-/* How many guesses the next turn of a choice could use; 0 while it does not decode. */
-static uint32_t guesses_wanted(const ot_companion *m, const ot_choice *c)
+/* Whether one more guess, after n of them, is worth its pass and its row, if this is the chance that it is needed and right. */
+static bool pays(const ot_scheduler *s, const ot_companion *m, uint32_t n, float chance)
+{
+    float row = ot_draft_time(s->n_active, 1, n + 1) - ot_draft_time(s->n_active, 1, n);
+    return chance > m->pass_time + row;
+}
+
+/* How likely the prompt lookup guesses right without any pass; 0 for a request without it. */
+static float lookup_chance(const ot_choice *c)
+{
+    int32_t draft[1];
+    uint32_t matched;
+    if (!c->request->draft_lookup ||
+        ot_ngram_draft(c->tokens, c->n_text, c->pending.candidates[c->pending.at].token, 1, draft, &matched) == 0)
+        return 0;
+    return ot_draft_lookup_chance(&c->pace, matched);
+}
+
+/* How many guesses the next turn of a choice could use; 0 while it does not decode, or where they cannot pay. */
+static uint32_t guesses_wanted(const ot_scheduler *s, const ot_companion *m, const ot_choice *c)
 {
     const ot_request *r = c->request;
     uint32_t end = c->n_text + 1; /* behind the pending token */
-    if (c->state != OT_CHOICE_DECODE || c->pending.n == 0 || c->out_of_room || c->pace.rest > 0 || end >= m->ctx_size ||
-        c->n_generated >= r->max_new)
+    if (c->state != OT_CHOICE_DECODE || c->pending.n == 0 || c->out_of_room || end >= m->ctx_size || !ot_draft_wanted(c) ||
+        !pays(s, m, 0, 1 - lookup_chance(c)))
         return 0;
     return least(least(r->max_draft, OT_MAX_DRAFT), least(r->max_new - c->n_generated - 1, m->ctx_size - end));
 }
@@ -62,7 +85,7 @@ static void add_reading(const ot_scheduler *s, ot_companion *m, ot_choice *c)
     take_over_ahead(c);
     if (d->n_read == 0 && c->request->uses_cache)
         d->n_read = ot_kv_seq_match(d->seq, c->tokens, c->n_text);
-    uint32_t room = s->options.max_batch_tokens - m->batch.n_rows, wanted = guesses_wanted(m, c);
+    uint32_t room = s->options.max_batch_tokens - m->batch.n_rows, wanted = guesses_wanted(s, m, c);
     uint32_t text = least(c->n_text, m->ctx_size), n = least(text - d->n_read, room);
     bool guesses = wanted > 0 && d->n_read + n == c->n_text && n < room;
     if (n + guesses == 0 || !ot_kv_seq_reserve(d->seq, d->n_read + n + (guesses ? wanted : 0)))
@@ -71,7 +94,7 @@ static void add_reading(const ot_scheduler *s, ot_companion *m, ot_choice *c)
         add_row(m, d->n_read, c->tokens[d->n_read], m->batch.n_sequences, 0);
     if (guesses) {
         d->ahead[d->n_ahead++] = c->pending.candidates[c->pending.at].token;
-        m->guessers[m->n_guessers] = (ot_guesser){c, m->batch.n_sequences, m->batch.n_rows, wanted};
+        m->guessers[m->n_guessers] = (ot_guesser){c, m->batch.n_sequences, m->batch.n_rows, wanted, 1};
         m->n_guessers++;
         c->proposal.at = c->n_text;
         add_row(m, c->n_text, d->ahead[0], m->batch.n_sequences, OT_ROW_OUTPUT);
@@ -82,7 +105,7 @@ static void add_reading(const ot_scheduler *s, ot_companion *m, ot_choice *c)
 /* ---- Guessing ------------------------------------------------------------------------------------------------ */
 
 /* The likeliest token after a guesser's last row. */
-static void note_guess(ot_scheduler *s, const ot_guesser *g, const float *logits)
+static void note_guess(ot_scheduler *s, ot_guesser *g, const float *logits)
 {
     ot_proposal *p = &g->choice->proposal;
     ot_log_norm norm = ot_sampler_normalize(s->sampler, logits);
@@ -92,6 +115,7 @@ static void note_guess(ot_scheduler *s, const ot_guesser *g, const float *logits
     p->n_branches[depth] = 1;
     p->guesses[depth][0].token = token;
     p->guesses[depth][0].logprob = ot_log_prob(norm, logits, token);
+    g->chance *= expf(p->guesses[depth][0].logprob);
 }
 
 static ot_status guess_once(ot_scheduler *s, ot_companion *m, ot_error *err)
@@ -108,10 +132,13 @@ static ot_status guess_once(ot_scheduler *s, ot_companion *m, ot_error *err)
     return st;
 }
 
-/* Whether the choice wants another guess after its last one; nothing follows the end of a text. */
-static bool goes_on(const ot_scheduler *s, const ot_guesser *g)
+/* Whether the choice wants another guess after its last one; nothing follows the end of a text. The next one is needed if those
+ * before it are right, so that chance, which is known, bounds its own. */
+static bool goes_on(const ot_scheduler *s, const ot_companion *m, const ot_guesser *g)
 {
     const ot_proposal *p = &g->choice->proposal;
+    if (!pays(s, m, p->n_depths, g->chance * ot_draft_scale(&g->choice->pace)))
+        return false;
     int32_t last = p->guesses[p->n_depths - 1][0].token;
     return p->n_depths < g->wanted && (g->choice->request->ignore_eos || !ot_tokenizer_is_eog(s->tokenizer, last));
 }
@@ -123,7 +150,7 @@ static void add_guesses(const ot_scheduler *s, ot_companion *m)
     m->batch.n_rows = 0;
     for (uint32_t i = 0; i < m->n_guessers; i++) {
         ot_guesser g = m->guessers[i];
-        if (!goes_on(s, &g))
+        if (!goes_on(s, m, &g))
             continue;
         ot_draft_reader *d = &g.choice->reader;
         const ot_proposal *p = &g.choice->proposal;

@@ -14,6 +14,7 @@
  * None of this can be seen in the text: it is all about how many rows a turn asks for. */
 #include "scheduler/drafts.h"
 
+#include "scheduler/companion.h"
 #include "scheduler/ngram-drafts.h"
 
 /* Forward and project of SmolLM2-135M Q4_1 after 200 tokens, one thread of an EPYC with AVX-512, by 1, 2, 3, 4, 6, 8, 16, 32 rows: 6.5 ms
@@ -45,6 +46,8 @@ float ot_draft_time(uint32_t n_sharing, uint32_t n_rows, uint32_t n_guesses)
 float ot_draft_proposal_time(const ot_choice *c, uint32_t n_sharing)
 {
     const ot_request *r = c->request;
+    if (r->companions.draft != NULL) /* one pass of the draft model a guess, for all that share it */
+        return r->companions.draft->pass_time * (float)c->proposal.n_depths;
     uint32_t depths = r->draft.insertion != NULL ? ot_draft_head_depths(r->draft.insertion) : 0;
     return HEAD_TIME * (float)(depths * n_sharing) / pass_time(n_sharing);
 }
