@@ -145,8 +145,9 @@ def make_llama(path, seed, d=64, head_dim=16, heads=4, kv_heads=2, n_ff=160, lay
     w.write(path)
 
 
-def make_gpt2(path, seed, d=48, heads=3, n_ff=96, layers=2, context=96, tied=True, type_of=None):
-    """A small GPT-2 file: LayerNorm, learned positions, one matrix for Q, K and V, biases everywhere."""
+def make_gpt2(path, seed, d=48, heads=3, n_ff=96, layers=2, context=96, tied=True, type_of=None, vocabulary=put_vocabulary):
+    """A small GPT-2 file: LayerNorm, learned positions, one matrix for Q, K and V, biases everywhere. `vocabulary` puts one into a
+    writer and returns its size."""
     maker = Maker(seed, type_of)
     w = maker.writer
     w.put("general.architecture", gguf_io.STRING, "gpt2")
@@ -155,7 +156,7 @@ def make_gpt2(path, seed, d=48, heads=3, n_ff=96, layers=2, context=96, tied=Tru
                        "attention.head_count": heads}.items():
         w.put("gpt2." + key, gguf_io.U32, value)
     w.put("gpt2.attention.layer_norm_epsilon", gguf_io.F32_VALUE, 1e-5)
-    n_vocab = put_vocabulary(w)
+    n_vocab = vocabulary(w)
     maker.matrix("token_embd.weight", n_vocab, d)
     maker.matrix("position_embd.weight", context, d, 0.3)
     for n in range(layers):
@@ -196,7 +197,7 @@ def put_inserted_layer(maker, base, prefix, width, n_ff, heads, kv_heads, n_in, 
 
 
 def make_insertion(path, seed, base, width, n_ff, heads, kv_heads, parents=(), outputs=1, activation="sigmoid", reads="extended",
-                   type_of=None, kind="scalar", first_offset=0):
+                   type_of=None, kind="scalar", first_offset=0, head_scale=0.7):
     """A small insertion for `base` (a reference.Model). `parents`: (name, reference.Insertion) pairs, lowest first."""
     maker = Maker(seed, type_of)
     w = maker.writer
@@ -238,7 +239,7 @@ def make_insertion(path, seed, base, width, n_ff, heads, kv_heads, parents=(), o
         if kind == "scalar":
             maker.matrix(f"otter.head.{k}.weight", 1, n_head, 1.5)
         else:
-            maker.matrix(f"otter.head.{k}.weight", base.d, n_head, 0.7)
+            maker.matrix(f"otter.head.{k}.weight", base.d, n_head, head_scale)
         if kind != "generation":
             maker.vector(f"otter.head.{k}.bias", 1, spread=0.5)
     w.write(path)
