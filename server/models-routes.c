@@ -181,7 +181,8 @@ static void load_after(ot_exchange *x)
 {
     ot_load_job *job = x->job;
     if (job->error.code) {
-        if (job->error.code == OT_ERR_FULL) /* the table's, which only unloading empties */
+        /* A full table, which only unloading empties, or a parent that is not loaded: neither of them the route's 429 or 404. */
+        if (job->error.code == OT_ERR_FULL || job->error.code == OT_ERR_NOT_FOUND)
             job->error.code = OT_ERR_INVALID;
         ot_exchange_fail(x, &job->error);
         return;

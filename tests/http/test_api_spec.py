@@ -11,8 +11,9 @@ import sys
 
 import jsonschema
 
-from api_support import head_flags, make_heads
-from server_process import HEAD, ROOT, Failed, Server, brief, expect, expect_true, require_model, run_cases
+from api_support import head_flags
+from server_process import ROOT, Failed, Server, brief, expect, expect_true, require_model, run_cases
+from value_heads import make_all_heads
 
 EXAMPLES = {path.stem: json.loads(path.read_text()) for path in sorted((ROOT / "api-spec" / "examples").glob("*.json"))}
 
@@ -130,8 +131,7 @@ def states_methods_as_they_are_allowed(server, spec):
 
 def main():
     require_model()
-    heads = {"toxicity": HEAD} if HEAD.exists() else make_heads(toxicity=["--label", "toxic", "--init", "normal", "--seed", "5"])
-    with Server(*head_flags(heads)) as server:
+    with Server(*head_flags(make_all_heads())) as server:
         spec = Spec(server.get("/openapi.json").ok())
         cases = [make_case(name, examples) for name, examples in EXAMPLES.items()]
         return run_cases([*cases, has_an_example_for_every_operation, states_methods_as_they_are_allowed], server, spec)
