@@ -171,7 +171,7 @@ typedef enum ot_row_flags {
  * batch see each other's keys and values, so that a prompt chunk is just consecutive rows. */
 typedef struct ot_row {
     int32_t token;
-    uint32_t position;   /* for the rotary embedding */
+    uint32_t position;   /* for the rotary embedding, or a row of learned positions: below n_ctx_train then */
     uint32_t sequence;   /* index into ot_batch.sequences */
     uint32_t slot;       /* where its K and V go */
     uint32_t n_prefix;   /* attends to slots [0, n_prefix) ... */
