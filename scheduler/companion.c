@@ -85,6 +85,19 @@ ot_status ot_companions_divide(ot_scheduler *s, size_t *base_bytes, ot_error *er
     return OT_OK;
 }
 
+/* What its insertion adds to the widest vectors; 1 stands for nothing, since 0 would be the default. */
+static uint32_t extension_width(const ot_companion *c)
+{
+    if (c->insertion == NULL)
+        return 1;
+    const ot_model_info *m = ot_model_get_info(c->model);
+    const ot_insertion_info *x = ot_insertion_get_info(c->insertion);
+    uint32_t widths[] = {x->width_in - m->n_embd, x->width_attn - m->n_heads * m->head_dim, x->width_ff - m->n_ff}, most = 1;
+    for (size_t i = 0; i < sizeof widths / sizeof widths[0]; i++)
+        most = widths[i] > most ? widths[i] : most;
+    return most;
+}
+
 static ot_status open_engine(ot_scheduler *s, ot_companion *c, ot_error *err)
 {
     ot_engine_options o;
@@ -93,7 +106,7 @@ static ot_status open_engine(ot_scheduler *s, ot_companion *c, ot_error *err)
     o.max_rows = s->options.max_batch_tokens;
     o.max_context = c->ctx_size;
     o.max_insertions = 1;
-    o.max_ext_width = OT_MAX_EXT_WIDTH;
+    o.max_ext_width = extension_width(c);
     o.kv_type = s->options.kv_type;
     o.cpu_mask = s->options.cpu_mask;
     o.pool = ot_engine_pool(s->engine);

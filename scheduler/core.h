@@ -91,6 +91,7 @@ struct ot_scheduler {
     struct ot_draft_heads *draft_heads;
     uint32_t n_companions;
     struct ot_companion *companions; /* (n_companions) in order of loading; fixed after opening */
+    double draft_models_s;         /* time that guessing took in this step */
     ot_stats stats;
     double now_s;                  /* the clock as of this step */
     ot_request *live;

@@ -201,7 +201,12 @@ static void run(ot_scheduler *s, ot_companion *m)
 
 void ot_draft_models_run(ot_scheduler *s)
 {
-    for (uint32_t i = 0; i < s->n_companions; i++)
-        if (ot_head_get_role(s->companions[i].head) == OT_ROLE_DRAFT_MODEL)
-            run(s, &s->companions[i]);
+    s->draft_models_s = 0;
+    for (uint32_t i = 0; i < s->n_companions; i++) {
+        if (ot_head_get_role(s->companions[i].head) != OT_ROLE_DRAFT_MODEL)
+            continue;
+        double begin = ot_clock_s();
+        run(s, &s->companions[i]);
+        s->draft_models_s += ot_clock_s() - begin;
+    }
 }

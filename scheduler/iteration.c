@@ -313,8 +313,8 @@ bool ot_step_once(ot_scheduler *s)
         }
         end_batch(s, st == OT_OK ? NULL : &err);
         double t3 = ot_clock_s();
-        observe_step(s, OT_STEP_SCHEDULE, t1 - t0);
-        observe_step(s, OT_STEP_FORWARD, t2 - t1);
+        observe_step(s, OT_STEP_SCHEDULE, t1 - t0 - s->draft_models_s);
+        observe_step(s, OT_STEP_FORWARD, t2 - t1 + s->draft_models_s);
         observe_step(s, OT_STEP_PROJECT, project_s);
         observe_step(s, OT_STEP_POLICY, t3 - t2 - project_s);
         ot_histogram_observe(&s->stats.iteration_tokens, s->batch.engine.n_rows);

@@ -545,6 +545,37 @@ static void wrong_guesses_do_not_show(void)
     CHECK_UINT(accepted + rejected, 0);
 }
 
+/* Guesses of the model, and of the lookup beside it, under everything that steers. */
+static void drafts_compose_with_scores_and_experts(void)
+{
+    ot_scheduler *s = open_scheduler(NULL);
+    REQUIRE(s != NULL);
+    uint32_t accepted = 0;
+    for (int way = 0; way < 2 * N_WAYS; way++) {
+        int32_t prompt[60];
+        ot_request_params plain = scored(way / 2, true, prompt), drafted = scored(way / 2, true, prompt);
+        if (way % 2 == 1) {
+            add_experts(&plain, "same", "twin", 0.3f);
+            add_experts(&drafted, "same", "twin", 0.3f);
+        }
+        add_drafts(&drafted, "model", 5);
+        drafted.intervention.drafting.lookup = way % 3 == 0;
+        plain.max_tokens = drafted.max_tokens = 60;
+        ot_request *r = ot_fixture_submit(s, &drafted);
+        char what[40];
+        snprintf(what, sizeof what, "way %d%s", way / 2, way % 2 ? " with experts" : "");
+        REQUIRE(r != NULL);
+        if (ot_fixture_run(s, &plain, &expected[0]) && ot_fixture_finish(s, &r, 1, 1, results))
+            ot_check_same_result(&results[0], &expected[0], plain.intervention.n_signals, what);
+        accepted += ot_request_get_usage(r).accepted_prediction_tokens;
+        ot_request_release(&r);
+    }
+    printf("    %u drafts accepted\n", accepted);
+    CHECK(accepted > 0);
+    CHECK(is_clean(s));
+    ot_scheduler_close(&s);
+}
+
 /* ---- What is refused ---- */
 
 /* Another text for a token, of the same length. */
@@ -662,6 +693,7 @@ int main(int argc, char **argv)
         RUN(a_near_copy_of_the_base_guesses_right);
         RUN(a_draft_model_as_slow_as_the_base_does_not_guess);
         RUN(wrong_guesses_do_not_show);
+        RUN(drafts_compose_with_scores_and_experts);
         RUN(who_uses_no_companion_pays_for_none);
         RUN(wrong_models_are_refused_by_name);
         RUN(models_are_used_for_what_they_are);
