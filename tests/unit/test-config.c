@@ -98,6 +98,34 @@ static void lets_a_flag_beat_the_file(void)
     ot_config_close(&c);
 }
 
+static void names_separate_models(void)
+{
+    ot_config *c = open_config();
+    ot_error err = {0};
+    const char *path = ot_test_temp_path("models.yaml");
+    const char *text = "reward-model: {kind: 'a,b.gguf,kind-head.gguf'}\nexpert-model: [n=one=1.gguf, p=two.gguf]\ndraft-model: d.gguf\n";
+    ot_test_write_file(path, text, strlen(text));
+    char config[512];
+    snprintf(config, sizeof config, "--config=%s", path);
+    char *argv[] = {"--model", "m", "--expert-model", "p=flag.gguf", "--draft-model", "other.gguf", config};
+    REQUIRE_OK(ot_config_read_arguments(c, sizeof argv / sizeof argv[0], argv, &err), &err);
+    static const ot_model_spec wanted[] = {
+        {OT_ROLE_REWARD_MODEL, NULL, "kind", "a,b.gguf", "kind-head.gguf"},
+        {OT_ROLE_EXPERT_MODEL, NULL, "n", "one=1.gguf", NULL},
+        {OT_ROLE_EXPERT_MODEL, NULL, "p", "flag.gguf", NULL},
+        {OT_ROLE_DRAFT_MODEL, NULL, "model", "other.gguf", NULL},
+    };
+    REQUIRE(CHECK_INT(c->n_models, 4));
+    for (int i = 0; i < 4; i++) {
+        CHECK_INT(c->models[i].role, wanted[i].role);
+        CHECK_STR(c->models[i].name, wanted[i].name);
+        CHECK_STR(c->models[i].model_path, wanted[i].model_path);
+        CHECK_STR(c->models[i].head_path != NULL ? c->models[i].head_path : "none",
+                  wanted[i].head_path != NULL ? wanted[i].head_path : "none");
+    }
+    ot_config_close(&c);
+}
+
 static void names_file_line_and_key(void)
 {
     static const struct {
@@ -294,6 +322,7 @@ int main(int argc, char **argv)
     ot_test_start(argc, argv);
     RUN(reads_a_whole_file);
     RUN(lets_a_flag_beat_the_file);
+    RUN(names_separate_models);
     RUN(names_file_line_and_key);
     RUN(names_the_flag);
     RUN(reads_sizes);
