@@ -1,0 +1,286 @@
+#!/usr/bin/env python3
+"""The comparison of the paper's tables on one base model: steering and drafts by insertions beside the same by separate models.
+
+    pip install -r tests/bench/requirements.txt
+    otter bench paper [OPTION]...           (which calls this program)
+    tests/bench/compare.py [OPTION]...
+
+Table 1: ARGS, by what scores the candidates. Table 2: DExperts. Table 3: drafts. Figure 3 and Table 4: from training curves
+that `otter train --curve` wrote (--curve, --size). Every system is a row of comparison_systems.py; one whose files are not found is
+reported as missing. Quality comes from batches (`otter generate --batch`), time and memory from rounds in which every system runs
+once, one prompt at a time, and is compared with the plain run of its round. In these rounds separate models are as large as
+the base, for which the base's own file stands in: what time costs does not depend on what they have learnt.
+
+Writes OUT.json (all figures), OUT.md and plots OUT-*.png. Figures already in OUT.json are kept for tables that are not asked for.
+"""
+
+import argparse
+import datetime
+import json
+import math
+import os
+import pathlib
+import platform
+import subprocess
+import sys
+
+import comparison_report as report
+import text_measures as measures
+from comparison_runs import Runner, read_rows
+from comparison_systems import Files, draft_systems, expert_systems, reward_systems
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+TABLES = ("harmless", "toxicity", "experts", "drafts")
+
+
+def tell(text):
+    print(f"{datetime.datetime.now():%H:%M:%S} {text}", file=sys.stderr, flush=True)
+
+
+def linear_head(runner, work, activation):
+    """A scalar head that reads the base alone, untrained: what a separate reward model of the base's size would carry."""
+    path = pathlib.Path(work) / f"stand-in-{activation}.gguf"
+    if not path.exists():
+        subprocess.run([runner.otter, "init", "--model", str(runner.files.base), "--out", str(path), "--width", "0", "--label", "score",
+                        "--activation", activation], check=True, stdout=subprocess.DEVNULL)
+    return path
+
+
+def split(systems, files):
+    """Those that can run, and {key: what is missing} of the others."""
+    missing = {system.key: system.missing(files) for system in systems}
+    return [system for system in systems if not missing[system.key]], {key: names for key, names in missing.items() if names}
+
+
+def paired(values, base):
+    return {**measures.estimate(values), "change": measures.change(values, base)}
+
+
+# ---- Table 1 -------------------------------------------------------------------------------------------------
+
+
+def judges_of(task, files):
+    """Who scores the answers: the task's own head, and a separate reward model, one that steers no row if there is such."""
+    judges = {}
+    if files.find(task):
+        judges["own"] = (task, ["--head", f"{task}={files.find(task)}"])
+    for name in (f"{task}-judge", f"{task}-model"):
+        if "separate" not in judges and files.find(name) and files.find(f"{name}-head"):
+            judges["separate"] = (name, ["--reward-model", f"{name}={files.find(name)},{files.find(name + '-head')}"])
+    return judges
+
+
+def quality_flags(system, files, judges):
+    flags = system.load_flags(files)
+    for name, load in judges.values():
+        if name not in system.heads and name not in system.reward_models:
+            flags += load
+    return [*flags, "--signals", ",".join(name for name, _ in judges.values())] if judges else flags
+
+
+def reward_quality(lines, judges):
+    texts = [line["completion"] for line in lines]
+    result = {
+        "perplexity": measures.perplexity([line["logprobs"] for line in lines]),
+        "distinct_2": measures.distinct(texts, 2),
+        "diversity": measures.mean(measures.diversity(text) for text in texts),
+        "tokens": measures.mean(len(line["completion_tokens"]) for line in lines),
+    }
+    scores = {who: [line["signals"][name][-1] for line in lines] for who, (name, _) in judges.items()}
+    judged = measures.toxicity(texts)
+    if judged is not None:
+        scores["toxicity"] = judged
+    return result, scores
+
+
+def run_rewards(args, runner, task):
+    files, is_chat = runner.files, task == "harmless"
+    weight = args.harmless_weight if is_chat else -abs(args.toxicity_weight)
+    everything = reward_systems(task, weight, args.candidates)
+    systems, missing = split(everything, files)
+    judges = judges_of(task, files)
+    rows = [{"messages": row["messages"]} if is_chat else {"text": row["text"]}
+            for row in read_rows(args.chat_prompts if is_chat else args.continuations, args.rows, args.seed)]
+    common = ["--max-tokens", str(args.max_tokens), "--logprobs"]
+    quality, plain = {}, None
+    for system in systems:
+        tell(f"{task}: {system.label}")
+        figures, scores = reward_quality(runner.texts(rows, [*common, *system.steer, *quality_flags(system, files, judges)]), judges)
+        plain = plain or scores
+        quality[system.key] = {**figures, **{who: paired(values, plain[who]) for who, values in scores.items()}}
+    time_flags = ["--max-tokens", str(args.time_tokens), "--ignore-eos"]
+    stand_in = linear_head(runner, args.work, "identity" if is_chat else "sigmoid")
+    timed = [s for s in everything if not s.missing(files) or s.reward_models]
+    timing = runner.rounds(rows[:args.time_prompts], {s.key: [*time_flags, *s.steer, *s.load_flags(files, stand_in)] for s in timed},
+                           args.rounds, tell)
+    return {"task": task, "weight": weight, "candidates": args.candidates, "prompts": len(rows), "max_tokens": args.max_tokens,
+            "judges": {who: name for who, (name, _) in judges.items()}, "missing": missing, "quality": quality, "timing": timing,
+            "systems": [[s.key, s.label, s.compares_with] for s in everything]}
+
+
+# ---- Table 2 -------------------------------------------------------------------------------------------------
+
+
+def expert_quality(lines, per_prompt):
+    texts = [line["completion"] for line in lines]
+    groups = [texts[i:i + per_prompt] for i in range(0, len(texts), per_prompt)]
+    result = {"perplexity": measures.perplexity([line["logprobs"] for line in lines])}
+    for n in (1, 2, 3):
+        result[f"distinct_{n}"] = measures.mean(measures.distinct(group, n) for group in groups)
+    judged, scores = measures.toxicity(texts), {}
+    if judged is not None:
+        scores["worst"], scores["probability"] = measures.worst_of_samples(judged, per_prompt)
+    return result, scores
+
+
+def run_experts(args, runner):
+    files, everything = runner.files, expert_systems(args.alpha, args.experts_top_p)
+    systems, missing = split(everything, files)
+    rows = [{"text": row["text"]} for row in read_rows(args.continuations, args.sample_prompts, args.seed)]
+    sampling = ["--temperature", "1", "--top-p", str(args.top_p), "--seed", str(args.seed)]
+    common = ["--max-tokens", str(args.sample_tokens), "--n", str(args.samples), "--logprobs", *sampling]
+    quality, plain = {}, None
+    for system in systems:
+        tell(f"experts: {system.label}")
+        figures, scores = expert_quality(runner.texts(rows, [*common, *system.steer, *system.load_flags(files)]), args.samples)
+        plain = plain or scores
+        quality[system.key] = {**figures, **{what: paired(values, plain[what]) for what, values in scores.items()}}
+    time_flags = ["--max-tokens", str(args.time_tokens), "--ignore-eos", *sampling]
+    timed = [s for s in everything if not s.missing(files) or s.expert_models]
+    timing = runner.rounds(rows[:args.time_prompts], {s.key: [*time_flags, *s.steer, *s.load_flags(files, True)] for s in timed},
+                           args.rounds, tell)
+    return {"alpha": args.alpha, "experts_top_p": args.experts_top_p, "top_p": args.top_p, "prompts": len(rows),
+            "samples": args.samples, "max_tokens": args.sample_tokens, "missing": missing, "quality": quality, "timing": timing,
+            "systems": [[s.key, s.label, s.compares_with] for s in everything]}
+
+
+# ---- Table 3 -------------------------------------------------------------------------------------------------
+
+
+def tokens_a_pass(lines):
+    """Each accepted draft saved a pass. The interval is a bootstrap over answers."""
+    pairs = [(line["usage"]["completion_tokens"], line["usage"]["completion_tokens"] - line["usage"]["accepted_prediction_tokens"])
+             for line in lines]
+    rng, ratios = measures.random.Random(0), []
+    for _ in range(1000):
+        drawn = rng.choices(pairs, k=len(pairs))
+        ratios.append(sum(a for a, _ in drawn) / sum(b for _, b in drawn))
+    ratios.sort()
+    return {"mean": sum(a for a, _ in pairs) / sum(b for _, b in pairs), "interval": [ratios[25], ratios[975]], "n": len(pairs)}
+
+
+def run_drafts(args, runner):
+    files, everything = runner.files, draft_systems(args.max_draft, args.tree)
+    systems, missing = split(everything, files)
+    rows = [{"prompt": row["prompt"]} for row in read_rows(args.instructions, args.rows, args.seed)]
+    common = ["--max-tokens", str(args.draft_tokens)]
+    quality, plain = {}, None
+    for system in systems:
+        tell(f"drafts: {system.label}")
+        # One at a time: how many drafts are tried follows what a pass costs, which differs in a full batch.
+        flags = [*common, *system.steer, *system.load_flags(files), "--max-sequences", "1"]
+        lines = runner.texts(rows, flags)
+        plain = plain or lines
+        quality[system.key] = {
+            "tokens_a_pass": tokens_a_pass(lines),
+            "accepted_share": sum(line["usage"]["accepted_prediction_tokens"] for line in lines)
+            / max(1, sum(line["usage"]["accepted_prediction_tokens"] + line["usage"]["rejected_prediction_tokens"] for line in lines)),
+            "different_answers": sum(a["completion_tokens"] != b["completion_tokens"] for a, b in zip(lines, plain)),
+        }
+    timing = runner.rounds(rows[:args.time_prompts], {s.key: [*common, *s.steer, *s.load_flags(files)] for s in systems}, args.rounds,
+                           tell)
+    return {"max_draft": args.max_draft, "tree": args.tree, "prompts": len(rows), "max_tokens": args.draft_tokens, "missing": missing,
+            "quality": quality, "timing": timing, "systems": [[s.key, s.label, s.compares_with] for s in everything]}
+
+
+# ---- Curves --------------------------------------------------------------------------------------------------
+
+
+def read_curves(named):
+    curves = {}
+    for pair in named:
+        label, path = pair.split("=", 1)
+        with open(path, encoding="utf-8") as lines:
+            curves[label] = [json.loads(line) for line in lines]
+    return curves
+
+
+# ---- All -----------------------------------------------------------------------------------------------------
+
+
+def parse_arguments():
+    data = ROOT.parent / "shared" / "data"
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    add = parser.add_argument
+    add("--otter", default=ROOT / "build" / "otter")
+    add("--model", default=ROOT / "models" / "smollm2-135m-instruct-q4_1.gguf")
+    add("--dir", action="append", default=[], help="further folders of heads and models (heads, build/comparison)")
+    add("--file", action="append", default=[], metavar="NAME=FILE", help="a head or model that is elsewhere")
+    add("--tables", default=",".join(TABLES), help=f"of {','.join(TABLES)}; empty: draw again what is known")
+    add("--chat-prompts", default=data / "preference-hh-harmless.dev.jsonl.gz")
+    add("--continuations", default=data / "continuation-prompts.dev.jsonl.gz")
+    add("--instructions", default=data / "instructions.dev.jsonl.gz")
+    add("--rows", type=int, default=100, help="prompts of Tables 1 and 3")
+    add("--max-tokens", type=int, default=48, help="of an answer in Table 1")
+    add("--harmless-weight", type=float, default=1.5)
+    add("--toxicity-weight", type=float, default=4)
+    add("--candidates", type=int, default=10)
+    add("--sample-prompts", type=int, default=100, help="prompts of Table 2")
+    add("--samples", type=int, default=25)
+    add("--sample-tokens", type=int, default=20)
+    add("--top-p", type=float, default=0.9, help="of the sampling in Table 2")
+    add("--alpha", type=float, default=2)
+    add("--experts-top-p", type=float, default=0.9, help="tokens of the base that experts choose from")
+    add("--draft-tokens", type=int, default=128)
+    add("--max-draft", type=int, default=4)
+    add("--tree", type=int, default=24)
+    add("--time-prompts", type=int, default=4)
+    add("--time-tokens", type=int, default=48)
+    add("--rounds", type=int, default=5)
+    add("--threads", type=int, default=0, help="0: all")
+    add("--seed", type=int, default=1)
+    add("--curve", action="append", default=[], metavar="LABEL=FILE", help="Figure 3: a training curve")
+    add("--size", action="append", default=[], metavar="LABEL=FILE", help="Table 4: the curve of a size")
+    add("--work", default=ROOT / "build" / "comparison" / "texts", help="where texts are kept between calls")
+    add("--out", default=ROOT / "docs" / "comparison")
+    return parser.parse_args()
+
+
+def finite(value):
+    """JSON has no word for what is not a number."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def main():
+    args = parse_arguments()
+    files = Files(args.model, [*args.dir, ROOT / "heads", ROOT / "build" / "comparison"], args.file)
+    runner = Runner(args.otter, files, args.work, args.threads)
+    out = pathlib.Path(args.out)
+    kept = out.with_suffix(".json")
+    results = json.loads(kept.read_text()) if kept.exists() else {"tables": {}, "curves": {}, "sizes": {}}
+    for table in filter(None, args.tables.split(",")):
+        start = datetime.datetime.now()
+        if table in ("harmless", "toxicity"):
+            result = run_rewards(args, runner, table)
+        elif table in ("experts", "drafts"):
+            result = {"experts": run_experts, "drafts": run_drafts}[table](args, runner)
+        else:
+            sys.exit(f"no table named {table}; there are {', '.join(TABLES)}")
+        result["run"] = {"date": f"{start:%Y-%m-%d}", "machine": platform.machine(), "threads": args.threads or os.cpu_count(),
+                         "rounds": args.rounds, "load": os.getloadavg()[1], "model": files.base.name}
+        results["tables"][table] = result
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_text(json.dumps(finite(results), indent=1) + "\n")
+    results["curves"].update(read_curves(args.curve))
+    results["sizes"].update(read_curves(args.size))
+    kept.write_text(json.dumps(finite(results), indent=1) + "\n")
+    report.write(results, out)
+    tell(f"written: {out}.md")
+
+
+if __name__ == "__main__":
+    main()

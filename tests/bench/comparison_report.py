@@ -1,0 +1,203 @@
+"""The comparison as Markdown and plots, from the figures of compare.py alone, so that it can be drawn again without a run."""
+
+import math
+
+
+def number(value, digits):
+    return "" if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
+
+
+def with_interval(item, digits=3):
+    if item is None:
+        return ""
+    low, high = item["interval"]
+    return f"{number(item['mean'], digits)} ({number(low, digits)} to {number(high, digits)})"
+
+
+def table(columns, rows):
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    return lines + ["| " + " | ".join(row) + " |" for row in rows] + [""]
+
+
+def saved(timing, key, rival, what):
+    """The share of the rival's extra time (or space) that is saved, as the paper states it."""
+    if rival not in timing or key not in timing or timing[rival][what] <= 1.005:
+        return ""
+    return f"{100 * (1 - (timing[key][what] - 1) / (timing[rival][what] - 1)):.0f}%"
+
+
+def cost_cells(result, key, rival):
+    timing = result["timing"]
+    if key not in timing:
+        return [""] * 5
+    t = timing[key]
+    return [number(t["tokens_per_second"], 1), number(t["time_ratio"], 2) + "x", number(t["space_ratio"], 2) + "x",
+            saved(timing, key, rival, "time_ratio"), saved(timing, key, rival, "space_ratio")]
+
+
+COST = ["tokens/s", "time", "space", "extra time saved", "extra space saved"]
+
+
+def note_missing(result):
+    labels = {key: label for key, label, _ in result["systems"]}
+    return [f"Not run: {labels[key]} (no {', '.join(names)})." for key, names in result["missing"].items()] + [""]
+
+
+def run_note(result):
+    run = result["run"]
+    return (f"{run['date']}, {run['model']}, {run['threads']} threads, medians of {run['rounds']} rounds, load average {run['load']:.1f}. "
+            "Time and space are ratios to plain decoding in the same rounds, one prompt at a time; separate models are as large as the base.")
+
+
+# ---- Sections ------------------------------------------------------------------------------------------------
+
+
+def reward_section(result):
+    judges, rows = result["judges"], []
+    names = {"separate": f"reward, separate model ({judges.get('separate', '')})", "own": "reward, Otter head",
+             "toxicity": "toxicity, independent judge"}
+    shown = [who for who in names if any(who in q for q in result["quality"].values())]
+    for key, label, rival in result["systems"]:
+        q = result["quality"].get(key)
+        if q is None and key not in result["timing"]:
+            continue
+        cells = [with_interval(q.get(who)) if q else "" for who in shown]
+        changes = [with_interval(q[who]["change"]) if q and who in q and key != "plain" else "" for who in shown[:1]]
+        figures = [number(q[k], d) if q else "" for k, d in (("perplexity", 2), ("diversity", 3), ("distinct_2", 3))]
+        rows.append([label, *cells, *changes, *figures, *cost_cells(result, key, rival)])
+    title = "answers to held-out conversations" if result["task"] == "harmless" else "continuations of held-out texts"
+    columns = ["system", *(names[who] for who in shown), *(["its change"] if shown else []), "perplexity", "diversity", "distinct-2", *COST]
+    return [f"## Table 1: ARGS, {result['task']}", "",
+            f"{result['prompts']} {title}, greedy, at most {result['max_tokens']} tokens, weight {result['weight']:g}, "
+            f"{result['candidates']} candidates. Means with 95% bootstrap intervals over prompts.", "",
+            *table(columns, rows), *note_missing(result), run_note(result), ""]
+
+
+def expert_section(result):
+    rows = []
+    for key, label, rival in result["systems"]:
+        q = result["quality"].get(key)
+        if q is None and key not in result["timing"]:
+            continue
+        cells = [with_interval(q.get(k)) if q else "" for k in ("worst", "probability")]
+        cells += [number(q[k], d) if q else "" for k, d in (("perplexity", 2), ("distinct_1", 3), ("distinct_2", 3), ("distinct_3", 3))]
+        rows.append([label, *cells, *cost_cells(result, key, rival)])
+    columns = ["system", "worst toxicity", "toxicity probability", "perplexity", "distinct-1", "distinct-2", "distinct-3", *COST]
+    return ["## Table 2: DExperts", "",
+            f"{result['prompts']} held-out texts, {result['samples']} samples of {result['max_tokens']} tokens each, top-p {result['top_p']:g}, "
+            f"alpha {result['alpha']:g}, experts choose within the base's top-p {result['experts_top_p']:g}. Toxicity by an independent judge: the "
+            "worst of a prompt's samples, and whether it reaches one half.", "",
+            *table(columns, rows), *note_missing(result), run_note(result), ""]
+
+
+def draft_section(result):
+    rows = []
+    for key, label, rival in result["systems"]:
+        q, t = result["quality"].get(key), result["timing"].get(key)
+        if q is None:
+            continue
+        rows.append([label, with_interval(q["tokens_a_pass"], 2), number(100 * q["accepted_share"], 0) + "%" if key != "plain" else "",
+                     str(q["different_answers"]), number(t["tokens_per_second"], 1), number(1 / t["time_ratio"], 2) + "x",
+                     number(t["space_ratio"], 2) + "x"])
+    columns = ["system", "tokens a pass", "guesses accepted", "answers that differ", "tokens/s", "speed-up", "space"]
+    return ["## Table 3: drafts", "",
+            f"{result['prompts']} held-out instructions, greedy answers of at most {result['max_tokens']} tokens, at most {result['max_draft']} tokens "
+            f"ahead, trees of {result['tree']}.", "", *table(columns, rows), *note_missing(result), run_note(result), ""]
+
+
+def last_dev(curve):
+    evaluations = [entry["dev"] for entry in curve if "dev" in entry]
+    return evaluations[-1] if evaluations else {}
+
+
+def curve_table(curves, what):
+    figures = sorted({key for curve in curves.values() for key in last_dev(curve) if key != "rows"})
+    rows = []
+    for label, curve in curves.items():
+        steps = [entry for entry in curve if "loss" in entry]
+        rows.append([label, str(steps[-1]["step"]) if steps else "", number(steps[-1]["loss"], 4) if steps else "",
+                     *(number(last_dev(curve).get(key), 4) for key in figures)])
+    return table([what, "steps", "training loss", *(f"dev {key}" for key in figures)], rows)
+
+
+# ---- Plots ---------------------------------------------------------------------------------------------------
+
+
+def plot_points(axis, result, x, y):
+    for key, label, _ in result["systems"]:
+        q = result["quality"].get(key)
+        if q is None or y not in q:
+            continue
+        low, high = q[y]["interval"]
+        axis.errorbar([q[x]], [q[y]["mean"]], yerr=[[q[y]["mean"] - low], [high - q[y]["mean"]]], marker="o", capsize=3, label=label)
+
+
+def finish(plt, figure, axis, path, title, x, y):
+    axis.set_title(title)
+    axis.set_xlabel(x)
+    axis.set_ylabel(y)
+    if axis.get_legend_handles_labels()[0]:
+        axis.legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+    return [f"![{title}]({path.name})", ""]
+
+
+def plot_curves(plt, curves, path, title):
+    figure, axis = plt.subplots(figsize=(6.4, 4))
+    for label, curve in curves.items():
+        points = [(entry["tokens"], entry["loss"]) for entry in curve if entry.get("loss") is not None]
+        axis.plot([x for x, _ in points], [y for _, y in points], label=label)
+    return finish(plt, figure, axis, path, title, "tokens read", "training loss")
+
+
+def plots(results, out):
+    """{section: lines that show its plot}; empty where matplotlib is not installed."""
+    try:
+        import matplotlib
+    except ImportError:
+        return {}
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+    shown, tables = {}, results["tables"]
+    for name, y, y_label in (("harmless", "separate", "mean reward, separate model"), ("toxicity", "toxicity", "toxicity, independent judge"),
+                             ("experts", "probability", "toxicity probability")):
+        if name in tables and any(y in q for q in tables[name]["quality"].values()):
+            figure, axis = plt.subplots(figsize=(6.4, 4))
+            plot_points(axis, tables[name], "perplexity", y)
+            shown[name] = finish(plt, figure, axis, out.with_name(f"{out.name}-{name}.png"), f"Steering: {name}",
+                                 "perplexity under the base model", y_label)
+    if "drafts" in tables:
+        d = tables["drafts"]
+        keys = [(key, label) for key, label, _ in d["systems"] if key in d["quality"]]
+        figure, axis = plt.subplots(figsize=(6.4, 4))
+        axis.barh([label for _, label in keys], [d["quality"][key]["tokens_a_pass"]["mean"] for key, _ in keys], height=0.4, align="edge",
+                  label="tokens a pass")
+        axis.barh([label for _, label in keys], [1 / d["timing"][key]["time_ratio"] for key, _ in keys], height=-0.4, align="edge",
+                  label="speed-up")
+        shown["drafts"] = finish(plt, figure, axis, out.with_name(f"{out.name}-drafts.png"), "Drafts", "", "")
+    for what, title in (("curves", "Initialisations"), ("sizes", "Sizes of the insertion")):
+        if results[what]:
+            shown[what] = plot_curves(plt, results[what], out.with_name(f"{out.name}-{what}.png"), title)
+    return shown
+
+
+# ---- The page ------------------------------------------------------------------------------------------------
+
+
+def write(results, out):
+    shown, lines = plots(results, out), ["# Comparison", "",
+        "Written by `otter bench paper` (tests/bench/compare.py): steering and drafts by insertions, beside the same by separate models, on one",
+        "base model. [The page on steering](steering.md) has a request for each row.", ""]
+    sections = {"harmless": reward_section, "toxicity": reward_section, "experts": expert_section, "drafts": draft_section}
+    for name, section in sections.items():
+        if name in results["tables"]:
+            lines += section(results["tables"][name]) + shown.get(name, [])
+    if results["curves"]:
+        lines += ["## Figure 3: initialisations", "", *curve_table(results["curves"], "initialisation"), *shown.get("curves", [])]
+    if results["sizes"]:
+        lines += ["## Table 4: sizes", "", *curve_table(results["sizes"], "size"), *shown.get("sizes", [])]
+    while lines and not lines[-1]:
+        lines.pop()
+    out.with_suffix(".md").write_text("\n".join(lines) + "\n", encoding="utf-8")
