@@ -2,7 +2,7 @@
  *
  * IDS: one line of token ids for each text. OUT: little-endian float32, rows of 1 + outputs numbers, for i = 1 .. n - 1 of each text in
  * turn: log p(token i | tokens before it) in nats, and then the scores, at token i - 1, of each output of each HEAD, an
- * insertion file without parents. The first word is the type of keys and values. Exit status: 0 done, 1 failed, 2 wrong usage. */
+ * insertion file without parents; of a generation head, log p(token i) by softmax(base logits + its values). The first word is the type of keys and values. Exit status: 0 done, 1 failed, 2 wrong usage. */
 #include <errno.h>
 #include <math.h>
 #include <stdio.h>
@@ -23,6 +23,7 @@ typedef struct scorer {
     ot_kv_type kv_type;
     uint32_t n_vocab;
     float *logits; /* (CHUNK, n_vocab) */
+    float *values; /* (n_vocab) */
     uint32_t n_heads;
     ot_insertion *heads[MAX_HEADS];
     FILE *out;
@@ -57,15 +58,35 @@ static float log_probability(const float *logits, uint32_t n, int32_t token)
     return (float)(logits[token] - max - log(sum));
 }
 
+/* The log-probability of `next` with a generation head's values added to the base's logits. */
+static ot_status score_generation(scorer *s, uint32_t row, const ot_insertion *head, uint32_t output, int32_t next, float *score,
+                                  ot_error *err)
+{
+    const ot_head_rows rows = {head, output, 1, &row, &s->values};
+    const ot_status st = ot_engine_project_heads(s->engine, &rows, 1, err);
+    for (uint32_t v = 0; v < s->n_vocab; v++)
+        s->values[v] += s->logits[(size_t)row * s->n_vocab + v];
+    *score = log_probability(s->values, s->n_vocab, next);
+    return st;
+}
+
 /* One row of the output file: the log-probability of `next` and all scores, of row i of the last batch. */
 static ot_status write_row(scorer *s, uint32_t i, int32_t next, ot_error *err)
 {
     float columns[MAX_COLUMNS];
     uint32_t n = 0;
+    ot_status st = OT_OK;
     columns[n++] = log_probability(s->logits + (size_t)i * s->n_vocab, s->n_vocab, next);
-    for (uint32_t h = 0; h < s->n_heads; h++)
-        for (uint32_t o = 0; o < ot_insertion_get_info(s->heads[h])->spec.n_outputs; o++)
-            columns[n++] = ot_engine_score(s->engine, i, s->heads[h], o);
+    for (uint32_t h = 0; h < s->n_heads; h++) {
+        const ot_insertion_spec *spec = &ot_insertion_get_info(s->heads[h])->spec;
+        for (uint32_t o = 0; st == OT_OK && o < spec->n_outputs; o++, n++)
+            if (spec->kind == OT_HEAD_GENERATION)
+                st = score_generation(s, i, s->heads[h], o, next, &columns[n], err);
+            else
+                columns[n] = ot_engine_score(s->engine, i, s->heads[h], o);
+    }
+    if (st != OT_OK)
+        return st;
     return fwrite(columns, sizeof columns[0], n, s->out) == n ? OT_OK : ot_fail(err, OT_ERR_IO, "cannot write the results");
 }
 
@@ -127,7 +148,8 @@ static ot_status open_engine(scorer *s, ot_error *err)
         return st;
     s->n_vocab = ot_model_get_info(s->model)->n_vocab;
     s->logits = malloc((size_t)CHUNK * s->n_vocab * sizeof(float));
-    return s->logits != NULL ? OT_OK : ot_fail(err, OT_ERR_NOMEM, "no memory for logits");
+    s->values = malloc(s->n_vocab * sizeof(float));
+    return s->logits != NULL && s->values != NULL ? OT_OK : ot_fail(err, OT_ERR_NOMEM, "no memory for logits");
 }
 
 static ot_status score_file(scorer *s, FILE *file, ot_error *err)
@@ -172,6 +194,7 @@ int main(int argc, char **argv)
     s.kv_type = half ? OT_KV_F16 : OT_KV_F32;
     const ot_status st = run(&s, argv + 1, argc - 1, &err);
     free(s.logits);
+    free(s.values);
     ot_engine_close(&s.engine);
     for (uint32_t i = 0; i < MAX_HEADS; i++)
         ot_insertion_close(&s.heads[i]);

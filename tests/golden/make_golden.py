@@ -96,7 +96,9 @@ class Maker:
         self.writer = gguf_io.Writer()
 
     def matrix(self, name, n_out, n_in, scale=1.0):
-        type_name = self.type_of.get(name.split(".")[-2], self.type_of.get("*", "F32"))
+        """Block types are drawn as blocks, of a standard deviation near 1 / sqrt(n_in) whatever the scale."""
+        kind = "head" if name.startswith("otter.head.") else name.split(".")[-2]
+        type_name = self.type_of.get(kind, self.type_of.get("*", "F32"))
         if type_name in ("F32", "F16", "BF16"):
             x = self.rng.normal(0, scale / np.sqrt(n_in), (n_out, n_in)).astype(np.float32)
             self.writer.tensor(name, x, type_name)

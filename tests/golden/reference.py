@@ -184,17 +184,24 @@ class Insertion:
         return out
 
 
+    def product(self, k, head_in):
+        return head_in @ self.weights.get(f"otter.head.{k}.weight").T
+
+    def expected_hidden(self, k, head_in, hidden):
+        """What lm_head reads for generation head k: W_h x + H_o (eq. 8), or SiLU(W H_o) + H_o (Medusa-1)."""
+        u = self.product(k, head_in)
+        return (silu(u) if self.activation == "silu_residual" else u) + hidden
+
     def values(self, head_in, hidden, logits):
-        """A value for every token: (n, outputs, vocab). Generation heads: z = lm_head(W_h x + H_o) (eq. 8), or of SiLU(W H_o) + H_o
-        (Medusa-1), less the base's own logits. Lookahead: sigma(lm_head(W_h x) + b). `logits` is lm_head."""
+        """A value for every token: (n, outputs, vocab). Generation heads: their logits less the base's own. Lookahead:
+        sigma(lm_head(W_h x) + b). `logits` is lm_head."""
         out = []
         for k in range(self.n_outputs):
-            u = head_in @ self.weights.get(f"otter.head.{k}.weight").T
             if self.kind == "lookahead":
-                z = logits(u) + self.weights.get(f"otter.head.{k}.bias")[0]
+                z = logits(self.product(k, head_in)) + self.weights.get(f"otter.head.{k}.bias")[0]
                 out.append(sigmoid(z) if self.activation == "sigmoid" else z)
             else:
-                out.append(logits((silu(u) if self.activation == "silu_residual" else u) + hidden) - logits(hidden))
+                out.append(logits(self.expected_hidden(k, head_in, hidden)) - logits(hidden))
         return np.stack(out, axis=1)
 
 
@@ -306,8 +313,9 @@ class Model:
         position = weights.maybe(prefix + "position_embd.weight")
         return h if position is None else h + position[:len(tokens)]
 
-    def forward(self, tokens, insertions=(), inputs=unchanged, kv_round=lambda x: x):
-        """tokens: ids of one sequence from position 0. insertions: parents before their children."""
+    def forward(self, tokens, insertions=(), inputs=unchanged, kv_round=lambda x: x, values=True):
+        """tokens: ids of one sequence from position 0. insertions: parents before their children. values=False leaves out those
+        for every token, which are large."""
         tokens = np.asarray(tokens)
         h = self._embed(self.weights, "", tokens, self.d)
         streams, of = [], {}
@@ -322,7 +330,8 @@ class Model:
         hidden = self._norm("output_norm", h, streams)
         extended = [s.normed for s in streams]
         head_in = [hidden if i.input == "base" else e for i, e in zip(insertions, extended)]
-        scores = [i.scores(x) if i.kind == "scalar" else i.values(x, hidden, self.logits) for i, x in zip(insertions, head_in)]
+        scores = [i.scores(x) if i.kind == "scalar" else i.values(x, hidden, self.logits) if values else None
+                  for i, x in zip(insertions, head_in)]
         return Result(hidden, extended, scores)
 
     def logits(self, hidden, inputs=unchanged):
