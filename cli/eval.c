@@ -1,5 +1,5 @@
 /* otter eval: AUC, accuracy and calibration of a scalar head on labelled rows, accuracy on pairs, or how quiet it is on prompts;
- * perplexity and hits of generation heads. */
+ * perplexity and hits of generation heads; how far a lookahead head agrees with exact scores. */
 #include "cli/commands.h"
 
 #include <errno.h>
@@ -22,7 +22,8 @@ static void print_help(void)
            "Scores the rows of a JSON Lines file (plain or gzip): {text, label} gives AUC with its 95%% interval, accuracy,\n"
            "calibration, and these by source; {messages, chosen, rejected} the accuracy on pairs; {prompt} how quiet the head is.\n"
            "Generation heads: perplexity, and how often each head's first or first five guesses are right, of texts as they stand, or\n"
-           "of the completion of {prompt, completion}; tokens a pass: greedy decoding of these texts with a chain of drafts.\n\n"
+           "of the completion of {prompt, completion}; tokens a pass: greedy decoding of these texts with a chain of drafts.\n"
+           "Lookahead heads: against the exact scores of the head they are stacked on, for the base's ten likeliest next tokens.\n\n"
            "  --half                 figures for the first half of each text's tokens, too\n"
            "  --chat                 texts as a user's message in the chat template\n"
            "  --only-label 0|1       of {text, label} rows only those with this label\n"
@@ -163,6 +164,13 @@ static void print_language(const ot_eval_result *r)
         printf("tokens a pass, by a chain of drafts: %.4f\n", r->tokens_per_pass);
 }
 
+static void print_lookahead(const ot_lookahead_figures *f)
+{
+    printf("%llu positions, ten likeliest next tokens each\ncorrelation of scores %.4f, of changes %.4f, of differences among the ten %.4f\n"
+           "names the highest of ten %.4f, the lowest %.4f\n", (unsigned long long)f->n_positions, f->score_correlation,
+           f->change_correlation, f->within_correlation, f->highest_of_ten, f->lowest_of_ten);
+}
+
 static void print_text(const eval_arguments *a, const ot_eval_result *r)
 {
     if (r->is_labelled)
@@ -171,6 +179,8 @@ static void print_text(const eval_arguments *a, const ot_eval_result *r)
         printf("pairs %llu, accuracy %.4f, mean margin %.4f\n", (unsigned long long)r->n_rows, r->pair_accuracy, r->pair_margin);
     if (r->is_language)
         print_language(r);
+    if (r->is_lookahead)
+        print_lookahead(&r->lookahead);
     if (r->is_unlabelled)
         printf("prompts %llu: mean score %.4f, 95%% below %.4f, 99%% below %.4f, above 0.5: %.4f of the tokens\n",
                (unsigned long long)r->n_rows, r->quiet_mean, r->quiet_p95, r->quiet_p99, r->quiet_above_half);
@@ -240,6 +250,12 @@ static bool print_json(const eval_arguments *a, const ot_eval_result *r)
                                                      number(r->pair_margin)));
     if (r->is_language)
         add_language(root, r);
+    if (r->is_lookahead)
+        json_object_set_new(root, "lookahead", json_pack("{s:I, s:o, s:o, s:o, s:o, s:o}", "positions",
+                            (json_int_t)r->lookahead.n_positions, "score_correlation", number(r->lookahead.score_correlation),
+                            "change_correlation", number(r->lookahead.change_correlation), "within_correlation",
+                            number(r->lookahead.within_correlation), "highest_of_ten", number(r->lookahead.highest_of_ten),
+                            "lowest_of_ten", number(r->lookahead.lowest_of_ten)));
     if (r->is_unlabelled)
         json_object_set_new(root, "quiet", json_pack("{s:o, s:o, s:o, s:o}", "mean", number(r->quiet_mean), "p95",
                                                      number(r->quiet_p95), "p99", number(r->quiet_p99), "above_half",

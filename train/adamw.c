@@ -13,7 +13,7 @@
 
 ot_status ot_adamw_open(ot_adamw *adam, ot_insertion *insertion, ot_error *err)
 {
-    *adam = (ot_adamw){.beta1 = 0.9, .beta2 = 0.98, .eps = 1e-8};
+    *adam = (ot_adamw){.head_rate = 1, .beta1 = 0.9, .beta2 = 0.98, .eps = 1e-8};
     for (uint32_t i = 0; i < ot_insertion_n_params(insertion); i++) {
         const ot_param *p = ot_insertion_param(insertion, i);
         adam->n_values += (size_t)p->n_in * p->n_out;
@@ -66,12 +66,13 @@ void ot_adamw_step(ot_adamw *adam, ot_insertion *insertion, const float *const *
     for (uint32_t i = 0; i < ot_insertion_n_params(insertion); i++) {
         ot_param *p = ot_insertion_param(insertion, i);
         const size_t n = (size_t)p->n_in * p->n_out;
+        const double own_lr = strncmp(p->name, "otter.head.", 11) == 0 ? lr * adam->head_rate : lr;
         step_arg a = {
             .w = p->data, .m = adam->m + at, .v = adam->v + at, .g = gradient_of[i], .n = n,
             .beta1 = (float)adam->beta1, .beta2 = (float)adam->beta2, .eps = (float)adam->eps,
-            .rate = (float)(lr / (1.0 - pow(adam->beta1, t))),
+            .rate = (float)(own_lr / (1.0 - pow(adam->beta1, t))),
             .root_scale = (float)(1.0 / sqrt(1.0 - pow(adam->beta2, t))),
-            .keep = p->is_vector ? 1.0f : (float)(1.0 - lr * adam->weight_decay), .scale = (float)scale,
+            .keep = p->is_vector ? 1.0f : (float)(1.0 - own_lr * adam->weight_decay), .scale = (float)scale,
         };
         ot_pool_run(pool, step_task, &a, (uint32_t)((n + CHUNK - 1) / CHUNK));
         at += n;

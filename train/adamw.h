@@ -5,6 +5,7 @@
 #include "engine/engine.h"
 
 typedef struct ot_adamw {
+    double head_rate;                       /* the learning rate of otter.head.* is multiplied by it */
     double beta1, beta2, eps, weight_decay; /* weight decay: matrices only, never norms, biases or heads' vectors */
     uint64_t n_steps;                       /* taken so far */
     size_t n_values;                        /* of all parameters together */

@@ -74,12 +74,21 @@ void ot_curve_dev(const ot_run *run, const ot_eval_result *r)
     }
     if (r->is_language)
         put_language(f, r);
+    if (r->is_lookahead) {
+        put(f, "score_correlation", r->lookahead.score_correlation);
+        put(f, "change_correlation", r->lookahead.change_correlation);
+        put(f, "within_correlation", r->lookahead.within_correlation);
+        put(f, "highest_of_ten", r->lookahead.highest_of_ten);
+        put(f, "lowest_of_ten", r->lookahead.lowest_of_ten);
+    }
     fputs("}}\n", f);
     fflush(f);
 }
 
 double ot_curve_figure(const ot_eval_result *r, const char **name)
 {
-    *name = r->is_paired ? "pairs" : r->is_language && r->tokens_per_pass > 0 ? "tokens a pass" : r->is_language ? "nll" : "auc";
-    return r->is_paired ? r->pair_accuracy : !r->is_language ? r->whole.auc : r->tokens_per_pass > 0 ? r->tokens_per_pass : r->heads[0].nll;
+    const bool chain = r->is_language && r->tokens_per_pass > 0;
+    *name = r->is_paired ? "pairs" : r->is_lookahead ? "change" : chain ? "tokens a pass" : r->is_language ? "nll" : "auc";
+    return r->is_paired ? r->pair_accuracy : r->is_lookahead ? r->lookahead.change_correlation : chain ? r->tokens_per_pass
+           : r->is_language ? r->heads[0].nll : r->whole.auc;
 }

@@ -4,6 +4,7 @@
 
 #include "train/evaluate.h"
 #include "train/evaluate-language.h"
+#include "train/evaluate-lookahead.h"
 #include "train/train-internal.h"
 
 void ot_eval_options_default(ot_eval_options *options)
@@ -93,6 +94,8 @@ ot_status ot_eval_file(const ot_eval_options *options, FILE *progress, ot_eval_r
         st = open_rest(&o, options, err);
     if (st == OT_OK && ot_insertion_get_info(o.head)->spec.kind == OT_HEAD_GENERATION) {
         st = ot_evaluate_generation_head(o.engine, o.head, o.sequences, options->batch_tokens, o.data, progress, result, err);
+    } else if (st == OT_OK && ot_insertion_get_info(o.head)->spec.kind == OT_HEAD_LOOKAHEAD) {
+        st = ot_evaluate_lookahead_head(o.engine, o.head, o.sequences, options->batch_tokens, o.data, progress, result, err);
     } else if (st == OT_OK) {
         const ot_evaluator e = {
             .engine = o.engine, .insertion = o.head, .sequences = o.sequences, .batch_tokens = options->batch_tokens,

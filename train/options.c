@@ -55,6 +55,7 @@ static const option table[] = {
     TEXT_OPTION("only-label", only_label, false, "0|1  of {text, label} rows only those with this label"),
     TEXT_OPTION("loss", loss, false, "bce|pairwise|language|lookahead  (by the kind, and the shape of the rows)"),
     NUMBER_OPTION("lr", lr, 0, 1e3, "X  peak learning rate (4e-3)"),
+    NUMBER_OPTION("head-lr", head_lr, 0, 1e3, "X  learning rate of the heads' own weights, relative to --lr (1)"),
     NUMBER_OPTION("warmup", warmup, 0, 1e9, "N  steps of linear warm-up (30)"),
     UINT_OPTION("steps", steps, 0, 1u << 30, false, "N  steps; 0: by --epochs"),
     NUMBER_OPTION("epochs", epochs, 0, 1e6, "X  passes over the data (1)"),
@@ -100,7 +101,7 @@ void ot_train_options_default(ot_train_options *options)
         .lr = 4e-3, .warmup = 30, .lambda = 0.01, .clip = 1, .beta1 = 0.9, .beta2 = 0.98, .adam_eps = 1e-8, .epochs = 1,
         .batch_tokens = 1024, .max_length = 256, .eval_every = 200, .eval_rows = 500, .checkpoint_every = 200,
         .log_every = 10, .prefix_weight = 0.5, .prefix_power = 1, .calm_fraction = 0.1, .calm_length = 64,
-        .positions = 1, .offset_decay = 0.8, .tail = 1e-3, .change_weight = 1, .candidates = 10, .random_candidates = 6,
+        .head_lr = 1, .positions = 1, .offset_decay = 0.8, .tail = 1e-3, .change_weight = 1, .candidates = 10, .random_candidates = 6,
     };
 }
 

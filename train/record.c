@@ -77,6 +77,8 @@ static void put_settings(recorder *r, const ot_train_options *o, const ot_run *r
         put_text(r, "only_label", o->only_label);
     put_text(r, "loss_function", losses[run->loss]);
     put_number(r, "lr", o->lr);
+    if (o->head_lr != 1)
+        put_number(r, "head_lr", o->head_lr);
     put_number(r, "warmup", o->warmup);
     put_number(r, "lambda", o->lambda);
     put_number(r, "clip", o->clip);
@@ -135,6 +137,14 @@ static void put_figures(recorder *r, const ot_train_options *o, const ot_eval_re
     put_count(r, "dev_rows", e->n_rows);
     if (e->is_paired) {
         put_number(r, "dev_pair_accuracy", e->pair_accuracy);
+        return;
+    }
+    if (e->is_lookahead) {
+        put_number(r, "dev_score_correlation", e->lookahead.score_correlation);
+        put_number(r, "dev_change_correlation", e->lookahead.change_correlation);
+        put_number(r, "dev_within_correlation", e->lookahead.within_correlation);
+        put_number(r, "dev_highest_of_ten", e->lookahead.highest_of_ten);
+        put_number(r, "dev_lowest_of_ten", e->lookahead.lowest_of_ten);
         return;
     }
     if (e->is_language) {

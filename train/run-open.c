@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "train/evaluate-lookahead.h"
 #include "train/run.h"
 
 /* ---- The insertion ------------------------------------------------------------------------------------------ */
@@ -13,6 +14,15 @@ static ot_status open_from_file(const ot_train_options *o, const ot_model *model
     const ot_insertion_options open = {.allow_base_mismatch = o->allow_base_mismatch};
     return ot_insertion_open_trainable(out, model, spec->name, o->init_from, (const ot_insertion *const *)parents, n_parents, &open,
                                        err);
+}
+
+/* A lookahead head starts from its parent's score of the text so far, where its place in the stack allows it. */
+static ot_status start_lookahead(const ot_train_options *o, const ot_model *model, ot_insertion *x, ot_error *err)
+{
+    const ot_insertion_options open = {.allow_base_mismatch = o->allow_base_mismatch};
+    const ot_insertion *scorer;
+    const ot_status st = ot_lookahead_scorer(x, &scorer, err);
+    return st == OT_OK && ot_init_can_follow(x, scorer) ? ot_init_follow(x, model, scorer, &open, err) : st;
 }
 
 ot_status ot_run_make_insertion(const ot_train_options *o, const ot_model *model, ot_insertion **parents, uint32_t n_parents,
@@ -29,9 +39,15 @@ ot_status ot_run_make_insertion(const ot_train_options *o, const ot_model *model
         return ot_fail_param(err, OT_ERR_INVALID, "init", "--init '%s' is not random, normal, copy or mirror", o->init);
     if (pairwise && o->activation[0] == '\0')
         spec.activation = OT_ACT_IDENTITY;
+    if (spec.kind == OT_HEAD_LOOKAHEAD && o->activation[0] == '\0')
+        for (uint32_t i = 0; i < n_parents; i++)
+            if (ot_insertion_get_info(parents[i])->spec.kind == OT_HEAD_SCALAR)
+                spec.activation = ot_insertion_get_info(parents[i])->spec.activation;
     st = ot_insertion_create(out, model, &spec, (const ot_insertion *const *)parents, err);
     if (st == OT_OK)
         st = ot_init_params(*out, model, method, o->seed, NULL, err);
+    if (st == OT_OK && spec.kind == OT_HEAD_LOOKAHEAD)
+        st = start_lookahead(o, model, *out, err);
     if (st == OT_OK && log != NULL)
         fprintf(log, "initialised %llu parameters (%s): width %u, %u heads on %u, ffn %u\n",
                 (unsigned long long)ot_insertion_get_info(*out)->n_params, o->init, spec.n_embd, spec.n_heads, spec.n_kv_heads,
@@ -194,7 +210,9 @@ static ot_status open_learner(ot_run *run, ot_error *err)
         return ot_fail(err, OT_ERR_NOMEM, "out of memory");
     for (uint32_t i = 0; i < n_params; i++)
         run->gradient_of[i] = ot_gradients_of(run->gradients, i);
-    return run->loss == OT_LOSS_LANGUAGE ? ot_run_language_open(run, err) : OT_OK;
+    run->adam.head_rate = o->head_lr;
+    return run->loss == OT_LOSS_LANGUAGE    ? ot_run_language_open(run, err)
+           : run->loss == OT_LOSS_LOOKAHEAD ? ot_run_lookahead_open(run, err) : OT_OK;
 }
 
 static void set_plan_options(ot_run *run)
@@ -250,6 +268,7 @@ void ot_run_close(ot_run *run)
 {
     if (run->curve != NULL)
         fclose(run->curve);
+    ot_run_lookahead_close(run);
     ot_language_loss_close(&run->language);
     ot_text_targets_close(&run->targets);
     free(run->d_head_in);

@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "train/evaluate-language.h"
+#include "train/evaluate-lookahead.h"
 #include "train/run.h"
 
 /* ---- One step ----------------------------------------------------------------------------------------------- */
@@ -21,7 +22,10 @@ static ot_status gather_batch(ot_run *run, ot_batch *batch, ot_error *err)
 {
     const ot_epoch_plan *p = &run->plan;
     ot_sequence_batch_clear(run->sequences);
-    for (uint32_t i = p->batch_first[run->state.batch]; i < p->batch_first[run->state.batch + 1]; i++) {
+    if (run->loss == OT_LOSS_LOOKAHEAD)
+        ot_run_lookahead_gather(run);
+    for (uint32_t i = p->batch_first[run->state.batch];
+         run->loss != OT_LOSS_LOOKAHEAD && i < p->batch_first[run->state.batch + 1]; i++) {
         const ot_sample *s = &p->samples[p->order[i]];
         for (uint32_t l = 0; l < s->n_leaves; l++)
             ot_sequence_batch_add(run->sequences, p->tokens + s->leaf[l].tokens.first, s->leaf[l].tokens.n, OT_ROW_OUTPUT);
@@ -55,8 +59,9 @@ static ot_status differentiate(ot_run *run, const ot_batch *batch, double *loss,
     const ot_epoch_plan *p = &run->plan;
     const uint32_t n = p->batch_first[run->state.batch + 1] - p->batch_first[run->state.batch];
     const double scale = (double)p->n_batches / p->n_samples;
-    if (run->loss == OT_LOSS_LANGUAGE) {
-        const ot_status st = ot_run_language_loss(run, batch, loss, err);
+    if (run->spec.kind != OT_HEAD_SCALAR) {
+        const ot_status st = run->loss == OT_LOSS_LANGUAGE ? ot_run_language_loss(run, batch, loss, err)
+                                                           : ot_run_lookahead_loss(run, batch, loss, err);
         *loss_done = ot_train_now();
         if (st == OT_OK)
             run->last_penalty = ot_gradients_backward_from(run->gradients, batch, run->d_head_in);
@@ -178,6 +183,10 @@ static void print_figures(const ot_run *run, const char *file, const ot_eval_res
         fprintf(run->log, " base: nll %.4f;", r->base.nll);
     if (r->tokens_per_pass > 0)
         fprintf(run->log, " %.3f tokens a pass", r->tokens_per_pass);
+    if (r->is_lookahead)
+        fprintf(run->log, " correlation of scores %.4f, of changes %.4f, among ten %.4f; highest of ten %.4f, lowest %.4f (%llu positions)",
+                r->lookahead.score_correlation, r->lookahead.change_correlation, r->lookahead.within_correlation,
+                r->lookahead.highest_of_ten, r->lookahead.lowest_of_ten, (unsigned long long)r->lookahead.n_positions);
     fputc('\n', run->log);
     fflush(run->log);
 }
@@ -195,9 +204,9 @@ static ot_status periodic_evaluation(ot_run *run, ot_error *err)
 {
     ot_eval_result result;
     const double start = ot_train_now();
-    const ot_status st = run->loss == OT_LOSS_LANGUAGE
-                             ? ot_run_language_evaluate(run, &result, err)
-                             : evaluate_scalar(run, run->insertion, run->sequences, run->dev, &result, err);
+    const ot_status st = run->loss == OT_LOSS_LANGUAGE    ? ot_run_language_evaluate(run, &result, err)
+                         : run->loss == OT_LOSS_LOOKAHEAD ? ot_run_lookahead_evaluate(run, &result, err)
+                         : evaluate_scalar(run, run->insertion, run->sequences, run->dev, &result, err);
     run->eval_seconds += ot_train_now() - start;
     if (st != OT_OK)
         return st;
@@ -283,6 +292,8 @@ static ot_status evaluate_file(ot_run *run, ot_eval_result *result, ot_error *er
     if (st == OT_OK)
         st = run->loss == OT_LOSS_LANGUAGE
                  ? ot_evaluate_generation_head(run->engine, written, sequences, o->batch_tokens, dev, NULL, result, err)
+             : run->loss == OT_LOSS_LOOKAHEAD
+                 ? ot_evaluate_lookahead_head(run->engine, written, sequences, o->batch_tokens, dev, NULL, result, err)
                  : evaluate_scalar(run, written, sequences, dev, result, err);
     ot_dataset_close(&dev);
     ot_sequence_batch_close(&sequences);

@@ -3,11 +3,13 @@
 #define OTTER_TRAIN_RUN_H
 
 #include "train/adamw.h"
+#include "train/candidates.h"
 #include "train/checkpoint.h"
 #include "train/epoch-plan.h"
 #include "train/evaluate.h"
 #include "train/gradients.h"
 #include "train/language-loss.h"
+#include "train/lookahead-loss.h"
 #include "train/losses.h"
 #include "train/text-targets.h"
 #include "train/train-internal.h"
@@ -36,6 +38,12 @@ typedef struct ot_run {
     float *raw, *d_raw;             /* (batch_tokens, outputs); scalar heads */
     ot_language_loss *language;     /* generation heads; NULL for others */
     ot_text_targets targets;        /* of heads with a value for every token */
+    ot_lookahead_loss *lookahead;   /* lookahead heads; NULL for others */
+    const ot_insertion *scorer;     /* the parent that it predicts */
+    ot_candidates candidates;
+    int32_t *next_tokens;           /* (batch_tokens) of the texts, and their scores */
+    float *next_scores;
+    ot_score_target *score_targets; /* (batch_tokens + positions with candidates) */
     float *d_head_in;               /* (batch_tokens, d') the same */
     float *head_gradients[OT_MAX_HEADS];
     FILE *curve;                    /* NULL without --curve */
@@ -63,6 +71,14 @@ ot_status ot_run_language_open(ot_run *run, ot_error *err);
 ot_status ot_run_language_loss(ot_run *run, const ot_batch *batch, double *loss, ot_error *err);
 /* Held-out figures with the weights as they are. */
 ot_status ot_run_language_evaluate(ot_run *run, ot_eval_result *result, ot_error *err);
+
+/* ---- Lookahead heads (run-lookahead.c) ---- */
+ot_status ot_run_lookahead_open(ot_run *run, ot_error *err);
+void ot_run_lookahead_close(ot_run *run);
+/* Puts the plan's current batch into the sequences, with room for candidates at some positions. */
+void ot_run_lookahead_gather(ot_run *run);
+ot_status ot_run_lookahead_loss(ot_run *run, const ot_batch *batch, double *loss, ot_error *err);
+ot_status ot_run_lookahead_evaluate(ot_run *run, ot_eval_result *result, ot_error *err);
 
 /* ---- The training curve (curve.c) ---- */
 ot_status ot_curve_open(ot_run *run, ot_error *err);

@@ -23,6 +23,11 @@ struct ot_sequence_batch {
     ot_kv_insertion *kv;                    /* (max_rows, n_chain) */
     uint32_t *n_pages;                      /* (max_rows) pages of each sequence */
     size_t total_pages;
+    uint32_t *n_slots;                      /* (max_rows) slots of each sequence that are taken */
+    uint32_t n_branches;
+    ot_row *branches;                       /* (max_rows) */
+    uint32_t *tails;                        /* (max_rows) the slot of each branch, which is its tail */
+    ot_kv_view *branch_views;               /* (max_rows) */
     uint8_t **table;                        /* (table_capacity) unit pointers */
     size_t table_capacity;
     uint8_t *units;
@@ -65,7 +70,11 @@ ot_status ot_sequence_batch_open(ot_sequence_batch **out, const ot_model *model,
     b->views = ot_train_alloc(max_rows, sizeof *b->views);
     b->kv = ot_train_alloc((size_t)max_rows * MAX_CHAIN, sizeof *b->kv);
     b->n_pages = ot_train_alloc(max_rows, sizeof *b->n_pages);
-    if (!b->rows || !b->views || !b->kv || !b->n_pages) {
+    b->n_slots = ot_train_alloc(max_rows, sizeof *b->n_slots);
+    b->branches = ot_train_alloc(max_rows, sizeof *b->branches);
+    b->tails = ot_train_alloc(max_rows, sizeof *b->tails);
+    b->branch_views = ot_train_alloc(max_rows, sizeof *b->branch_views);
+    if (!b->rows || !b->views || !b->kv || !b->n_pages || !b->n_slots || !b->branches || !b->tails || !b->branch_views) {
         ot_sequence_batch_close(&b);
         return ot_fail(err, OT_ERR_NOMEM, "out of memory for batches of %u rows", max_rows);
     }
@@ -82,6 +91,10 @@ void ot_sequence_batch_close(ot_sequence_batch **batch)
     free(b->views);
     free(b->kv);
     free(b->n_pages);
+    free(b->n_slots);
+    free(b->branches);
+    free(b->tails);
+    free(b->branch_views);
     free(b->table);
     free(b->units);
     free(b);
@@ -90,7 +103,7 @@ void ot_sequence_batch_close(ot_sequence_batch **batch)
 
 void ot_sequence_batch_clear(ot_sequence_batch *b)
 {
-    b->n_rows = b->n_sequences = 0;
+    b->n_rows = b->n_sequences = b->n_branches = 0;
     b->total_pages = 0;
 }
 
@@ -101,12 +114,18 @@ uint32_t ot_sequence_batch_rows(const ot_sequence_batch *b)
 
 uint32_t ot_sequence_batch_add(ot_sequence_batch *b, const int32_t *tokens, uint32_t n, uint32_t flags)
 {
+    return ot_sequence_batch_add_room(b, tokens, n, 0, flags);
+}
+
+uint32_t ot_sequence_batch_add_room(ot_sequence_batch *b, const int32_t *tokens, uint32_t n, uint32_t n_branches, uint32_t flags)
+{
     const uint32_t first = b->n_rows;
     for (uint32_t i = 0; i < n; i++)
         b->rows[first + i] = (ot_row){.token = tokens[i], .position = i, .sequence = b->n_sequences, .slot = i,
                                       .n_prefix = i + 1, .flags = flags};
     b->n_rows += n;
-    b->n_pages[b->n_sequences] = (n + OT_PAGE_TOKENS - 1) / OT_PAGE_TOKENS;
+    b->n_slots[b->n_sequences] = n;
+    b->n_pages[b->n_sequences] = (n + n_branches + OT_PAGE_TOKENS - 1) / OT_PAGE_TOKENS;
     b->total_pages += b->n_pages[b->n_sequences++];
     return first;
 }
@@ -161,4 +180,23 @@ ot_status ot_sequence_batch_finish(ot_sequence_batch *b, ot_batch *batch, ot_tap
     *batch = (ot_batch){.n_rows = b->n_rows, .rows = b->rows, .n_sequences = b->n_sequences, .sequences = b->views,
                         .tape = tape};
     return OT_OK;
+}
+
+uint32_t ot_sequence_batch_branch(ot_sequence_batch *b, uint32_t after_row, int32_t token)
+{
+    const ot_row *r = &b->rows[after_row];
+    const uint32_t i = b->n_branches++;
+    b->tails[i] = b->n_slots[r->sequence]++;
+    b->branches[i] = (ot_row){.token = token, .position = r->position + 1, .sequence = r->sequence, .slot = b->tails[i],
+                              .n_prefix = r->position + 1, .n_tail = 1, .tail = &b->tails[i], .flags = OT_ROW_OUTPUT};
+    return i;
+}
+
+void ot_sequence_batch_finish_branches(ot_sequence_batch *b, ot_batch *batch)
+{
+    for (uint32_t s = 0; s < b->n_sequences; s++) {
+        b->branch_views[s] = b->views[s];
+        b->branch_views[s].n_insertions -= b->n_chain > 0;
+    }
+    *batch = (ot_batch){.n_rows = b->n_branches, .rows = b->branches, .n_sequences = b->n_sequences, .sequences = b->branch_views};
 }

@@ -16,9 +16,17 @@ void ot_sequence_batch_clear(ot_sequence_batch *b);
 uint32_t ot_sequence_batch_rows(const ot_sequence_batch *b);
 /* Adds a sequence; flags are those of every row. Returns its first row; n must fit into what is left. */
 uint32_t ot_sequence_batch_add(ot_sequence_batch *b, const int32_t *tokens, uint32_t n, uint32_t flags);
+/* The same, with room for n_branches candidate rows. */
+uint32_t ot_sequence_batch_add_room(ot_sequence_batch *b, const int32_t *tokens, uint32_t n, uint32_t n_branches, uint32_t flags);
 /* Sets flags of one row. */
 void ot_sequence_batch_flag(ot_sequence_batch *b, uint32_t row, uint32_t flags);
 /* Assigns units and fills *batch, which borrows from b until the next clear. tape may be NULL. */
 ot_status ot_sequence_batch_finish(ot_sequence_batch *b, ot_batch *batch, ot_tape *tape, ot_error *err);
+
+/* Candidates: further rows over the keys and values that the batch has left behind, each one token after the text up to a row of it.
+ * To be added after the forward pass; at most max_rows, and for each sequence as many as there is room for. Returns its row. */
+uint32_t ot_sequence_batch_branch(ot_sequence_batch *b, uint32_t after_row, int32_t token);
+/* Fills *batch with them. They run the parents of the insertion without the insertion itself, whose keys they would not need. */
+void ot_sequence_batch_finish_branches(ot_sequence_batch *b, ot_batch *batch);
 
 #endif

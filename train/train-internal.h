@@ -27,4 +27,10 @@ float ot_rng_normal(ot_rng *rng);                 /* mean 0, variance 1 */
 ot_status ot_train_open_parents(const ot_model *model, char (*parents)[OT_TRAIN_PATH], uint32_t n_parents,
                                 bool allow_base_mismatch, ot_insertion **opened, uint32_t *n, ot_error *err);
 
+/* A lookahead head that says r(x) for every next token: see initialise-lookahead.c. Needs `scorer` to be the first of its parents but
+ * for the scorer's own, both with a stream that their heads read; after ot_init_params. */
+bool ot_init_can_follow(const ot_insertion *insertion, const ot_insertion *scorer);
+ot_status ot_init_follow(ot_insertion *insertion, const ot_model *base, const ot_insertion *scorer, const ot_insertion_options *options,
+                         ot_error *err);
+
 #endif

@@ -71,6 +71,7 @@ typedef struct ot_train_options {
     double positions, offset_decay, tail;     /* generation */
     double change_weight;                     /* lookahead */
     uint32_t candidates, random_candidates;
+    double head_lr;                           /* of the heads' own parameters, relative to lr */
     bool resume, allow_base_mismatch;
 } ot_train_options;
 
@@ -123,6 +124,15 @@ typedef struct ot_language_figures {
     double top1, top5;             /* share of the tokens that were the likeliest, or among the five likeliest */
 } ot_language_figures;
 
+/* Figures of a lookahead head over positions of texts, on the base's ten likeliest next tokens v of each. */
+typedef struct ot_lookahead_figures {
+    uint64_t n_positions;
+    double score_correlation;      /* of predictions with r([x, v]): high already for who repeats r(x) */
+    double change_correlation;     /* of prediction - r(x) with r([x, v]) - r(x), over all pairs */
+    double within_correlation;     /* of the differences from the mean of the ten */
+    double highest_of_ten, lowest_of_ten; /* how often the same token is named as the exact scores name; chance: .1 */
+} ot_lookahead_figures;
+
 typedef struct ot_eval_result {
     uint64_t n_rows, n_tokens;
     double seconds;
@@ -143,6 +153,8 @@ typedef struct ot_eval_result {
     ot_language_figures base;
     double tokens_per_pass;        /* heads with offsets 1, 2, ...: greedy decoding of these texts by a chain of drafts, if the texts
                                     * are what the base decodes greedily; 0 for others */
+    bool is_lookahead;
+    ot_lookahead_figures lookahead;
 } ot_eval_result;
 
 typedef struct ot_eval_options {
