@@ -404,6 +404,13 @@ typedef struct vector_bench {
 } vector_bench;
 
 static void run_rms_norm(void *arg) { vector_bench *b = arg; b->k->rms_norm(b->z, b->x, b->y, 576, 1e-5f); }
+static void run_layer_norm(void *arg)
+{
+    vector_bench *b = arg;
+    float mean;
+    b->k->layer_norm(b->z, b->x, b->y, b->y, 768, 1e-5f, &mean);
+}
+static void run_gelu(void *arg) { vector_bench *b = arg; b->k->gelu(b->z, b->x, 3072); }
 static void run_silu_mul(void *arg) { vector_bench *b = arg; b->k->silu_mul(b->z, b->x, b->y, 1536); }
 static void run_dot(void *arg) { vector_bench *b = arg; sink = b->k->dot(b->x, b->y, 576); }
 static void run_max(void *arg) { vector_bench *b = arg; sink = b->k->max(b->x, 49152); }
@@ -425,7 +432,8 @@ static void bench_vectors(const ot_kernels *k)
         double elements;
     } cases[] = {{"rms_norm 576", run_rms_norm, 576}, {"silu_mul 1536", run_silu_mul, 1536},  {"dot 576", run_dot, 576},
                  {"max 49152", run_max, 49152},       {"sum_exp 49152", run_sum_exp, 49152},  {"rope 9x64", run_rope, 576},
-                 {"rope neox 9x64", run_neox, 576},   {"quantize 576", run_quantize, 576},    {"kv_store 64", run_kv_store, 64}};
+                 {"rope neox 9x64", run_neox, 576},   {"quantize 576", run_quantize, 576},    {"kv_store 64", run_kv_store, 64},
+                 {"layer_norm 768", run_layer_norm, 768}, {"gelu 3072", run_gelu, 3072}};
     vector_bench b = {.k = k, .x = floats(49152), .y = floats(49152), .z = floats(49152), .unit = buffer(8192)};
     b.acts = (ot_acts){.n_rows = 1, .n_in = 576, .x = b.x, .x_stride = 576, .q = buffer(576), .q_stride = 576,
                        .scale = floats(18), .b_stride = 18, .bsum = floats(18), .qsum = buffer(18 * sizeof(int32_t))};
