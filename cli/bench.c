@@ -2,18 +2,18 @@
  *
  * Every case runs in turn, `rounds` times over, so that a drift of the machine's speed falls on all of them alike; the figure of a
  * case is its median. Cases go through the scheduler as requests do, without HTTP and without the prefix cache. */
-#include "cli/commands.h"
-#include "scheduler/scheduler.h"
+#include "cli/bench.h"
 
-#include <getopt.h>
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
-#define MAX_ROUNDS 99
-#define MAX_BATCH 64
-#define MAX_CASES 32
+#include "cli/commands.h"
+
+#define COMMAND "bench"
 
 /* Ordinary prose to run on; repeated from different starts, so that sequences of a batch differ. */
 static const char prose[] =
@@ -25,26 +25,13 @@ static const char prose[] =
     "down beside him, and read the letter again, slowly, with one finger under each line. ";
 
 typedef struct bench {
-    ot_model *model;
-    ot_heads *heads;
-    ot_scheduler *scheduler;
+    ot_cli_session_options options;
+    ot_cli_session session;
     int32_t *text;
     size_t n_text;
-    uint32_t prompt_tokens, decode_tokens, rounds;
-    const char *head; /* for signals and ARGS, or NULL */
+    ot_bench_sizes sizes;
+    uint32_t rounds;
 } bench;
-
-typedef struct bench_case {
-    char name[64];
-    uint32_t batch, n_prompt, n_decode;
-    bool signals;
-    uint32_t candidates;      /* ARGS if > 0 */
-    float weight;
-    const char *baseline;     /* the case it is compared with, or NULL */
-    double rate[MAX_ROUNDS];  /* tokens a second */
-    uint64_t scored, generated;
-    double median;
-} bench_case;
 
 static double now_s(void)
 {
@@ -53,25 +40,9 @@ static double now_s(void)
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-static ot_status add_intervention(const bench *b, const bench_case *c, ot_request_params *p, ot_error *err)
+static ot_status submit(const bench *b, const ot_bench_case *c, ot_request **requests, ot_error *err)
 {
-    if (!c->signals && c->candidates == 0)
-        return OT_OK;
-    ot_intervention *x = &p->intervention;
-    const ot_status st = ot_heads_find(b->heads, b->head, &x->signals[0].head, &x->signals[0].output, err);
-    if (st != OT_OK)
-        return st;
-    x->n_signals = 1;
-    snprintf(x->signals[0].name, sizeof x->signals[0].name, "%s", b->head);
-    x->signals[0].weight = c->weight;
-    x->reward = c->candidates > 0;
-    x->candidates = c->candidates;
-    return OT_OK;
-}
-
-static ot_status submit(const bench *b, const bench_case *c, ot_request **requests, ot_error *err)
-{
-    ot_request_params params[MAX_BATCH];
+    ot_request_params params[OT_BENCH_MAX_BATCH];
     memset(params, 0, sizeof params);
     for (uint32_t i = 0; i < c->batch; i++) {
         ot_request_params *p = &params[i];
@@ -83,15 +54,17 @@ static ot_status submit(const bench *b, const bench_case *c, ot_request **reques
         p->no_prefix_cache = true;
         p->sampling.top_p = 1.0f;
         p->sampling.repetition_penalty = 1.0f;
-        const ot_status st = add_intervention(b, c, p, err);
-        if (st != OT_OK)
-            return st;
+        p->intervention = c->intervention;
+        ot_cli_intervention_retain(&p->intervention);
     }
-    return ot_scheduler_submit(b->scheduler, params, c->batch, requests, err);
+    const ot_status st = ot_scheduler_submit(b->session.scheduler, params, c->batch, requests, err);
+    for (uint32_t i = 0; i < c->batch && st != OT_OK; i++)
+        ot_cli_intervention_release(&params[i].intervention);
+    return st;
 }
 
 /* Reads all there is; returns the tokens read and notes the time of each request's first. */
-static uint32_t read_all(const bench_case *c, ot_request **requests, double *first)
+static uint32_t read_all(const ot_bench_case *c, ot_request **requests, double *first)
 {
     ot_token_out out[16];
     uint32_t tokens = 0;
@@ -107,7 +80,7 @@ static uint32_t read_all(const bench_case *c, ot_request **requests, double *fir
     return tokens;
 }
 
-static bool all_done(const bench_case *c, ot_request **requests)
+static bool all_done(const ot_bench_case *c, ot_request **requests)
 {
     for (uint32_t i = 0; i < c->batch; i++)
         if (!ot_request_done(requests[i]))
@@ -117,18 +90,18 @@ static bool all_done(const bench_case *c, ot_request **requests)
 
 /* One round of a case. Prefill (n_decode 1): prompt tokens by the time to the last first token. Decode: tokens after the last first
  * token by the time they took. */
-static ot_status run_case(const bench *b, bench_case *c, uint32_t round, ot_error *err)
+static ot_status run_case(const bench *b, ot_bench_case *c, uint32_t round, ot_error *err)
 {
-    ot_request *requests[MAX_BATCH] = {0};
-    double first[MAX_BATCH] = {0}, all_first = 0.0, end = 0.0;
+    ot_request *requests[OT_BENCH_MAX_BATCH] = {0};
+    double first[OT_BENCH_MAX_BATCH] = {0}, all_first = 0.0, end = 0.0;
     uint32_t tokens = 0, at_first = 0;
     const double start = now_s();
     ot_status st = submit(b, c, requests, err);
     if (st != OT_OK)
         return st;
     for (bool done = false; !done;) {
-        ot_scheduler_wait(b->scheduler, 1000);
-        while (ot_scheduler_poll(b->scheduler) != NULL)
+        ot_scheduler_wait(b->session.scheduler, 1000);
+        while (ot_scheduler_poll(b->session.scheduler) != NULL)
             continue;
         tokens += read_all(c, requests, first);
         end = now_s();
@@ -145,6 +118,7 @@ static ot_status run_case(const bench *b, bench_case *c, uint32_t round, ot_erro
         const ot_request_usage u = ot_request_get_usage(requests[i]);
         c->scored += u.candidates_scored;
         c->generated += u.completion_tokens;
+        c->accepted += u.accepted_prediction_tokens;
         if (ot_request_finish(requests[i], 0) != OT_FINISH_LENGTH)
             st = ot_fail(err, OT_ERR_IO, "case '%s': a request did not run to its length: %s", c->name,
                          ot_request_error(requests[i]) != NULL ? ot_request_error(requests[i])->message : "");
@@ -161,37 +135,6 @@ static int by_value(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-static uint32_t list_cases(const bench *b, bench_case *cases, const uint32_t *batches, uint32_t n_batches)
-{
-    uint32_t n = 0;
-    cases[n++] = (bench_case){.name = "prefill", .batch = 1, .n_prompt = b->prompt_tokens, .n_decode = 1};
-    if (b->head != NULL)
-        cases[n++] = (bench_case){.name = "prefill with signals", .batch = 1, .n_prompt = b->prompt_tokens, .n_decode = 1,
-                                  .signals = true, .baseline = "prefill"};
-    for (uint32_t i = 0; i < n_batches && n + 5 <= MAX_CASES; i++) {
-        const bench_case plain = {.batch = batches[i], .n_prompt = 32, .n_decode = b->decode_tokens};
-        static char names[8][32];
-        snprintf(names[i], sizeof names[i], "decode, batch %u", batches[i]);
-        const struct { const char *what; bool signals; uint32_t k; float weight; } variants[] = {
-            {"", false, 0, 0.0f},
-            {", signals", true, 0, 0.0f},
-            {", ARGS k=10 w=-1.5", false, 10, -1.5f},
-            {", ARGS k=10 w=-4", false, 10, -4.0f},
-            {", ARGS k=10 w=-100", false, 10, -100.0f}, /* too strong for pruning: every candidate is scored */
-        };
-        for (size_t v = 0; v < sizeof variants / sizeof variants[0] && (v == 0 || b->head != NULL); v++) {
-            bench_case *c = &cases[n++];
-            *c = plain;
-            snprintf(c->name, sizeof c->name, "%.31s%.32s", names[i], variants[v].what);
-            c->signals = variants[v].signals;
-            c->candidates = variants[v].k;
-            c->weight = variants[v].weight;
-            c->baseline = v == 0 ? NULL : names[i];
-        }
-    }
-    return n;
-}
-
 static double resident_mib(void)
 {
     long pages = 0, resident = 0;
@@ -204,30 +147,45 @@ static double resident_mib(void)
     return (double)resident * 4096.0 / 1048576.0;
 }
 
-static void print_table(const bench *b, bench_case *cases, uint32_t n)
+static void print_table(const bench *b, ot_bench_case *cases, uint32_t n)
 {
-    printf("| case | tokens/s | min | max | time against plain | scored a token |\n|---|---|---|---|---|---|\n");
+    printf("| case | tokens/s | min | max | time against plain | scored a token | tokens a pass |\n|---|---|---|---|---|---|---|\n");
     for (uint32_t i = 0; i < n; i++) {
-        bench_case *c = &cases[i];
+        ot_bench_case *c = &cases[i];
         qsort(c->rate, b->rounds, sizeof c->rate[0], by_value);
         c->median = c->rate[b->rounds / 2];
-        char ratio[32] = "", scored[32] = "";
-        for (uint32_t k = 0; k < i && c->baseline != NULL; k++)
-            if (strcmp(cases[k].name, c->baseline) == 0)
-                snprintf(ratio, sizeof ratio, "%.2fx", cases[k].median / c->median);
-        if (c->candidates > 0)
+        char ratio[32] = "", scored[32] = "", pass[32] = "";
+        if (c->baseline >= 0)
+            snprintf(ratio, sizeof ratio, "%.2fx", cases[c->baseline].median / c->median);
+        if (c->scored > 0)
             snprintf(scored, sizeof scored, "%.2f", (double)c->scored / (double)c->generated);
-        printf("| %s | %.1f | %.1f | %.1f | %s | %s |\n", c->name, c->median, c->rate[0], c->rate[b->rounds - 1], ratio, scored);
+        if (c->steering.n_drafts > 0 && c->generated > c->accepted)
+            snprintf(pass, sizeof pass, "%.2f", (double)c->generated / (double)(c->generated - c->accepted));
+        printf("| %s | %.1f | %.1f | %.1f | %s | %s | %s |\n", c->name, c->median, c->rate[0], c->rate[b->rounds - 1], ratio, scored,
+               pass);
     }
+}
+
+static void print_head(const bench *b)
+{
+    const ot_model_info *info = ot_model_get_info(b->session.model);
+    printf("%s, %u threads; weights %.1f MiB (file %.1f), resident %.1f MiB with all that is loaded\n\n", info->name,
+           ot_scheduler_get_options(b->session.scheduler)->n_threads, (double)info->weight_bytes / 1048576.0,
+           (double)info->file_bytes / 1048576.0, resident_mib());
 }
 
 static void usage(FILE *to)
 {
-    fprintf(to, "Usage: otter bench --model FILE [--head NAME=FILE] [OPTION]...\n\n"
-                "Measures prefill and decoding, plain and steered by the head, in turn within one run; prints medians in\n"
-                "tokens a second and times against plain decoding, as a Markdown table.\n\n"
+    fprintf(to, "Usage: otter bench --model FILE [OPTION]...\n"
+                "       otter bench paper [OPTION]...\n\n"
+                "Measures prefill and decoding, plain and in every way that the loaded heads and models allow, in turn within one\n"
+                "run; prints medians in tokens a second and times against plain decoding, as a Markdown table. `otter bench paper` runs\n"
+                "tests/bench/compare.py of the source tree (its --help tells more), with the Python in $OTTER_PYTHON or python3.\n\n"
                 "  --model FILE          base model (GGUF)\n"
-                "  --head NAME=FILE      insertion for the cases with signals and ARGS\n"
+                "  --head NAME=FILE      insertion (repeatable): scalar, lookahead, experts or drafts\n"
+                "  --reward-model NAME=MODEL,HEAD, --expert-model NAME=MODEL, --draft-model MODEL\n"
+                "                        the same by separate models\n"
+                "  --only WORD[,...]     plain cases, and those whose names hold a word\n"
                 "  --threads N           threads of the engine (default: all)\n"
                 "  --rounds N            rounds over all cases (default 5)\n"
                 "  --prompt-tokens N     prompt of the prefill case (default 512)\n"
@@ -236,42 +194,30 @@ static void usage(FILE *to)
                 "  --cpu-mask N          instruction sets to use, as bits: 0 plain C, 1 AVX2, 3 AVX-512, 7 VNNI (default all)\n");
 }
 
-static ot_status open_bench(bench *b, const char *model, const char *head, const ot_scheduler_options *options, ot_error *err)
+/* The text that prompts are cut from; false (and prints) on failure. */
+static bool make_text(bench *b)
 {
-    ot_status st = ot_model_open(&b->model, model, err);
-    if (st == OT_OK)
-        st = ot_heads_open(&b->heads, b->model, 8, err);
-    if (st == OT_OK && head != NULL) {
-        static char name[64];
-        const char *file = strchr(head, '=');
-        if (file == NULL || (size_t)(file - head) >= sizeof name)
-            return ot_fail_param(err, OT_ERR_INVALID, "head", "--head takes NAME=FILE");
-        memcpy(name, head, (size_t)(file - head));
-        b->head = name;
-        st = ot_heads_load(b->heads, name, file + 1, NULL, err);
-    }
-    if (st == OT_OK)
-        st = ot_scheduler_open(&b->scheduler, b->model, b->heads, options, err);
-    if (st != OT_OK)
-        return st;
-    const size_t want = b->prompt_tokens + 7 * MAX_BATCH + 8;
+    const size_t want = b->sizes.prompt_tokens + 7 * OT_BENCH_MAX_BATCH + 8;
     int32_t *once;
     size_t n_once;
-    st = ot_tokenize(ot_model_tokenizer(b->model), prose, sizeof prose - 1, 0, &once, &n_once, err);
-    if (st != OT_OK)
-        return st;
+    ot_error err;
+    if (ot_tokenize(ot_model_tokenizer(b->session.model), prose, sizeof prose - 1, 0, &once, &n_once, &err) != OT_OK) {
+        fprintf(stderr, "otter " COMMAND ": %s\n", err.message);
+        return false;
+    }
     b->text = malloc(want * sizeof *b->text);
     b->n_text = want;
     for (size_t i = 0; b->text != NULL && i < want; i++)
         b->text[i] = once[i % n_once];
     free(once);
-    return b->text == NULL ? ot_fail(err, OT_ERR_NOMEM, "out of memory") : OT_OK;
+    if (b->text == NULL)
+        fprintf(stderr, "otter " COMMAND ": out of memory\n");
+    return b->text != NULL;
 }
 
-static int run_bench(bench *b, const uint32_t *batches, uint32_t n_batches, ot_error *err)
+static int run_bench(bench *b, ot_bench_case *cases, uint32_t n)
 {
-    static bench_case cases[MAX_CASES];
-    const uint32_t n = list_cases(b, cases, batches, n_batches);
+    ot_error err = {0};
     const double start = now_s();
     for (uint32_t round = 0; round < b->rounds; round++)
         for (uint32_t i = 0; i < n; i++) {
@@ -279,69 +225,121 @@ static int run_bench(bench *b, const uint32_t *batches, uint32_t n_batches, ot_e
             const uint32_t done = round * n + i;
             fprintf(stderr, "\r\033[Kround %u of %u: %s, %.0f s left", round + 1, b->rounds, cases[i].name,
                     done > 0 ? elapsed / done * (b->rounds * n - done) : 0.0);
-            if (run_case(b, &cases[i], round, err) != OT_OK) {
-                fprintf(stderr, "\notter bench: %s\n", err->message);
+            if (run_case(b, &cases[i], round, &err) != OT_OK) {
+                fprintf(stderr, "\notter " COMMAND ": %s\n", err.message);
                 return 1;
             }
         }
     fprintf(stderr, "\r\033[K");
-    const ot_model_info *info = ot_model_get_info(b->model);
-    printf("%s, %u threads; weights %.1f MiB (file %.1f), resident %.1f MiB\n\n", info->name,
-           ot_scheduler_get_options(b->scheduler)->n_threads, (double)info->weight_bytes / 1048576.0,
-           (double)info->file_bytes / 1048576.0, resident_mib());
+    print_head(b);
     print_table(b, cases, n);
     return 0;
 }
 
+/* Becomes the comparison program beside this one in the source tree, or below the working folder. */
+static int run_paper(char **argv)
+{
+    static const char script[] = "tests/bench/compare.py";
+    char path[4096] = {0}, self[3072] = {0}, *python = getenv("OTTER_PYTHON");
+    if (readlink("/proc/self/exe", self, sizeof self - 1) > 0 && strrchr(self, '/') != NULL) {
+        setenv("OTTER_BIN", self, 0);
+        *strrchr(self, '/') = '\0';
+        snprintf(path, sizeof path, "%s/../%s", self, script);
+    }
+    if (access(path, R_OK) != 0)
+        snprintf(path, sizeof path, "%s", script);
+    if (access(path, R_OK) != 0) {
+        fprintf(stderr, "otter " COMMAND ": no %s beside this program's folder or below this one: it comes with the sources\n", script);
+        return 1;
+    }
+    argv[-1] = python != NULL ? python : "python3";
+    argv[0] = path;
+    execvp(argv[-1], argv - 1);
+    fprintf(stderr, "otter " COMMAND ": %s: %s\n", argv[-1], strerror(errno));
+    return 1;
+}
+
+static const struct option long_options[] = {
+    {"model", required_argument, NULL, 'm'},         {"head", required_argument, NULL, 'h'},
+    {"reward-model", required_argument, NULL, 'R'},  {"expert-model", required_argument, NULL, 'E'},
+    {"draft-model", required_argument, NULL, 'D'},   {"only", required_argument, NULL, 'o'},
+    {"threads", required_argument, NULL, 't'},       {"rounds", required_argument, NULL, 'r'},
+    {"prompt-tokens", required_argument, NULL, 'p'}, {"decode-tokens", required_argument, NULL, 'd'},
+    {"batches", required_argument, NULL, 'b'},       {"cpu-mask", required_argument, NULL, 'c'},
+    {"help", no_argument, NULL, 'H'},                {NULL, 0, NULL, 0},
+};
+
+static void parse_batches(ot_bench_sizes *sizes, char *text)
+{
+    sizes->n_batches = 0;
+    for (char *save, *p = strtok_r(text, ",", &save); p != NULL && sizes->n_batches < 8; p = strtok_r(NULL, ",", &save))
+        sizes->batches[sizes->n_batches++] = (uint32_t)strtoul(p, NULL, 10);
+}
+
+/* False for what no option is, or what cannot be taken. */
+static bool parse_option(bench *b, int c)
+{
+    ot_cli_session_options *o = &b->options;
+    switch (c) {
+    case 'm': o->model = optarg; return true;
+    case 'h':
+        if (o->n_heads == OT_CLI_MAX_HEADS)
+            return false;
+        o->heads[o->n_heads++] = optarg;
+        return true;
+    case 'R': return ot_cli_add_model(o, OT_ROLE_REWARD_MODEL, optarg, COMMAND);
+    case 'E': return ot_cli_add_model(o, OT_ROLE_EXPERT_MODEL, optarg, COMMAND);
+    case 'D': return ot_cli_add_model(o, OT_ROLE_DRAFT_MODEL, optarg, COMMAND);
+    case 'o': b->sizes.only = optarg; return true;
+    case 't': o->scheduler.n_threads = (uint32_t)strtoul(optarg, NULL, 10); return true;
+    case 'r': b->rounds = (uint32_t)strtoul(optarg, NULL, 10); return true;
+    case 'p': b->sizes.prompt_tokens = (uint32_t)strtoul(optarg, NULL, 10); return true;
+    case 'd': b->sizes.decode_tokens = (uint32_t)strtoul(optarg, NULL, 10); return true;
+    case 'c': o->scheduler.cpu_mask = (unsigned)strtoul(optarg, NULL, 0); return true;
+    case 'b': parse_batches(&b->sizes, optarg); return true;
+    default: return false;
+    }
+}
+
+static bool is_valid(const bench *b)
+{
+    const ot_bench_sizes *z = &b->sizes;
+    bool valid = b->options.model != NULL && b->rounds >= 1 && b->rounds <= OT_BENCH_MAX_ROUNDS && z->decode_tokens >= 2 &&
+                 z->prompt_tokens >= 1 && z->prompt_tokens <= 65536 && z->n_batches > 0;
+    for (uint32_t i = 0; i < z->n_batches; i++)
+        valid = valid && z->batches[i] >= 1 && z->batches[i] <= OT_BENCH_MAX_BATCH;
+    return valid;
+}
+
 int ot_cli_bench(int argc, char **argv)
 {
-    static const struct option longs[] = {
-        {"model", required_argument, NULL, 'm'},         {"head", required_argument, NULL, 'h'},
-        {"threads", required_argument, NULL, 't'},       {"rounds", required_argument, NULL, 'r'},
-        {"prompt-tokens", required_argument, NULL, 'p'}, {"decode-tokens", required_argument, NULL, 'd'},
-        {"batches", required_argument, NULL, 'b'},       {"cpu-mask", required_argument, NULL, 'c'},
-        {"help", no_argument, NULL, 'H'},                {NULL, 0, NULL, 0},
-    };
-    bench b = {.prompt_tokens = 512, .decode_tokens = 64, .rounds = 5};
-    const char *model = NULL, *head = NULL;
-    uint32_t batches[8] = {1, 16}, n_batches = 2;
-    ot_scheduler_options options;
-    ot_scheduler_options_default(&options);
-    for (int c; (c = getopt_long(argc, argv, "", longs, NULL)) != -1;) {
-        switch (c) {
-        case 'm': model = optarg; break;
-        case 'h': head = optarg; break;
-        case 't': options.n_threads = (uint32_t)strtoul(optarg, NULL, 10); break;
-        case 'r': b.rounds = (uint32_t)strtoul(optarg, NULL, 10); break;
-        case 'p': b.prompt_tokens = (uint32_t)strtoul(optarg, NULL, 10); break;
-        case 'd': b.decode_tokens = (uint32_t)strtoul(optarg, NULL, 10); break;
-        case 'c': options.cpu_mask = (unsigned)strtoul(optarg, NULL, 0); break;
-        case 'b':
-            n_batches = 0;
-            for (char *p = strtok(optarg, ","); p != NULL && n_batches < 8; p = strtok(NULL, ","))
-                batches[n_batches++] = (uint32_t)strtoul(p, NULL, 10);
-            break;
-        case 'H': usage(stdout); return 0;
-        default: usage(stderr); return 2;
+    if (argc > 1 && strcmp(argv[1], "paper") == 0)
+        return run_paper(argv + 1);
+    static bench b;
+    static ot_bench_case cases[OT_BENCH_MAX_CASES];
+    b = (bench){.sizes = {.prompt_tokens = 512, .decode_tokens = 64, .batches = {1, 16}, .n_batches = 2}, .rounds = 5};
+    ot_scheduler_options_default(&b.options.scheduler);
+    for (int c; (c = getopt_long(argc, argv, "", long_options, NULL)) != -1;) {
+        if (c == 'H') {
+            usage(stdout);
+            return 0;
+        }
+        if (!parse_option(&b, c)) {
+            usage(stderr);
+            return 2;
         }
     }
-    bool valid = model != NULL && b.rounds >= 1 && b.rounds <= MAX_ROUNDS && b.decode_tokens >= 2 && b.prompt_tokens >= 1 &&
-                 b.prompt_tokens <= 65536;
-    for (uint32_t i = 0; i < n_batches; i++)
-        valid = valid && batches[i] >= 1 && batches[i] <= MAX_BATCH;
-    if (!valid) {
+    if (!is_valid(&b)) {
         usage(stderr);
         return 2;
     }
-    ot_error err = {0};
     int status = 1;
-    if (open_bench(&b, model, head, &options, &err) == OT_OK)
-        status = run_bench(&b, batches, n_batches, &err);
-    else
-        fprintf(stderr, "otter bench: %s\n", err.message);
-    ot_scheduler_close(&b.scheduler);
-    ot_heads_close(&b.heads);
-    ot_model_close(&b.model);
+    uint32_t n;
+    if (ot_cli_session_open(&b.session, &b.options, COMMAND) && make_text(&b) && (n = ot_bench_list(&b.session, &b.sizes, cases)) > 0)
+        status = run_bench(&b, cases, n);
+    for (uint32_t i = 0; i < OT_BENCH_MAX_CASES; i++)
+        ot_cli_intervention_release(&cases[i].intervention);
+    ot_cli_session_close(&b.session);
     free(b.text);
     return status;
 }

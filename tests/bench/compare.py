@@ -212,7 +212,7 @@ def parse_arguments():
     data = ROOT.parent / "shared" / "data"
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     add = parser.add_argument
-    add("--otter", default=ROOT / "build" / "otter")
+    add("--otter", default=os.environ.get("OTTER_BIN", ROOT / "build" / "otter"))
     add("--model", default=ROOT / "models" / "smollm2-135m-instruct-q4_1.gguf")
     add("--dir", action="append", default=[], help="further folders of heads and models (heads, build/comparison)")
     add("--file", action="append", default=[], metavar="NAME=FILE", help="a head or model that is elsewhere")
