@@ -1,15 +1,11 @@
 /* Every gradient of the trainer against central differences of the loss, on small F32 models with float KV: each
  * parameter tensor, for every kind of size (no FFN, no heads, grouped heads, one head, a stack, task-head-only), both
- * losses, with and without the regulariser.
- *
- * A tensor is checked along random directions: (L(w + h u) - L(w - h u)) / 2h against u . grad, with u a random sign in every element
- * (of an embedding: of the rows that occur). A wrong element anywhere in a tensor shows in a direction, and the difference
- * quotient of a sum of many elements stands clear of float32's rounding. Single elements with the largest gradients are
- * checked as well. */
+ * losses, with and without the regulariser. slope-check.h says how. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "tests/support/slope-check.h"
 #include "tests/support/test-support.h"
 #include "tests/support/tiny-model.h"
 #include "train/gradients.h"
@@ -153,80 +149,27 @@ static double total_loss(fixture *f)
     return loss + ot_gradients_backward(f->g, &f->batch, f->d_raw);
 }
 
-/* The slope of the loss along u, by differences extrapolated over two step sizes (error h^4). */
-static double measured_slope(fixture *f, ot_param *p, const float *u, const float *kept, double h)
+static double loss_of(void *arg)
 {
-    const size_t n = (size_t)p->n_in * p->n_out;
-    double slope[2];
-    for (int k = 0; k < 2; k++) {
-        const double step = h * (k + 1);
-        double at[2];
-        for (int side = 0; side < 2; side++) {
-            for (size_t i = 0; i < n; i++)
-                p->data[i] = (float)(kept[i] + (side ? -step : step) * u[i]);
-            at[side] = total_loss(f);
-        }
-        slope[k] = (at[0] - at[1]) / (2 * step);
-    }
-    memcpy(p->data, kept, n * sizeof *kept);
-    return (4 * slope[0] - slope[1]) / 3;
+    return total_loss(arg);
 }
 
-static void compare(fixture *f, ot_param *p, const float *u, const float *kept, const float *gradient, const char *what)
+static const float *gradient_of(void *arg, uint32_t i)
 {
-    const size_t n = (size_t)p->n_in * p->n_out;
-    double expected = 0.0, size = 0.0, norm = 0.0;
-    for (size_t i = 0; i < n; i++) {
-        expected += (double)u[i] * gradient[i];
-        size += (double)gradient[i] * gradient[i] * u[i] * u[i];
-        norm += (double)u[i] * u[i];
-    }
-    const double actual = measured_slope(f, p, u, kept, 0.02 / sqrt(norm));
-    ot_test_context("%s %s", p->name, what);
-    CHECK_NEAR(expected, actual, 2e-5 * sqrt(norm) + 0.005 * sqrt(size));
-    ot_test_context(NULL);
+    return ot_gradients_of(((fixture *)arg)->g, i);
 }
 
-static void check_param(fixture *f, uint32_t index)
+static ot_slope_check checker(fixture *f)
 {
-    ot_param *p = ot_insertion_param(f->x, index);
-    const size_t n = (size_t)p->n_in * p->n_out;
-    float *u = calloc(n, sizeof *u), *kept = malloc(n * sizeof *kept), *gradient = malloc(n * sizeof *gradient);
-    total_loss(f);
-    memcpy(kept, p->data, n * sizeof *kept);
-    memcpy(gradient, ot_gradients_of(f->g, index), n * sizeof *gradient);
-    size_t largest = 0;
-    double size = 0.0;
-    for (size_t i = 0; i < n; i++) {
-        size += fabs(gradient[i]);
-        if (fabsf(gradient[i]) > fabsf(gradient[largest]))
-            largest = i;
-    }
-    for (int direction = 0; direction < 2; direction++) {
-        for (size_t i = 0; i < n; i++) {
-            /* With the gradient's own signs once: the strongest slope there is, against which an error is smallest. */
-            const float sign = ot_test_rng_below(&f->rng, 2) ? 1.0f : -1.0f;
-            u[i] = direction == 0 ? (gradient[i] > 0) - (gradient[i] < 0) : gradient[i] != 0 ? sign : 0;
-        }
-        if (size > 0)
-            compare(f, p, u, kept, gradient, direction ? "random direction" : "steepest direction");
-    }
-    memset(u, 0, n * sizeof *u);
-    u[largest] = 1.0f;
-    compare(f, p, u, kept, gradient, "largest element");
-    free(u);
-    free(kept);
-    free(gradient);
+    return (ot_slope_check){.insertion = f->x, .arg = f, .loss = loss_of, .gradient_of = gradient_of, .rng = &f->rng};
 }
 
 static void check_all(ot_insertion_spec spec, bool with_parent, bool pairwise, double lambda)
 {
     fixture *f = malloc(sizeof *f);
     if (open_fixture(f, spec, with_parent, pairwise, lambda)) {
-        const uint32_t n = ot_insertion_n_params(f->x);
-        CHECK(n > 0);
-        for (uint32_t i = 0; i < n; i++)
-            check_param(f, i);
+        const ot_slope_check c = checker(f);
+        ot_slope_check_all(&c);
     }
     close_fixture(f);
     free(f);
@@ -259,8 +202,8 @@ static void regulariser_alone(void)
         }
         CHECK_NEAR(penalty, 50.0 * sum / n, 1e-5 * penalty);
         CHECK(penalty > 0.01);
-        for (uint32_t i = 0; i < ot_insertion_n_params(f->x); i++)
-            check_param(f, i);
+        const ot_slope_check c = checker(f);
+        ot_slope_check_all(&c);
     }
     close_fixture(f);
     free(f);
@@ -283,6 +226,7 @@ static void zero_norm_weight(void)
     fixture *f = malloc(sizeof *f);
     if (open_fixture(f, make_spec(16, 2, 1, 32, false), false, false, 0.0)) {
         const uint32_t n = ot_insertion_n_params(f->x);
+        const ot_slope_check c = checker(f);
         for (uint32_t i = 0; i < n; i++) {
             ot_param *p = ot_insertion_param(f->x, i);
             if (strstr(p->name, "ffn_norm") == NULL)
@@ -291,7 +235,7 @@ static void zero_norm_weight(void)
             ot_insertion_commit(f->x, NULL);
             total_loss(f);
             CHECK(ot_gradients_of(f->g, i)[3] != 0.0f);
-            check_param(f, i);
+            ot_slope_check_param(&c, i);
         }
     }
     close_fixture(f);
