@@ -7,6 +7,7 @@
 #include "scheduler/sampling.h"
 #include "tests/support/scheduler-fixture.h"
 #include "tests/support/test-support.h"
+#include "tests/support/tiny-insertion.h"
 #include "tests/support/value-heads.h"
 
 #define N_NEW 30
@@ -260,6 +261,13 @@ static ot_request_params mixed(uint32_t i, int32_t *text, bool drafts)
         p.intervention.guard_above = 0.6f;
         p.intervention.guard_max_resamples = 5;
     }
+    if (i == 8) { /* one token for ever: what the lookup says is right */
+        static const int32_t token = 77;
+        static const float value = 100;
+        p.sampling.n_bias = 1;
+        p.sampling.bias_tokens = &token;
+        p.sampling.bias_values = &value;
+    }
     if (drafts)
         p.intervention.drafting = (ot_drafting){.lookup = true, .max_draft = 1 + i % 6};
     return p;
@@ -283,7 +291,7 @@ static const ot_result *alone(void)
     return kept;
 }
 
-static void check_mixed(const ot_scheduler_options *o, bool drafts, uint64_t *preemptions, uint64_t *accepted)
+static void check_mixed(const ot_scheduler_options *o, bool together, bool drafts, uint64_t *preemptions, uint64_t *accepted)
 {
     static ot_result results[N_MIXED];
     const ot_result *expected = alone();
@@ -294,8 +302,10 @@ static void check_mixed(const ot_scheduler_options *o, bool drafts, uint64_t *pr
         int32_t text[80];
         ot_request_params p = mixed(i, text, drafts);
         requests[i] = ot_fixture_submit(s, &p);
+        if (!together)
+            CHECK(ot_fixture_finish(s, &requests[i], 1, 1, &results[i]));
     }
-    if (ot_fixture_finish(s, requests, N_MIXED, 1, results))
+    if (!together || ot_fixture_finish(s, requests, N_MIXED, 1, results))
         for (uint32_t i = 0; i < N_MIXED; i++) {
             char what[32];
             snprintf(what, sizeof what, "request %u", i);
@@ -315,10 +325,10 @@ static void neighbours_and_threads_do_not_matter(void)
 {
     uint64_t preemptions, accepted;
     ot_scheduler_options o = ot_fixture_options();
-    check_mixed(&o, false, &preemptions, &accepted);
+    check_mixed(&o, true, false, &preemptions, &accepted);
     o.n_threads = 1;
     o.max_batch_tokens = 128; /* other pieces of prompts, other groups of logits */
-    check_mixed(&o, false, &preemptions, &accepted);
+    check_mixed(&o, true, false, &preemptions, &accepted);
 }
 
 static void preemption_does_not_matter(void)
@@ -326,7 +336,7 @@ static void preemption_does_not_matter(void)
     uint64_t preemptions, accepted;
     ot_scheduler_options o = ot_fixture_options();
     o.kv_memory_bytes = (size_t)600 << 10;
-    check_mixed(&o, false, &preemptions, &accepted);
+    check_mixed(&o, true, false, &preemptions, &accepted);
     printf("    %llu preemptions\n", (unsigned long long)preemptions);
     CHECK(preemptions > 0);
 }
@@ -335,7 +345,8 @@ static void drafts_do_not_matter(void)
 {
     uint64_t preemptions, accepted;
     ot_scheduler_options o = ot_fixture_options();
-    check_mixed(&o, true, &preemptions, &accepted);
+    check_mixed(&o, true, true, &preemptions, &accepted);
+    check_mixed(&o, false, true, &preemptions, &accepted);
     printf("    %llu drafts accepted\n", (unsigned long long)accepted);
     CHECK(accepted > 0);
 }
@@ -408,6 +419,57 @@ static void what_makes_no_sense_is_named(void)
     ot_scheduler_close(&s);
 }
 
+/* Loads a head whose logits overflow. */
+static bool load_wild_head(void)
+{
+    ot_fixture *f = ot_fixture_get();
+    ot_error err = {0};
+    ot_insertion_spec spec = ot_tiny_insertion_spec("wild", OT_HEAD_GENERATION, 0, 1);
+    spec.activation = OT_ACT_SILU_RESIDUAL;
+    ot_insertion *x;
+    ot_gguf_writer *w = NULL;
+    const ot_insertion_options options = {false};
+    const char *path = ot_test_temp_path("wild.gguf");
+    if (!CHECK_OK(ot_insertion_create(&x, f->model, &spec, NULL, &err), &err))
+        return false;
+    ot_param *weight = ot_insertion_find_param(x, "otter.head.0.weight");
+    for (size_t i = 0; weight != NULL && i < (size_t)weight->n_in * weight->n_out; i++)
+        weight->data[i] = 3e37f;
+    bool ok = CHECK(weight != NULL) && CHECK_OK(ot_gguf_writer_open(&w, &err), &err) &&
+              CHECK_OK(ot_insertion_put(x, w, OT_TYPE_F32, &err), &err) && CHECK_OK(ot_gguf_write(w, path, &err), &err) &&
+              CHECK_OK(ot_heads_load(f->heads, "wild", path, &options, &err), &err);
+    ot_gguf_writer_close(&w);
+    ot_insertion_close(&x);
+    return ok;
+}
+
+static void an_expert_that_overflows_ends_its_request_alone(void)
+{
+    static ot_result results[2 * 3];
+    ot_scheduler *s = ot_fixture_scheduler(NULL);
+    REQUIRE(s != NULL && load_wild_head());
+    ot_request_params p = steered(&shapes[0]);
+    CHECK(ot_fixture_run(s, &p, &other));
+    shape x = {"plus", "wild", 2, 0.9f};
+    ot_request *r[2];
+    for (int i = 0; i < 2; i++) {
+        p = steered(i == 0 ? &x : &shapes[0]);
+        p.n_choices = 3;
+        r[i] = ot_fixture_submit(s, &p);
+    }
+    if (ot_fixture_finish(s, r, 2, 3, results))
+        for (int i = 0; i < 3; i++) {
+            CHECK_INT(results[i].finish, OT_FINISH_ERROR);
+            CHECK_UINT(results[i].n, 0);
+            ot_check_same_result(&results[3 + i], &other, 0, "its neighbour");
+        }
+    CHECK_STR(ot_request_error(r[0])->param, "intervention.experts");
+    ot_request_release(&r[0]);
+    ot_request_release(&r[1]);
+    CHECK(ot_fixture_is_clean(s));
+    ot_scheduler_close(&s);
+}
+
 /* A head that is an expert, and the one it stands on, stay while the request runs, and are let go of with it. */
 static void experts_are_held_while_they_are_used(void)
 {
@@ -442,6 +504,7 @@ int main(int argc, char **argv)
         RUN(drafts_do_not_matter);
         RUN(many_rows_are_steered_in_pieces);
         RUN(what_makes_no_sense_is_named);
+        RUN(an_expert_that_overflows_ends_its_request_alone);
         RUN(experts_are_held_while_they_are_used); /* the last: it unloads them */
     }
     ot_fixture_close();
