@@ -76,8 +76,7 @@ uint32_t ot_draft_head_depths(const ot_insertion *insertion)
 
 static uint32_t n_depths(const job *j)
 {
-    uint32_t n = ot_draft_head_depths(j->insertion), max = j->first->request->max_draft;
-    return n < max ? n : max;
+    return ot_draft_depth(j->first, ot_draft_head_depths(j->insertion));
 }
 
 /* ---- Collecting ------------------------------------------------------------------------------------------ */

@@ -34,6 +34,8 @@ bool ot_draft_wanted(const ot_choice *c);
 float ot_draft_time(uint32_t n_sharing, uint32_t n_rows, uint32_t n_guesses);
 /* Time that it takes to fill the choice's proposal, in units of a plain step for each of n_sharing sequences. */
 float ot_draft_proposal_time(const ot_choice *c, uint32_t n_sharing);
+/* How many tokens ahead it makes sense to ask a head, which has `n_heads` depths. */
+uint32_t ot_draft_depth(const ot_choice *c, uint32_t n_heads);
 /* By how much to multiply what heads or models claim. */
 float ot_draft_scale(const ot_draft_pace *pace);
 /* How likely the lookup's next token is right, after `matched` tokens in common. */

@@ -48,6 +48,7 @@ typedef struct ot_draft_pace {
     float tried, right;      /* tokens of the lookup that were compared, and how many were right */
     uint8_t rest;            /* turns without drafts to come */
     uint8_t rests;           /* in a row, none of which was followed by anything of worth */
+    uint8_t depth;           /* heads to ask: one more than the turns could use. 0: all, as at first */
 } ot_draft_pace;
 
 #define OT_DRAFT_BRANCHES 8
