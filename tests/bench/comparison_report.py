@@ -40,13 +40,14 @@ COST = ["tokens/s", "time", "space", "extra time saved", "extra space saved"]
 
 def note_missing(result):
     labels = {key: label for key, label, _ in result["systems"]}
-    return [f"Not run: {labels[key]} (no {', '.join(names)})." for key, names in result["missing"].items()] + [""]
+    return [f"Not run: {labels[key]} (no {', '.join(names)})." for key, names in result["missing"].items()] + (
+        [""] if result["missing"] else [])
 
 
-def run_note(result):
+def run_note(result, size="; separate models are as large as the base"):
     run = result["run"]
     return (f"{run['date']}, {run['model']}, {run['threads']} threads, medians of {run['rounds']} rounds, load average {run['load']:.1f}. "
-            "Time and space are ratios to plain decoding in the same rounds, one prompt at a time; separate models are as large as the base.")
+            f"Time and space are ratios to plain decoding in the same rounds, one prompt at a time{size}.")
 
 
 # ---- Sections ------------------------------------------------------------------------------------------------
@@ -54,9 +55,10 @@ def run_note(result):
 
 def reward_section(result):
     judges, rows = result["judges"], []
-    names = {"separate": f"reward, separate model ({judges.get('separate', '')})", "own": "reward, Otter head",
-             "toxicity": "toxicity, independent judge"}
-    shown = [who for who in names if any(who in q for q in result["quality"].values())]
+    names = {"separate": f"score by {judges.get('separate', '')}", "own": "score by the Otter head", "toxicity": "toxicity, independent judge"}
+    order = ["toxicity", "separate", "own"] if result["task"] == "toxicity" else ["separate", "own", "toxicity"]
+    shown = [who for who in order if any(who in q for q in result["quality"].values())]
+    steers = judges.get("separate") == f"{result['task']}-model"
     for key, label, rival in result["systems"]:
         q = result["quality"].get(key)
         if q is None and key not in result["timing"]:
@@ -66,10 +68,11 @@ def reward_section(result):
         figures = [number(q[k], d) if q else "" for k, d in (("perplexity", 2), ("diversity", 3), ("distinct_2", 3))]
         rows.append([label, *cells, *changes, *figures, *cost_cells(result, key, rival)])
     title = "answers to held-out conversations" if result["task"] == "harmless" else "continuations of held-out texts"
-    columns = ["system", *(names[who] for who in shown), *(["its change"] if shown else []), "perplexity", "diversity", "distinct-2", *COST]
+    columns = ["system", *(names[who] for who in shown), *([f"change of the {names[shown[0]].split(',')[0]}"] if shown else []), "perplexity", "diversity", "distinct-2", *COST]
     return [f"## Table 1: ARGS, {result['task']}", "",
             f"{result['prompts']} {title}, greedy, at most {result['max_tokens']} tokens, weight {result['weight']:g}, "
-            f"{result['candidates']} candidates. Means with 95% bootstrap intervals over prompts.", "",
+            f"{result['candidates']} candidates. Means with 95% bootstrap intervals over prompts."
+            + (f" {judges['separate']}, which judges, also steers the row of the separate model." if steers else ""), "",
             *table(columns, rows), *note_missing(result), run_note(result), ""]
 
 
@@ -102,7 +105,8 @@ def draft_section(result):
     columns = ["system", "tokens a pass", "guesses accepted", "answers that differ", "tokens/s", "speed-up", "space"]
     return ["## Table 3: drafts", "",
             f"{result['prompts']} held-out instructions, greedy answers of at most {result['max_tokens']} tokens, at most {result['max_draft']} tokens "
-            f"ahead, trees of {result['tree']}.", "", *table(columns, rows), *note_missing(result), run_note(result), ""]
+            f"ahead, trees of {result['tree']}. How many are tried follows what they save, down to none.", "",
+            *table(columns, rows), *note_missing(result), run_note(result, ""), ""]
 
 
 def last_dev(curve):

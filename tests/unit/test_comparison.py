@@ -1,0 +1,95 @@
+#!/usr/bin/env python3
+"""The comparison program without a model: figures of texts by hand, and the page that is made of figures. Prints each case."""
+
+import math
+import pathlib
+import sys
+import tempfile
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "bench"))
+import comparison_report as report  # noqa: E402
+import text_measures as measures  # noqa: E402
+from comparison_systems import Files, draft_systems, expert_systems, reward_systems  # noqa: E402
+
+failures = 0
+
+
+def check(name, actual, expected):
+    global failures
+    good = math.isclose(actual, expected, rel_tol=1e-12) if isinstance(expected, float) else actual == expected
+    failures += not good
+    print(f"{'ok     ' if good else 'FAILED '} {name}" + ("" if good else f": {actual!r}, expected {expected!r}"))
+
+
+def measures_by_hand():
+    check("distinct-2: 3 of 4 bigrams differ", measures.distinct(["a b a b", "b c"], 2), 0.75)
+    check("distinct-2 of nothing", math.isnan(measures.distinct(["a"], 2)), True)
+    # a b a b a: bigrams 2 of 4, trigrams 2 of 3, 4-grams 2 of 2
+    check("diversity", measures.diversity("a b a b a"), 2 / 4 * 2 / 3)
+    check("diversity of short texts", measures.diversity("a"), 1.0)
+    check("perplexity weighs tokens, not rows", measures.perplexity([[-1.0], [-2.0, -3.0, -2.0]]), math.exp(2.0))
+    worst, toxic = measures.worst_of_samples([0.1, 0.6, 0.2, 0.3, 0.49, 0.0], 3)
+    check("worst of three samples", worst, [0.6, 0.49])
+    check("whether any reaches one half", toxic, [1.0, 0.0])
+    check("change, pair by pair", measures.change([1.0, 2.0], [0.5, 1.0])["mean"], 0.75)
+    low, high = measures.interval([0.0, 1.0] * 50)
+    check("the interval of a coin", 0.38 < low < 0.45 and 0.55 < high < 0.62, True)
+
+
+def systems_need_their_files():
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        for head in ("toxicity", "toxic", "toxicity-model", "toxicity-model-head"):
+            (folder / f"{head}.gguf").write_bytes(b"")
+        files = Files("base.gguf", [folder], ["nontoxic=elsewhere.gguf"])
+        rewards = {s.key: s for s in reward_systems("toxicity", -4, 10)}
+        check("missing", [rewards[k].missing(files) for k in ("plain", "otter", "separate", "lookahead")], [[], [], [], ["toxicity-lookahead"]])
+        check("flags of a separate reward model", rewards["separate"].load_flags(files),
+              ["--reward-model", f"toxicity-model={folder}/toxicity-model.gguf,{folder}/toxicity-model-head.gguf"])
+        check("the base stands in for it", rewards["separate"].load_flags(files, "linear.gguf"),
+              ["--reward-model", "toxicity-model=base.gguf,linear.gguf"])
+        check("steering flags", rewards["otter"].steer, ("--reward", "toxicity=-4", "--candidates", "10"))
+        experts = {s.key: s for s in expert_systems(2, 0.9)}
+        check("a named file, parents first", experts["otter"].load_flags(files),
+              ["--head", "nontoxic=elsewhere.gguf", "--head", f"toxic={folder}/toxic.gguf"])
+        drafts = {s.key: s for s in draft_systems(4, 24)}
+        check("drafts combine", drafts["otter-lookup"].steer, ("--draft", "lookup:4", "--draft", "draft-otter:4"))
+        for systems in (rewards, experts, drafts):
+            rivals = {s.compares_with for s in systems.values() if s.compares_with}
+            check("rows to beat exist", rivals <= set(systems), True)
+
+
+def timing(time_ratio, space_ratio):
+    return {"tokens_per_second": 50 / time_ratio, "time_ratio": time_ratio, "resident_mib": 200.0, "space_ratio": space_ratio}
+
+
+def the_page_says_what_was_saved_and_what_is_missing():
+    figures = {"perplexity": 3.5, "distinct_2": 0.5, "diversity": 0.6, "tokens": 9.0}
+    score = {"mean": 0.25, "interval": [0.2, 0.3], "n": 5, "change": {"mean": -0.125, "interval": [-0.2, -0.1], "n": 5}}
+    result = {"task": "toxicity", "weight": -4, "candidates": 10, "prompts": 5, "max_tokens": 9, "judges": {"own": "toxicity"},
+              "missing": {"head-only": ["toxicity-task-head-only"]}, "quality": {k: {**figures, "own": score} for k in ("plain", "otter")},
+              "timing": {"plain": timing(1, 1), "otter": timing(1.25, 1.1), "separate": timing(3, 2)},
+              "systems": [["plain", "plain", None], ["separate", "separate", None], ["head-only", "head only", "separate"],
+                          ["otter", "Otter", "separate"]],
+              "run": {"date": "2026-01-01", "model": "m.gguf", "threads": 2, "rounds": 3, "load": 0.5}}
+    curve = [{"step": 1, "tokens": 10, "loss": 0.7}, {"step": 2, "tokens": 20, "loss": 0.5}, {"step": 2, "tokens": 20, "dev": {"rows": 4, "auc": 0.9}}]
+    with tempfile.TemporaryDirectory() as name:
+        out = pathlib.Path(name, "page")
+        report.write({"tables": {"toxicity": result}, "curves": {"copy": curve}, "sizes": {}}, out)
+        lines = out.with_suffix(".md").read_text(encoding="utf-8").splitlines()
+    row = next(line for line in lines if line.startswith("| Otter "))
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    check("a row", cells, ["Otter", "0.250 (0.200 to 0.300)", "-0.125 (-0.200 to -0.100)", "3.50", "0.600", "0.500", "40.0", "1.25x", "1.10x",
+                           "88%", "90%"])
+    check("a separate model is timed without its quality", [line for line in lines if line.startswith("| separate ")],
+          ["| separate |  |  |  |  |  | 16.7 | 3.00x | 2.00x |  |  |"])
+    check("what is missing", "Not run: head only (no toxicity-task-head-only)." in lines, True)
+    check("a curve's last figures", "| copy | 2 | 0.5000 | 0.9000 |" in lines, True)
+
+
+if __name__ == "__main__":
+    measures_by_hand()
+    systems_need_their_files()
+    the_page_says_what_was_saved_and_what_is_missing()
+    sys.exit(1 if failures else 0)
