@@ -1,4 +1,4 @@
-/* At one position in EVERY on average, always the same ones, the base's ten likeliest tokens are scored exactly and by the head. */
+/* At one position in EVERY of each text, whatever the batches, the base's ten likeliest tokens are scored exactly and by the head. */
 #include "train/evaluate-lookahead.h"
 
 #include <math.h>
@@ -7,7 +7,7 @@
 #include "train/candidates.h"
 
 #define TOP 10
-#define EVERY 8
+#define EVERY 16
 #define POSITION_SEED 20240501
 
 /* Sums for a correlation. */
@@ -23,7 +23,6 @@ typedef struct lookahead_run {
     moments level, change, within;
     uint64_t positions, same_highest, same_lowest, n_tokens;
     double start, last_report;
-    ot_rng rng;
     ot_error *err;
 } lookahead_run;
 
@@ -79,6 +78,19 @@ static ot_status judge(lookahead_run *r)
     return st;
 }
 
+/* The first position of a text that is judged; further ones follow in steps of EVERY. */
+static uint32_t first_position(uint32_t row)
+{
+    ot_rng rng = ot_rng_at(POSITION_SEED, row, 0);
+    return ot_rng_below(&rng, EVERY);
+}
+
+static uint32_t positions_of(const lookahead_run *r, uint32_t row)
+{
+    const uint32_t n = r->d->rows[row].tokens[0].n, first = first_position(row);
+    return n > first ? (n - first - 1) / EVERY + 1 : 0;
+}
+
 static ot_status run_batch(lookahead_run *r, uint32_t begin, uint32_t end)
 {
     const ot_lookahead_evaluator *e = r->e;
@@ -87,8 +99,9 @@ static ot_status run_batch(lookahead_run *r, uint32_t begin, uint32_t end)
     ot_candidates_clear(&r->candidates);
     for (uint32_t i = begin; i < end; i++) {
         const ot_span t = r->d->rows[i].tokens[0];
-        const uint32_t taken = ot_candidates_take(&r->candidates, ot_sequence_batch_rows(e->sequences), t.n, 1.0 / EVERY, &r->rng);
-        ot_sequence_batch_add_room(e->sequences, r->d->tokens + t.first, t.n, taken * TOP, OT_ROW_OUTPUT);
+        const uint32_t first = ot_sequence_batch_add_room(e->sequences, r->d->tokens + t.first, t.n, positions_of(r, i) * TOP, OT_ROW_OUTPUT);
+        for (uint32_t at = first_position(i); at < t.n; at += EVERY)
+            r->candidates.rows[r->candidates.n_positions++] = first + at;
     }
     ot_status st = ot_sequence_batch_finish(e->sequences, &batch, e->tape, r->err);
     if (st == OT_OK)
@@ -111,9 +124,12 @@ static ot_status run_all(lookahead_run *r)
 {
     ot_status st = OT_OK;
     for (uint32_t begin = 0, end; st == OT_OK && begin < r->d->n_rows; begin = end) {
-        uint32_t tokens = 0;
-        for (end = begin; end < r->d->n_rows && tokens + r->d->rows[end].tokens[0].n <= r->e->batch_tokens; end++)
+        uint32_t tokens = 0, positions = 0;
+        for (end = begin; end < r->d->n_rows && tokens + r->d->rows[end].tokens[0].n <= r->e->batch_tokens &&
+                          positions + positions_of(r, end) <= r->candidates.max_positions; end++) {
             tokens += r->d->rows[end].tokens[0].n;
+            positions += positions_of(r, end);
+        }
         if (end == begin)
             return ot_fail(r->err, OT_ERR_INVALID, "%s, row %u: %u tokens do not fit into --batch-tokens %u", r->d->path, begin + 1,
                            r->d->rows[begin].tokens[0].n, r->e->batch_tokens);
@@ -125,7 +141,7 @@ static ot_status run_all(lookahead_run *r)
 
 ot_status ot_evaluate_lookahead(const ot_lookahead_evaluator *e, const ot_dataset *data, ot_eval_result *result, ot_error *err)
 {
-    lookahead_run r = {.e = e, .d = data, .start = ot_train_now(), .rng = ot_rng_at(POSITION_SEED, 0, 0), .err = err};
+    lookahead_run r = {.e = e, .d = data, .start = ot_train_now(), .err = err};
     r.last_report = r.start;
     *result = (ot_eval_result){.n_rows = data->n_rows, .is_lookahead = true};
     ot_status st = ot_candidates_open(&r.candidates, e->engine, TOP, 0, e->batch_tokens, err);
