@@ -253,6 +253,8 @@ static ot_status loop(ot_run *run, const volatile int *stop, ot_error *err)
 {
     const ot_train_options *o = run->options;
     run->started = ot_train_now() - run->state.seconds;
+    run->cpu_started = ot_train_cpu_seconds();
+    run->tokens_started = run->state.n_tokens;
     for (;;) {
         ot_status st = next_epoch_if_needed(run, err);
         const double left = st == OT_OK ? steps_left(run) : 0;
@@ -309,8 +311,10 @@ static ot_status finish(ot_run *run, ot_error *err)
     if (st != OT_OK)
         return st;
     const double all = run->forward_seconds + run->loss_seconds + run->backward_seconds + run->update_seconds + run->eval_seconds;
-    fprintf(run->log, "trained %llu steps, %llu tokens in %.0f s: forward %.0f%%, loss %.0f%%, backward %.0f%%, update %.0f%%, "
-            "evaluation %.0f%%\n", (unsigned long long)run->state.n_steps, (unsigned long long)run->state.n_tokens, run->state.seconds,
+    const double cpu = ot_train_cpu_seconds() - run->cpu_started;
+    fprintf(run->log, "trained %llu steps, %llu tokens in %.0f s, %.0f tokens in a second of a processor (%.1f s): forward %.0f%%, "
+            "loss %.0f%%, backward %.0f%%, update %.0f%%, evaluation %.0f%%\n", (unsigned long long)run->state.n_steps,
+            (unsigned long long)run->state.n_tokens, run->state.seconds, (double)(run->state.n_tokens - run->tokens_started) / cpu, cpu,
             100 * run->forward_seconds / all, 100 * run->loss_seconds / all, 100 * run->backward_seconds / all,
             100 * run->update_seconds / all, 100 * run->eval_seconds / all);
     if (run->dev == NULL)

@@ -51,6 +51,8 @@ typedef struct ot_run {
     ot_epoch_plan plan;
     ot_run_state state;
     double started;                 /* the clock, less what state.seconds already holds */
+    double cpu_started;             /* processor time and tokens when this process began to train */
+    uint64_t tokens_started;
     double last_penalty, last_norm;
     double last_figure;             /* of the last evaluation on dev: see ot_curve_figure; NaN before */
     const char *figure_name;

@@ -12,6 +12,8 @@ void *ot_train_alloc(size_t n, size_t size);
 
 /* Seconds of the monotonic clock. */
 double ot_train_now(void);
+/* Seconds of processor time of all threads: what a run costs, however busy the machine is. */
+double ot_train_cpu_seconds(void);
 
 /* A generator whose whole state is one number (splitmix64, Steele et al. 2014), so that any point of a run can be
  * named and entered again. */
