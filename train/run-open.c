@@ -43,10 +43,6 @@ ot_status ot_run_make_insertion(const ot_train_options *o, const ot_model *model
         for (uint32_t i = 0; i < n_parents; i++)
             if (ot_insertion_get_info(parents[i])->spec.kind == OT_HEAD_SCALAR)
                 spec.activation = ot_insertion_get_info(parents[i])->spec.activation;
-    if (spec.n_embd > 0 && strcmp(ot_model_get_info(model)->architecture, "llama") != 0)
-        return ot_fail_param(err, OT_ERR_UNSUPPORTED, "model", "a stream can be initialised and trained on bases of architecture 'llama', not '%s': "
-                             "gradients through LayerNorm and biases are missing (--width 0 works)",
-                             ot_model_get_info(model)->architecture);
     st = ot_insertion_create(out, model, &spec, (const ot_insertion *const *)parents, err);
     if (st == OT_OK)
         st = ot_init_params(*out, model, method, o->seed, NULL, err);
