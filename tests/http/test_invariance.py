@@ -24,7 +24,7 @@ SAMPLE = {"max_tokens": 40, "logprobs": 3, "return_token_ids": True, "ignore_eos
 SIGNALS = {"intervention": {"signals": ["toxicity"]}}
 BOTH = {"positive": "nontoxic", "negative": "toxic", "alpha": 1.0}
 ALL = {"experts": {**BOTH, "top_p": 0.95}, "reward": {"heads": {"toxicity": -2.0, "toxicity-lookahead": -1.0}, "candidates": 6},
-       "guard": {"head": "policy/insult", "above": 0.7, "action": "resample"}, "signals": ["linear", "judge"]}
+       "guard": {"head": "policy/insult", "above": 0.86, "action": "resample"}, "signals": ["linear", "judge"]}
 SHORT = {"max_tokens": 24}
 
 
@@ -143,7 +143,7 @@ def has_something_to_compare(reference, flags):
     expect(reference["all-drafted"]["choices"], reference["all"]["choices"], "with drafts and without")
     expect(reference["drafts-head"]["choices"], reference["greedy"]["choices"], "with drafts and without")
     for name in ("lookahead", "experts", "experts-long", "expert-models", "reward-model", "all", "all-sampled"):
-        expect_true(reference[name]["usage"]["intervention"]["changed_tokens"] > 0, f"{name}: steering changed nothing")
+        expect_true(reference[name]["usage"]["intervention"]["changed_tokens"] > 0, f"{name}: {reference[name]['usage']}")
 
 
 def alike_in_one_batch(reference, flags):
