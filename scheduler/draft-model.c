@@ -10,7 +10,7 @@
  *
  * Slot p of a choice's sequence holds text position p. The tokens that ran beyond the text are kept in `ahead`: as far as they became the
  * text their keys stay, the others are overwritten. A prompt is read beside the base's own steps and never waited for: until it
- * has been read there are no guesses. If pages are short there are none either; nobody is preempted for them. */
+ * has been read there are no guesses. While drafts rest nothing is read. If pages are short there are none either; nobody is preempted for them. */
 #include <math.h>
 
 #include "scheduler/companion.h"
@@ -86,6 +86,8 @@ static void add_reading(const ot_scheduler *s, ot_companion *m, ot_choice *c)
     if (d->n_read == 0 && c->request->uses_cache)
         d->n_read = ot_kv_seq_match(d->seq, c->tokens, c->n_text);
     uint32_t room = s->options.max_batch_tokens - m->batch.n_rows, wanted = guesses_wanted(s, m, c);
+    if (wanted == 0 && (c->state == OT_CHOICE_DECODE || !pays(s, m, 0, 1)))
+        return; /* while drafts rest the text waits: many rows at once cost less than one by one */
     uint32_t text = least(c->n_text, m->ctx_size), n = least(text - d->n_read, room);
     bool guesses = wanted > 0 && d->n_read + n == c->n_text && n < room;
     if (n + guesses == 0 || !ot_kv_seq_reserve(d->seq, d->n_read + n + (guesses ? wanted : 0)))
