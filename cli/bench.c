@@ -8,7 +8,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "cli/commands.h"
@@ -32,13 +31,6 @@ typedef struct bench {
     ot_bench_sizes sizes;
     uint32_t rounds;
 } bench;
-
-static double now_s(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 static ot_status submit(const bench *b, const ot_bench_case *c, ot_request **requests, ot_error *err)
 {
@@ -74,7 +66,7 @@ static uint32_t read_all(const ot_bench_case *c, ot_request **requests, double *
             for (size_t k = 0; k < n; k++)
                 tokens += out[k].token >= 0;
             if (first[i] == 0.0)
-                first[i] = now_s();
+                first[i] = ot_cli_now_s();
         }
     }
     return tokens;
@@ -95,7 +87,7 @@ static ot_status run_case(const bench *b, ot_bench_case *c, uint32_t round, ot_e
     ot_request *requests[OT_BENCH_MAX_BATCH] = {0};
     double first[OT_BENCH_MAX_BATCH] = {0}, all_first = 0.0, end = 0.0;
     uint32_t tokens = 0, at_first = 0;
-    const double start = now_s();
+    const double start = ot_cli_now_s();
     ot_status st = submit(b, c, requests, err);
     if (st != OT_OK)
         return st;
@@ -104,7 +96,7 @@ static ot_status run_case(const bench *b, ot_bench_case *c, uint32_t round, ot_e
         while (ot_scheduler_poll(b->session.scheduler) != NULL)
             continue;
         tokens += read_all(c, requests, first);
-        end = now_s();
+        end = ot_cli_now_s();
         bool started = true;
         for (uint32_t i = 0; i < c->batch; i++)
             started = started && first[i] > 0.0;
@@ -218,10 +210,10 @@ static bool make_text(bench *b)
 static int run_bench(bench *b, ot_bench_case *cases, uint32_t n)
 {
     ot_error err = {0};
-    const double start = now_s();
+    const double start = ot_cli_now_s();
     for (uint32_t round = 0; round < b->rounds; round++)
         for (uint32_t i = 0; i < n; i++) {
-            const double elapsed = now_s() - start;
+            const double elapsed = ot_cli_now_s() - start;
             const uint32_t done = round * n + i;
             fprintf(stderr, "\r\033[Kround %u of %u: %s, %.0f s left", round + 1, b->rounds, cases[i].name,
                     done > 0 ? elapsed / done * (b->rounds * n - done) : 0.0);
@@ -282,11 +274,7 @@ static bool parse_option(bench *b, int c)
     ot_cli_session_options *o = &b->options;
     switch (c) {
     case 'm': o->model = optarg; return true;
-    case 'h':
-        if (o->n_heads == OT_CLI_MAX_HEADS)
-            return false;
-        o->heads[o->n_heads++] = optarg;
-        return true;
+    case 'h': return ot_cli_add_head(o, optarg, COMMAND);
     case 'R': return ot_cli_add_model(o, OT_ROLE_REWARD_MODEL, optarg, COMMAND);
     case 'E': return ot_cli_add_model(o, OT_ROLE_EXPERT_MODEL, optarg, COMMAND);
     case 'D': return ot_cli_add_model(o, OT_ROLE_DRAFT_MODEL, optarg, COMMAND);

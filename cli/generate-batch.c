@@ -12,7 +12,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "server/json-text.h"
@@ -64,13 +63,6 @@ typedef struct batch {
     double start_s, reported_s;
     bool terminal, failed;
 } batch;
-
-static double now_s(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 static bool complain(const ot_error *err)
 {
@@ -375,7 +367,7 @@ static void write_done(batch *b)
 
 static void report(batch *b, bool last)
 {
-    const double now = now_s(), elapsed = now - b->start_s;
+    const double now = ot_cli_now_s(), elapsed = now - b->start_s;
     if (!last && now - b->reported_s < (b->terminal ? 0.5 : 10))
         return;
     b->reported_s = now;
@@ -392,7 +384,7 @@ static void report(batch *b, bool last)
 
 static void run(batch *b)
 {
-    b->start_s = b->reported_s = now_s();
+    b->start_s = b->reported_s = ot_cli_now_s();
     while (!b->failed && !ot_generate_interrupted && b->written < b->n_rows) {
         while (b->next < b->n_rows && b->next - b->written < b->n_window && take_next_row(b))
             continue;
@@ -468,7 +460,7 @@ int ot_generate_batch(const ot_generate_options *o, const ot_cli_session *sessio
     if (good) {
         ot_generate_catch_signals();
         run(&b);
-        print_summary(&b, now_s() - b.start_s);
+        print_summary(&b, ot_cli_now_s() - b.start_s);
         good = !b.failed && b.written == b.n_rows;
         if (ot_generate_interrupted)
             fprintf(stderr, "otter " COMMAND ": interrupted; --resume goes on after row %llu\n", (unsigned long long)b.written);

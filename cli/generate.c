@@ -5,9 +5,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "cli/arguments.h"
 #include "cli/commands.h"
 
 #define COMMAND "generate"
@@ -54,20 +54,6 @@ static void print_usage(FILE *to)
 }
 
 /* ---- Options --------------------------------------------------------------------------------------------- */
-
-static int wrong_usage(const char *what, const char *value)
-{
-    fprintf(stderr, "otter " COMMAND ": %s%s; `otter " COMMAND " --help` tells more\n", what, value);
-    return 2;
-}
-
-static bool add(const char **list, uint32_t *n, uint32_t max, const char *value)
-{
-    if (*n == max)
-        return false;
-    list[(*n)++] = value;
-    return true;
-}
 
 enum { SYSTEM = 256, CHAT_TEMPLATE, MAX_TOKENS, TEMPERATURE, TOP_P, TOP_K, MIN_P, REPETITION, SEED, STOP, IGNORE_EOS, SHOW,
        THREADS, CTX, MISMATCH, CHAT, BATCH, OUT, CHOICES, LOGPROBS, ROWS, RESUME, SEQUENCES, BATCH_TOKENS,
@@ -153,15 +139,17 @@ static int parse_option(options *o, int c, char **argv)
     case SHOW: o->show_signals = true; return 0;
     case MISMATCH: o->session.allow_base_mismatch = true; return 0;
     case IGNORE_EOS: o->params.ignore_eos = true; return 0;
-    case 'H':
-        return add(o->session.heads, &o->session.n_heads, OT_CLI_MAX_HEADS, optarg) ? 0 : wrong_usage("too many heads", "");
+    case 'H': return ot_cli_add_head(&o->session, optarg, COMMAND) ? 0 : 2;
     case REWARD_MODEL: return ot_cli_add_model(&o->session, OT_ROLE_REWARD_MODEL, optarg, COMMAND) ? 0 : 2;
     case EXPERT_MODEL: return ot_cli_add_model(&o->session, OT_ROLE_EXPERT_MODEL, optarg, COMMAND) ? 0 : 2;
     case DRAFT_MODEL: return ot_cli_add_model(&o->session, OT_ROLE_DRAFT_MODEL, optarg, COMMAND) ? 0 : 2;
     case STOP:
-        return add(o->stops, &o->params.n_stops, OT_MAX_STOPS, optarg) ? 0 : wrong_usage("too many stop texts", "");
-    case ':': return wrong_usage("a value is missing after ", argv[optind - 1]);
-    case '?': return wrong_usage("unknown option ", argv[optind - 1]);
+        if (o->params.n_stops == OT_MAX_STOPS)
+            return ot_cli_wrong_usage(COMMAND, "too many stop texts", "");
+        o->stops[o->params.n_stops++] = optarg;
+        return 0;
+    case ':': return ot_cli_wrong_usage(COMMAND, "a value is missing after ", argv[optind - 1]);
+    case '?': return ot_cli_wrong_usage(COMMAND, "unknown option ", argv[optind - 1]);
     default:
         if (ot_cli_steering_is(c))
             return ot_cli_steering_set(&o->steering, c, optarg, COMMAND) ? 0 : 2;
@@ -173,13 +161,13 @@ static int parse_option(options *o, int c, char **argv)
 static int check_mode(options *o)
 {
     if ((o->prompt != NULL) == (o->batch != NULL))
-        return wrong_usage("one of --prompt TEXT and --batch FILE is needed", "");
+        return ot_cli_wrong_usage(COMMAND, "one of --prompt TEXT and --batch FILE is needed", "");
     if ((o->batch != NULL) != (o->out != NULL))
-        return wrong_usage("--batch FILE and --out FILE go together", "");
+        return ot_cli_wrong_usage(COMMAND, "--batch FILE and --out FILE go together", "");
     if (o->batch != NULL)
-        return o->chat || o->show_signals ? wrong_usage("--chat and --show-signals are for one prompt", "") : 0;
+        return o->chat || o->show_signals ? ot_cli_wrong_usage(COMMAND, "--chat and --show-signals are for one prompt", "") : 0;
     if (o->params.n_choices != 1 || o->params.logprobs || o->max_rows > 0 || o->resume)
-        return wrong_usage("--n, --logprobs, --rows and --resume are for --batch", "");
+        return ot_cli_wrong_usage(COMMAND, "--n, --logprobs, --rows and --resume are for --batch", "");
     return 0;
 }
 
@@ -201,9 +189,9 @@ static int parse_options(int argc, char **argv, options *o)
             return status;
     }
     if (optind < argc)
-        return wrong_usage("unexpected argument ", argv[optind]);
+        return ot_cli_wrong_usage(COMMAND, "unexpected argument ", argv[optind]);
     if (o->session.model == NULL)
-        return wrong_usage("--model FILE is missing", "");
+        return ot_cli_wrong_usage(COMMAND, "--model FILE is missing", "");
     return check_mode(o);
 }
 
@@ -326,13 +314,6 @@ void ot_generate_catch_signals(void)
     signal(SIGTERM, on_interrupt);
 }
 
-static double now_s(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 const char *ot_generate_finish_name(ot_finish finish)
 {
     switch (finish) {
@@ -368,7 +349,7 @@ static int stream(const ot_cli_session *s, options *o)
 {
     ot_error err;
     ot_request *r;
-    const double start = now_s();
+    const double start = ot_cli_now_s();
     if (ot_scheduler_submit(s->scheduler, &o->params, 1, &r, &err) != OT_OK) {
         fprintf(stderr, "otter " COMMAND ": %s\n", err.message);
         ot_cli_intervention_release(&o->params.intervention);
@@ -384,7 +365,7 @@ static int stream(const ot_cli_session *s, options *o)
         ot_scheduler_poll(s->scheduler);
         for (size_t n; (n = ot_request_read(r, 0, out, 8)) > 0;) {
             if (first_s == 0)
-                first_s = now_s() - start;
+                first_s = ot_cli_now_s() - start;
             for (size_t i = 0; i < n; i++)
                 print_token(&p, &out[i]);
         }
@@ -397,7 +378,7 @@ static int stream(const ot_cli_session *s, options *o)
     if (!p.lines)
         putchar('\n');
     fflush(stdout);
-    print_summary(r, &p, first_s, now_s() - start);
+    print_summary(r, &p, first_s, ot_cli_now_s() - start);
     const bool failed = ot_request_finish(r, 0) == OT_FINISH_ERROR;
     if (failed)
         fprintf(stderr, "otter " COMMAND ": %s\n", ot_request_error(r)->message);

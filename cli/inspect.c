@@ -3,6 +3,7 @@
  * Both forms follow one order: the file, then (for an insertion) its sizes, heads, base and training record, then keys, tensors, totals
  * and the fingerprint. Any file that ot_gguf_open takes can be listed, also with tensor types that the engine cannot compute
  * with: those are marked. Texts come from the file and go to a terminal, so they are printed in the escaped form of ot_gguf_key_text. */
+#include "cli/arguments.h"
 #include "cli/commands.h"
 
 #include "engine/gguf.h"
@@ -14,6 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define COMMAND "inspect"
 #define TRAINING "otter.training."
 #define LINE_BYTES 100   /* of a value in a line of the listing */
 #define NAME_BYTES 256
@@ -37,12 +39,6 @@ static void print_usage(FILE *to)
             JSON_ELEMENTS);
 }
 
-static int wrong_usage(const char *what, const char *value)
-{
-    fprintf(stderr, "otter inspect: %s%s; `otter inspect --help` tells more\n", what, value);
-    return 2;
-}
-
 /* 0, or the exit status of wrong usage. */
 static int parse_options(int argc, char **argv, options *o)
 {
@@ -54,13 +50,13 @@ static int parse_options(int argc, char **argv, options *o)
         switch (c) {
         case 'j': o->json = true; break;
         case 'h': o->help = true; return 0;
-        default: return wrong_usage("unknown option ", argv[optind - 1]);
+        default: return ot_cli_wrong_usage(COMMAND, "unknown option ", argv[optind - 1]);
         }
     }
     if (optind == argc)
-        return wrong_usage("no file is named", "");
+        return ot_cli_wrong_usage(COMMAND, "no file is named", "");
     if (optind + 1 < argc)
-        return wrong_usage("more than one file: ", argv[optind + 1]);
+        return ot_cli_wrong_usage(COMMAND, "more than one file: ", argv[optind + 1]);
     o->path = argv[optind];
     return 0;
 }
@@ -351,7 +347,7 @@ static int print_json(const ot_gguf *g, const char *fingerprint)
     if (good)
         putchar('\n');
     else
-        fprintf(stderr, "otter inspect: %s: the listing could not be made or written\n", ot_gguf_path(g));
+        fprintf(stderr, "otter " COMMAND ": %s: the listing could not be made or written\n", ot_gguf_path(g));
     return good ? 0 : 1;
 }
 
@@ -369,7 +365,7 @@ int ot_cli_inspect(int argc, char **argv)
         return 0;
     }
     if (ot_gguf_open(&g, o.path, &err) != OT_OK) {
-        fprintf(stderr, "otter inspect: %s\n", err.message);
+        fprintf(stderr, "otter " COMMAND ": %s\n", err.message);
         return 1;
     }
     ot_gguf_fingerprint(g, fingerprint);
@@ -379,7 +375,7 @@ int ot_cli_inspect(int argc, char **argv)
         print_file(g, fingerprint);
     ot_gguf_close(&g);
     if (fflush(stdout) != 0 && exit_status == 0) {
-        perror("otter inspect: standard output");
+        perror("otter " COMMAND ": standard output");
         exit_status = 1;
     }
     return exit_status;

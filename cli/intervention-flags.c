@@ -4,6 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "cli/arguments.h"
+
 enum { DEFAULT_CANDIDATES = 10, DEFAULT_DRAFT = 4 };
 
 void ot_cli_steering_default(ot_cli_steering *s)

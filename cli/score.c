@@ -1,5 +1,6 @@
 /* `otter score`: what heads say about texts. Texts come from the arguments or, one a line, from standard input; each gives one line of
  * JSON. Texts run in batches through the scheduler, and lines come out in the order of the texts. */
+#include "cli/arguments.h"
 #include "cli/commands.h"
 #include "cli/session.h"
 
@@ -52,12 +53,6 @@ static void print_usage(FILE *to)
 
 /* ---- Options --------------------------------------------------------------------------------------------- */
 
-static int wrong_usage(const char *what, const char *value)
-{
-    fprintf(stderr, "otter " COMMAND ": %s%s; `otter " COMMAND " --help` tells more\n", what, value);
-    return 2;
-}
-
 enum { HEADS = 256, PER_TOKEN, JSONL, FIELD, THREADS, CTX, MISMATCH, REWARD_MODEL };
 
 static const struct option long_options[] = {
@@ -79,7 +74,7 @@ static int add_names(options *o, char *names)
 {
     for (char *save, *name = strtok_r(names, ",", &save); name != NULL; name = strtok_r(NULL, ",", &save)) {
         if (o->n_names == MAX_NAMES)
-            return wrong_usage("too many names in --heads", "");
+            return ot_cli_wrong_usage(COMMAND, "too many names in --heads", "");
         o->names[o->n_names++] = name;
     }
     return 0;
@@ -98,13 +93,9 @@ static int parse_option(options *o, int c, char **argv)
     case FIELD: o->field = optarg; return 0;
     case THREADS: return ot_cli_parse_u32(optarg, "--threads", 1024, &o->session.scheduler.n_threads, COMMAND) ? 0 : 2;
     case CTX: return ot_cli_parse_u32(optarg, "--ctx-size", UINT32_MAX, &o->session.scheduler.ctx_size, COMMAND) ? 0 : 2;
-    case 'H':
-        if (o->session.n_heads == OT_CLI_MAX_HEADS)
-            return wrong_usage("too many heads", "");
-        o->session.heads[o->session.n_heads++] = optarg;
-        return 0;
-    case ':': return wrong_usage("a value is missing after ", argv[optind - 1]);
-    default: return wrong_usage("unknown option ", argv[optind - 1]);
+    case 'H': return ot_cli_add_head(&o->session, optarg, COMMAND) ? 0 : 2;
+    case ':': return ot_cli_wrong_usage(COMMAND, "a value is missing after ", argv[optind - 1]);
+    default: return ot_cli_wrong_usage(COMMAND, "unknown option ", argv[optind - 1]);
     }
 }
 
@@ -123,11 +114,11 @@ static int parse_options(int argc, char **argv, options *o)
     o->texts = argv + optind;
     o->n_texts = argc - optind;
     if (o->session.model == NULL)
-        return wrong_usage("--model FILE is missing", "");
+        return ot_cli_wrong_usage(COMMAND, "--model FILE is missing", "");
     if (o->session.n_heads + o->session.n_models == 0)
-        return wrong_usage("--head NAME=FILE is missing", "");
+        return ot_cli_wrong_usage(COMMAND, "--head NAME=FILE is missing", "");
     if (o->jsonl && o->n_texts > 0)
-        return wrong_usage("--jsonl reads standard input and takes no ", "texts");
+        return ot_cli_wrong_usage(COMMAND, "--jsonl reads standard input and takes no ", "texts");
     return 0;
 }
 

@@ -1,11 +1,9 @@
-/* A model, its heads and a scheduler for one user at a terminal, and the parsing that its commands share. */
+/* A model, its heads and a scheduler for one user at a terminal. */
 #include "cli/session.h"
 
-#include <errno.h>
-#include <math.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 static bool load_head(ot_cli_session *s, const char *spec, const ot_insertion_options *options, const char *command)
 {
@@ -21,6 +19,16 @@ static bool load_head(ot_cli_session *s, const char *spec, const ot_insertion_op
         return true;
     fprintf(stderr, "otter %s: %s\n", command, err.message);
     return false;
+}
+
+bool ot_cli_add_head(ot_cli_session_options *o, const char *spec, const char *command)
+{
+    if (o->n_heads == OT_CLI_MAX_HEADS) {
+        fprintf(stderr, "otter %s: more than %d heads\n", command, OT_CLI_MAX_HEADS);
+        return false;
+    }
+    o->heads[o->n_heads++] = spec;
+    return true;
 }
 
 bool ot_cli_add_model(ot_cli_session_options *o, ot_head_role role, const char *spec, const char *command)
@@ -79,6 +87,13 @@ void ot_cli_session_close(ot_cli_session *s)
     ot_model_close(&s->model);
 }
 
+double ot_cli_now_s(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
 int ot_cli_add_signal(const ot_cli_session *s, ot_intervention *v, const char *name, const char *command)
 {
     for (uint32_t i = 0; i < v->n_signals; i++)
@@ -105,51 +120,4 @@ void ot_cli_release_signals(ot_intervention *v)
     for (uint32_t i = 0; i < v->n_signals; i++)
         ot_head_release(&v->signals[i].head);
     v->n_signals = 0;
-}
-
-bool ot_cli_parse_u32(const char *text, const char *flag, uint32_t max, uint32_t *out, const char *command)
-{
-    char *end;
-    errno = 0;
-    const unsigned long long value = strtoull(text, &end, 10);
-    if (errno == 0 && end != text && *end == '\0' && text[0] != '-' && value <= max) {
-        *out = (uint32_t)value;
-        return true;
-    }
-    fprintf(stderr, "otter %s: %s takes a whole number from 0 to %u, not '%s'\n", command, flag, max, text);
-    return false;
-}
-
-bool ot_cli_parse_float(const char *text, const char *flag, float *out, const char *command)
-{
-    char *end;
-    const float value = strtof(text, &end);
-    if (end != text && *end == '\0' && isfinite(value)) {
-        *out = value;
-        return true;
-    }
-    fprintf(stderr, "otter %s: %s takes a number, not '%s'\n", command, flag, text);
-    return false;
-}
-
-char *ot_cli_read_input(size_t *size, const char *command)
-{
-    char *text = NULL;
-    size_t capacity = 0;
-    *size = 0;
-    do {
-        if (capacity - *size < 2) {
-            capacity = capacity * 2 + (1 << 16);
-            char *grown = realloc(text, capacity);
-            if (grown == NULL) {
-                fprintf(stderr, "otter %s: out of memory for the input\n", command);
-                free(text);
-                return NULL;
-            }
-            text = grown;
-        }
-        *size += fread(text + *size, 1, capacity - *size - 1, stdin);
-    } while (!feof(stdin) && !ferror(stdin));
-    text[*size] = '\0';
-    return text;
 }

@@ -1,4 +1,4 @@
-/* What `generate` and `score` share: a model, its heads and a scheduler for one user at a terminal. */
+/* What `generate`, `score` and `bench` share: a model, its heads and a scheduler for one user at a terminal. */
 #ifndef OTTER_CLI_SESSION_H
 #define OTTER_CLI_SESSION_H
 
@@ -30,6 +30,8 @@ typedef struct ot_cli_session {
     ot_scheduler *scheduler;
 } ot_cli_session;
 
+/* The value of --head, which is kept; false (and prints) if there are too many. */
+bool ot_cli_add_head(ot_cli_session_options *options, const char *spec, const char *command);
 /* The value of --reward-model, --expert-model or --draft-model, which is kept; false (and prints) if there are too many. */
 bool ot_cli_add_model(ot_cli_session_options *options, ot_head_role role, const char *spec, const char *command);
 
@@ -37,16 +39,13 @@ bool ot_cli_add_model(ot_cli_session_options *options, ot_head_role role, const 
 bool ot_cli_session_open(ot_cli_session *session, const ot_cli_session_options *options, const char *command);
 void ot_cli_session_close(ot_cli_session *session);
 
+/* Monotonic seconds. */
+double ot_cli_now_s(void);
+
 /* Adds the head to the request's signals unless it is there, and takes a reference. Returns its index, or -1 (and prints). */
 int ot_cli_add_signal(const ot_cli_session *session, ot_intervention *v, const char *name, const char *command);
 
 /* Releases what a submission has not taken over. */
 void ot_cli_release_signals(ot_intervention *v);
-
-/* "12", "0.5": whole text, in range; false (and prints) otherwise. */
-bool ot_cli_parse_u32(const char *text, const char *flag, uint32_t max, uint32_t *out, const char *command);
-bool ot_cli_parse_float(const char *text, const char *flag, float *out, const char *command);
-/* All of standard input, zero-terminated, to be freed; NULL (and prints) if it cannot be read. */
-char *ot_cli_read_input(size_t *size, const char *command);
 
 #endif

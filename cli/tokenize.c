@@ -1,4 +1,5 @@
 /* `otter tokenize`: standard input to token ids, and back. One text a run. */
+#include "cli/arguments.h"
 #include "cli/commands.h"
 
 #include "engine/tokenizer.h"
@@ -8,7 +9,8 @@
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
+
+#define COMMAND "tokenize"
 
 typedef struct options {
     const char *model;
@@ -30,12 +32,6 @@ static void print_usage(FILE *to)
             "Exit status: 0 done, 1 failed, 2 wrong usage.\n");
 }
 
-static int wrong_usage(const char *what, const char *value)
-{
-    fprintf(stderr, "otter tokenize: %s%s; `otter tokenize --help` tells more\n", what, value);
-    return 2;
-}
-
 /* 0, or the exit status of wrong usage. */
 static int parse_options(int argc, char **argv, options *o)
 {
@@ -51,43 +47,17 @@ static int parse_options(int argc, char **argv, options *o)
         case 'b': o->bos = true; break;
         case 's': o->special = true; break;
         case 'h': o->help = true; return 0;
-        case ':': return wrong_usage("a value is missing after ", argv[optind - 1]);
-        default: return wrong_usage("unknown option ", argv[optind - 1]);
+        case ':': return ot_cli_wrong_usage(COMMAND, "a value is missing after ", argv[optind - 1]);
+        default: return ot_cli_wrong_usage(COMMAND, "unknown option ", argv[optind - 1]);
         }
     }
     if (optind < argc)
-        return wrong_usage("unexpected argument ", argv[optind]);
+        return ot_cli_wrong_usage(COMMAND, "unexpected argument ", argv[optind]);
     if (o->model == NULL)
-        return wrong_usage("--model FILE is missing", "");
+        return ot_cli_wrong_usage(COMMAND, "--model FILE is missing", "");
     if (o->decode && o->bos)
-        return wrong_usage("--bos does not go with --decode", "");
+        return ot_cli_wrong_usage(COMMAND, "--bos does not go with --decode", "");
     return 0;
-}
-
-/* All of standard input, zero-terminated; NULL if it cannot be read or held. */
-static char *read_input(size_t *size)
-{
-    char *text = NULL;
-    size_t capacity = 0;
-    *size = 0;
-    do {
-        if (capacity - *size < 2) {
-            capacity = capacity * 2 + (1 << 16);
-            char *grown = realloc(text, capacity);
-            if (grown == NULL) {
-                free(text);
-                return NULL;
-            }
-            text = grown;
-        }
-        *size += fread(text + *size, 1, capacity - *size - 1, stdin);
-    } while (!feof(stdin) && !ferror(stdin));
-    if (ferror(stdin)) {
-        free(text);
-        return NULL;
-    }
-    text[*size] = '\0';
-    return text;
 }
 
 static int encode(const ot_tokenizer *tokenizer, const char *text, size_t size, const options *o, ot_error *err)
@@ -162,17 +132,15 @@ int ot_cli_tokenize(int argc, char **argv)
     size_t size;
     result = 1;
     if (ot_gguf_open(&gguf, o.model, &err) == OT_OK && ot_tokenizer_open(&tokenizer, gguf, &err) == OT_OK) {
-        if ((text = read_input(&size)) == NULL)
-            ot_fail(&err, OT_ERR_IO, "cannot read standard input");
-        else
+        if ((text = ot_cli_read_input(&size, COMMAND)) != NULL)
             result = o.decode ? decode(tokenizer, text, size, &o, &err) : encode(tokenizer, text, size, &o, &err);
     }
     if (result == 0 && fflush(stdout) != 0) {
         ot_fail(&err, OT_ERR_IO, "cannot write to standard output");
         result = 1;
     }
-    if (result != 0)
-        fprintf(stderr, "otter tokenize: %s\n", err.message);
+    if (result != 0 && err.message[0] != '\0')
+        fprintf(stderr, "otter " COMMAND ": %s\n", err.message);
     free(text);
     ot_tokenizer_close(&tokenizer);
     ot_gguf_close(&gguf);
