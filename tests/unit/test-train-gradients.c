@@ -7,7 +7,7 @@
 
 #include "tests/support/slope-check.h"
 #include "tests/support/test-support.h"
-#include "tests/support/tiny-model.h"
+#include "tests/support/train-base.h"
 #include "train/gradients.h"
 #include "train/losses.h"
 #include "train/sequence-batch.h"
@@ -17,9 +17,7 @@
 #define N_TEXTS 4
 
 typedef struct fixture {
-    ot_model *model;
-    ot_engine *engine;
-    ot_insertion *parent, *x;
+    ot_train_base base;
     ot_gradients *g;
     ot_sequence_batch *sequences;
     ot_batch batch;
@@ -38,23 +36,7 @@ static void close_fixture(fixture *f)
 {
     ot_sequence_batch_close(&f->sequences);
     ot_gradients_close(&f->g);
-    ot_insertion_close(&f->x);
-    ot_insertion_close(&f->parent);
-    ot_engine_close(&f->engine);
-    ot_model_close(&f->model);
-}
-
-/* Random weights of about the size that keeps h' near the scale of h. */
-static void randomise(ot_insertion *x, ot_test_rng *rng)
-{
-    for (uint32_t i = 0; i < ot_insertion_n_params(x); i++) {
-        ot_param *p = ot_insertion_param(x, i);
-        const bool norm = strstr(p->name, "norm") != NULL;
-        const float size = norm ? 0.5f : p->is_vector ? 0.7f : 1.7f / sqrtf((float)p->n_in);
-        for (size_t j = 0; j < (size_t)p->n_in * p->n_out; j++)
-            p->data[j] = (norm ? 1.0f : 0.0f) + ot_test_rng_float(rng, -size, size);
-    }
-    ot_insertion_commit(x, NULL);
+    ot_train_base_close(&f->base);
 }
 
 static ot_insertion_spec make_spec(uint32_t width, uint32_t heads, uint32_t kv_heads, uint32_t ffn, bool base_input)
@@ -69,7 +51,7 @@ static ot_insertion_spec make_spec(uint32_t width, uint32_t heads, uint32_t kv_h
 static bool open_batch(fixture *f)
 {
     const uint32_t lengths[2 * N_TEXTS] = {9, 1, 37, 20, 4, 12, 2, 41};
-    if (!CHECK_OK(ot_sequence_batch_open(&f->sequences, f->model, f->x, OT_KV_F32, MAX_ROWS, &err), &err))
+    if (!CHECK_OK(ot_sequence_batch_open(&f->sequences, f->base.model, f->base.x, OT_KV_F32, MAX_ROWS, &err), &err))
         return false;
     ot_sequence_batch_clear(f->sequences);
     for (int t = 0, s = 0; t < N_TEXTS; t++) {
@@ -95,31 +77,11 @@ static bool open_batch(fixture *f)
 static bool open_fixture(fixture *f, ot_insertion_spec spec, bool with_parent, bool pairwise, double lambda)
 {
     *f = (fixture){.pairwise = pairwise, .lambda = lambda, .rng = {7}};
-    ot_engine_options options;
-    ot_engine_options_default(&options);
-    options.n_threads = 2;
-    options.max_rows = MAX_ROWS;
-    options.max_context = 64;
-    options.max_insertions = 2;
-    options.kv_type = OT_KV_F32;
-    if (!CHECK_OK(ot_tiny_model_write(ot_test_temp_path("tiny.gguf"), NULL, &err), &err) ||
-        !CHECK_OK(ot_model_open(&f->model, ot_test_temp_path("tiny.gguf"), &err), &err) ||
-        !CHECK_OK(ot_engine_open(&f->engine, f->model, &options, &err), &err))
-        return false;
-    if (with_parent) {
-        ot_insertion_spec below = make_spec(16, 2, 1, 32, false);
-        strcpy(below.name, "below");
-        if (!CHECK_OK(ot_insertion_create(&f->parent, f->model, &below, NULL, &err), &err))
-            return false;
-        randomise(f->parent, &f->rng);
-        spec.n_parents = 1;
-        strcpy(spec.parents[0], "below");
-    }
-    const ot_insertion *parents[1] = {f->parent};
-    if (!CHECK_OK(ot_insertion_create(&f->x, f->model, &spec, parents, &err), &err))
-        return false;
-    randomise(f->x, &f->rng);
-    return CHECK_OK(ot_gradients_open(&f->g, f->engine, f->x, MAX_ROWS, 64, lambda, &err), &err) && open_batch(f);
+    const ot_insertion_spec below = make_spec(16, 2, 1, 32, false);
+    return ot_train_base_open(&f->base, MAX_ROWS) &&
+           ot_train_base_insert(&f->base, &spec, with_parent ? &below : NULL, 1.7f, &f->rng) &&
+           CHECK_OK(ot_gradients_open(&f->g, f->base.engine, f->base.x, MAX_ROWS, OT_TRAIN_BASE_CONTEXT, lambda, &err), &err) &&
+           open_batch(f);
 }
 
 /* The task loss; d_raw is filled too. */
@@ -127,8 +89,8 @@ static double forward(fixture *f)
 {
     const ot_loss_options options = {.prefix_weight = 0.6, .prefix_power = 1.3};
     double loss = 0.0;
-    ot_insertion_commit(f->x, NULL);
-    if (!CHECK_OK(ot_engine_forward(f->engine, &f->batch, &err), &err))
+    ot_insertion_commit(f->base.x, NULL);
+    if (!CHECK_OK(ot_engine_forward(f->base.engine, &f->batch, &err), &err))
         return NAN;
     ot_gradients_outputs(f->g, &f->batch, f->raw);
     memset(f->d_raw, 0, sizeof f->d_raw);
@@ -161,7 +123,7 @@ static const float *gradient_of(void *arg, uint32_t i)
 
 static ot_slope_check checker(fixture *f)
 {
-    return (ot_slope_check){.insertion = f->x, .arg = f, .loss = loss_of, .gradient_of = gradient_of, .rng = &f->rng};
+    return (ot_slope_check){.insertion = f->base.x, .arg = f, .loss = loss_of, .gradient_of = gradient_of, .rng = &f->rng};
 }
 
 static void check_all(ot_insertion_spec spec, bool with_parent, bool pairwise, double lambda)
@@ -185,7 +147,7 @@ static void regulariser_alone(void)
         f->no_task = true;
         const double penalty = total_loss(f);
         const ot_tape *t = ot_gradients_tape(f->g);
-        const ot_model_info *base = ot_model_get_info(f->model);
+        const ot_model_info *base = ot_model_get_info(f->base.model);
         double sum = 0.0;
         uint32_t n = 0;
         for (uint32_t r = 0; r < f->batch.n_rows; r++) {
@@ -225,14 +187,14 @@ static void zero_norm_weight(void)
 {
     fixture *f = malloc(sizeof *f);
     if (open_fixture(f, make_spec(16, 2, 1, 32, false), false, false, 0.0)) {
-        const uint32_t n = ot_insertion_n_params(f->x);
+        const uint32_t n = ot_insertion_n_params(f->base.x);
         const ot_slope_check c = checker(f);
         for (uint32_t i = 0; i < n; i++) {
-            ot_param *p = ot_insertion_param(f->x, i);
+            ot_param *p = ot_insertion_param(f->base.x, i);
             if (strstr(p->name, "ffn_norm") == NULL)
                 continue;
             p->data[3] = 0.0f;
-            ot_insertion_commit(f->x, NULL);
+            ot_insertion_commit(f->base.x, NULL);
             total_loss(f);
             CHECK(ot_gradients_of(f->g, i)[3] != 0.0f);
             ot_slope_check_param(&c, i);

@@ -7,6 +7,7 @@
 
 #include "tests/support/test-support.h"
 #include "tests/support/tiny-model.h"
+#include "tests/support/train-base.h"
 #include "train/train.h"
 
 static ot_error err;
@@ -71,22 +72,6 @@ static void write_files(void)
     write_rows("dev.jsonl", false, 120, 2);
 }
 
-static void same_tensors(const char *a, const char *b)
-{
-    ot_gguf *x = NULL, *y = NULL;
-    REQUIRE_OK(ot_gguf_open(&x, a, &err), &err);
-    REQUIRE_OK(ot_gguf_open(&y, b, &err), &err);
-    CHECK_UINT(ot_gguf_tensor_count(x), ot_gguf_tensor_count(y));
-    for (uint64_t i = 0; i < ot_gguf_tensor_count(x); i++) {
-        const ot_tensor *s = ot_gguf_tensor_at(x, i), *t = ot_gguf_tensor_at(y, i);
-        ot_test_context("%.*s", (int)s->name.size, s->name.data);
-        CHECK_BYTES(s->data, s->bytes, t->data, t->bytes);
-    }
-    ot_test_context(NULL);
-    ot_gguf_close(&x);
-    ot_gguf_close(&y);
-}
-
 static void learns_and_records(void)
 {
     ot_train_options o = make_options("learnt.gguf");
@@ -133,7 +118,7 @@ static void resumes_to_the_same_bits(void)
     strcpy(o.out, ot_test_temp_path("resumed.gguf"));
     o.resume = true;
     REQUIRE_OK(ot_train_run(&o, NULL, quiet, &err), &err);
-    same_tensors(ot_test_temp_path("straight.gguf"), ot_test_temp_path("resumed.gguf"));
+    ot_check_same_tensors(ot_test_temp_path("straight.gguf"), ot_test_temp_path("resumed.gguf"));
     o.seed = 2;
     CHECK_STATUS(ot_train_run(&o, NULL, quiet, &err), OT_ERR_MISMATCH, &err);
     o.seed = 1;
@@ -154,7 +139,7 @@ static void interrupted_runs_go_on(void)
     CHECK(access(o.out, F_OK) != 0);
     o.resume = true;
     REQUIRE_OK(ot_train_run(&o, NULL, quiet, &err), &err);
-    same_tensors(ot_test_temp_path("whole.gguf"), ot_test_temp_path("stopped.gguf"));
+    ot_check_same_tensors(ot_test_temp_path("whole.gguf"), ot_test_temp_path("stopped.gguf"));
 }
 
 static void threads_change_nothing(void)
@@ -165,7 +150,7 @@ static void threads_change_nothing(void)
     strcpy(o.out, ot_test_temp_path("one.gguf"));
     o.threads = 1;
     REQUIRE_OK(ot_train_run(&o, NULL, quiet, &err), &err);
-    same_tensors(ot_test_temp_path("two.gguf"), ot_test_temp_path("one.gguf"));
+    ot_check_same_tensors(ot_test_temp_path("two.gguf"), ot_test_temp_path("one.gguf"));
 }
 
 static void learns_pairs(void)
@@ -232,7 +217,7 @@ static void init_writes_what_train_starts_from(void)
     strcpy(o.init_from, ot_test_temp_path("fresh.gguf"));
     strcpy(o.out, ot_test_temp_path("indirect.gguf"));
     REQUIRE_OK(ot_train_run(&o, NULL, quiet, &err), &err);
-    same_tensors(ot_test_temp_path("direct.gguf"), ot_test_temp_path("indirect.gguf"));
+    ot_check_same_tensors(ot_test_temp_path("direct.gguf"), ot_test_temp_path("indirect.gguf"));
 }
 
 static void overflow_is_said(void)

@@ -8,6 +8,7 @@
 #include "tests/support/slope-check.h"
 #include "tests/support/test-support.h"
 #include "tests/support/tiny-model.h"
+#include "tests/support/train-base.h"
 #include "train/evaluate-language.h"
 #include "train/evaluate-lookahead.h"
 #include "train/gradients.h"
@@ -18,9 +19,7 @@
 #define N_TEXTS 4
 
 typedef struct fixture {
-    ot_model *model;
-    ot_engine *engine;
-    ot_insertion *parent, *x;
+    ot_train_base base;
     ot_gradients *g;
     ot_language_loss *language;
     ot_lookahead_loss *lookahead;
@@ -47,25 +46,9 @@ static void close_fixture(fixture *f)
     ot_text_targets_close(&f->targets);
     ot_sequence_batch_close(&f->sequences);
     ot_gradients_close(&f->g);
-    ot_insertion_close(&f->x);
-    ot_insertion_close(&f->parent);
-    ot_engine_close(&f->engine);
-    ot_model_close(&f->model);
+    ot_train_base_close(&f->base);
     free(f->d_head_in);
     free(f);
-}
-
-/* Random weights of about the size that keeps h' near the scale of h, and values of a few units at the heads. */
-static void randomise(ot_insertion *x, ot_test_rng *rng)
-{
-    for (uint32_t i = 0; i < ot_insertion_n_params(x); i++) {
-        ot_param *p = ot_insertion_param(x, i);
-        const bool norm = strstr(p->name, "norm") != NULL, head = strncmp(p->name, "otter.head.", 11) == 0;
-        const float size = norm ? 0.5f : p->is_vector ? 0.7f : (head ? 0.8f : 1.7f) / sqrtf((float)p->n_in);
-        for (size_t j = 0; j < (size_t)p->n_in * p->n_out; j++)
-            p->data[j] = (norm ? 1.0f : 0.0f) + ot_test_rng_float(rng, -size, size);
-    }
-    ot_insertion_commit(x, NULL);
 }
 
 static ot_insertion_spec make_spec(ot_head_kind kind, uint32_t width, ot_activation activation, uint32_t n_outputs, uint32_t first_offset)
@@ -81,44 +64,12 @@ static ot_insertion_spec make_spec(ot_head_kind kind, uint32_t width, ot_activat
     return s;
 }
 
-static bool open_engine(fixture *f)
-{
-    ot_engine_options options;
-    ot_engine_options_default(&options);
-    options.n_threads = 2;
-    options.max_rows = MAX_ROWS;
-    options.max_context = 64;
-    options.max_insertions = 2;
-    options.kv_type = OT_KV_F32;
-    return CHECK_OK(ot_tiny_model_write(ot_test_temp_path("tiny.gguf"), NULL, &err), &err) &&
-           CHECK_OK(ot_model_open(&f->model, ot_test_temp_path("tiny.gguf"), &err), &err) &&
-           CHECK_OK(ot_engine_open(&f->engine, f->model, &options, &err), &err);
-}
-
-static bool open_insertions(fixture *f, ot_insertion_spec spec, bool stacked)
-{
-    if (stacked) {
-        ot_insertion_spec below = make_spec(OT_HEAD_SCALAR, 16, OT_ACT_SIGMOID, 1, 0);
-        strcpy(below.name, "below");
-        if (!CHECK_OK(ot_insertion_create(&f->parent, f->model, &below, NULL, &err), &err))
-            return false;
-        randomise(f->parent, &f->rng);
-        spec.n_parents = 1;
-        strcpy(spec.parents[0], "below");
-    }
-    const ot_insertion *parents[1] = {f->parent};
-    if (!CHECK_OK(ot_insertion_create(&f->x, f->model, &spec, parents, &err), &err))
-        return false;
-    randomise(f->x, &f->rng);
-    return true;
-}
-
 /* Texts, the tokens that heads should say, and scores of some tokens at some rows: one alone, several, and a row twice. */
 static bool open_batch(fixture *f)
 {
     static const uint32_t lengths[N_TEXTS] = {9, 37, 2, 41}, before[N_TEXTS] = {0, 11, 1, 3};
-    const ot_insertion_spec *spec = &ot_insertion_get_info(f->x)->spec;
-    if (!CHECK_OK(ot_sequence_batch_open(&f->sequences, f->model, f->x, OT_KV_F32, MAX_ROWS, &err), &err) ||
+    const ot_insertion_spec *spec = &ot_insertion_get_info(f->base.x)->spec;
+    if (!CHECK_OK(ot_sequence_batch_open(&f->sequences, f->base.model, f->base.x, OT_KV_F32, MAX_ROWS, &err), &err) ||
         !CHECK_OK(ot_text_targets_open(&f->targets, MAX_ROWS, spec->n_outputs, &err), &err))
         return false;
     ot_sequence_batch_clear(f->sequences);
@@ -148,12 +99,14 @@ static fixture *open_fixture(ot_insertion_spec spec, bool stacked, double lambda
     for (uint32_t k = 0; k < spec.n_outputs; k++)
         f->weights[k] = pow(0.8, spec.offsets[k]) / 40;
     f->d_head_in = calloc((size_t)MAX_ROWS * 64, sizeof(float));
-    bool good = open_engine(f) && open_insertions(f, spec, stacked) &&
-                CHECK_OK(ot_gradients_open(&f->g, f->engine, f->x, MAX_ROWS, 64, lambda, &err), &err) && open_batch(f);
+    const ot_insertion_spec below = make_spec(OT_HEAD_SCALAR, 16, OT_ACT_SIGMOID, 1, 0);
+    bool good = ot_train_base_open(&f->base, MAX_ROWS) &&
+                ot_train_base_insert(&f->base, &spec, stacked ? &below : NULL, 0.8f, &f->rng) && /* values of a few units */
+                CHECK_OK(ot_gradients_open(&f->g, f->base.engine, f->base.x, MAX_ROWS, OT_TRAIN_BASE_CONTEXT, lambda, &err), &err) && open_batch(f);
     if (good && spec.kind == OT_HEAD_GENERATION)
-        good = CHECK_OK(ot_language_loss_open(&f->language, f->engine, f->x, ot_gradients_tape(f->g)->head_in, tail, &err), &err);
+        good = CHECK_OK(ot_language_loss_open(&f->language, f->base.engine, f->base.x, ot_gradients_tape(f->g)->head_in, tail, &err), &err);
     else if (good)
-        good = CHECK_OK(ot_lookahead_loss_open(&f->lookahead, f->engine, f->x, ot_gradients_tape(f->g)->head_in, &err), &err);
+        good = CHECK_OK(ot_lookahead_loss_open(&f->lookahead, f->base.engine, f->base.x, ot_gradients_tape(f->g)->head_in, &err), &err);
     for (uint32_t k = 0; good && k < spec.n_outputs; k++)
         f->d_heads[k] = ot_gradients_of_head(f->g, k, false);
     if (good)
@@ -166,8 +119,8 @@ static double loss_of(void *arg)
 {
     fixture *f = arg;
     double loss = NAN;
-    ot_insertion_commit(f->x, NULL);
-    if (!CHECK_OK(ot_engine_forward(f->engine, &f->batch, &err), &err))
+    ot_insertion_commit(f->base.x, NULL);
+    if (!CHECK_OK(ot_engine_forward(f->base.engine, &f->batch, &err), &err))
         return NAN;
     if (f->language != NULL) {
         ot_language_loss_commit(f->language);
@@ -189,7 +142,7 @@ static void check_all(ot_insertion_spec spec, bool stacked, double lambda)
 {
     fixture *f = open_fixture(spec, stacked, lambda, 0.0);
     REQUIRE(f != NULL);
-    const ot_slope_check c = {.insertion = f->x, .arg = f, .loss = loss_of, .gradient_of = gradient_of, .rng = &f->rng};
+    const ot_slope_check c = {.insertion = f->base.x, .arg = f, .loss = loss_of, .gradient_of = gradient_of, .rng = &f->rng};
     CHECK(loss_of(f) > 0.1);
     ot_slope_check_all(&c);
     close_fixture(f);
@@ -250,13 +203,13 @@ static void outcomes_are_the_engines(ot_insertion_spec spec)
     ot_batch batch = f->batch;
     double loss = 0.0;
     REQUIRE_OK(ot_gguf_writer_open(&w, &err), &err);
-    REQUIRE_OK(ot_insertion_put(f->x, w, OT_TYPE_F32, &err), &err);
+    REQUIRE_OK(ot_insertion_put(f->base.x, w, OT_TYPE_F32, &err), &err);
     REQUIRE_OK(ot_gguf_write(w, ot_test_temp_path("head.gguf"), &err), &err);
-    REQUIRE_OK(ot_insertion_open(&written, f->model, "head", ot_test_temp_path("head.gguf"), NULL, 0, NULL, &err), &err);
-    REQUIRE_OK(ot_engine_forward(f->engine, &f->batch, &err), &err);
+    REQUIRE_OK(ot_insertion_open(&written, f->base.model, "head", ot_test_temp_path("head.gguf"), NULL, 0, NULL, &err), &err);
+    REQUIRE_OK(ot_engine_forward(f->base.engine, &f->batch, &err), &err);
     ot_language_loss_commit(f->language);
     REQUIRE_OK(ot_language_loss_run(f->language, &f->batch, &f->targets.list, f->weights, 0, NULL, NULL, trained, &loss, &err), &err);
-    REQUIRE_OK(ot_sequence_batch_open(&sequences, f->model, written, OT_KV_F32, MAX_ROWS, &err), &err);
+    REQUIRE_OK(ot_sequence_batch_open(&sequences, f->base.model, written, OT_KV_F32, MAX_ROWS, &err), &err);
     ot_sequence_batch_clear(sequences);
     for (uint32_t r = 0, n; r < f->batch.n_rows; r += n) {
         int32_t tokens[64];
@@ -265,8 +218,8 @@ static void outcomes_are_the_engines(ot_insertion_spec spec)
         ot_sequence_batch_add(sequences, tokens, n, OT_ROW_OUTPUT);
     }
     REQUIRE_OK(ot_sequence_batch_finish(sequences, &batch, NULL, &err), &err);
-    REQUIRE_OK(ot_engine_forward(f->engine, &batch, &err), &err);
-    REQUIRE_OK(ot_engine_outcomes_open(&o, f->engine, written, &err), &err);
+    REQUIRE_OK(ot_engine_forward(f->base.engine, &batch, &err), &err);
+    REQUIRE_OK(ot_engine_outcomes_open(&o, f->base.engine, written, &err), &err);
     REQUIRE_OK(ot_engine_outcomes_get(&o, &batch, &f->targets.list, served, base, &err), &err);
     double sum = 0.0;
     for (uint32_t i = 0; i < f->targets.list.n_rows; i++)
@@ -301,7 +254,7 @@ static void candidates_get_the_scores_of_their_texts(void)
     ot_rng rng = ot_rng_at(1, 2, 3);
     ot_batch batch;
     int32_t text[2][40];
-    REQUIRE_OK(ot_candidates_open(&c, f->engine, 3, 2, 40, &err), &err);
+    REQUIRE_OK(ot_candidates_open(&c, f->base.engine, 3, 2, 40, &err), &err);
     CHECK_UINT(c.max_positions, 8);
     ot_sequence_batch_clear(f->sequences);
     for (int t = 0; t < 2; t++) {
@@ -312,9 +265,9 @@ static void candidates_get_the_scores_of_their_texts(void)
     }
     REQUIRE(c.n_positions > 2);
     REQUIRE_OK(ot_sequence_batch_finish(f->sequences, &batch, ot_gradients_tape(f->g), &err), &err);
-    REQUIRE_OK(ot_engine_forward(f->engine, &batch, &err), &err);
-    REQUIRE_OK(ot_candidates_choose(&c, f->engine, f->parent, 0, 5, &err), &err);
-    REQUIRE_OK(ot_candidates_score(&c, f->engine, f->sequences, f->parent, 0, &err), &err);
+    REQUIRE_OK(ot_engine_forward(f->base.engine, &batch, &err), &err);
+    REQUIRE_OK(ot_candidates_choose(&c, f->base.engine, f->base.parent, 0, 5, &err), &err);
+    REQUIRE_OK(ot_candidates_score(&c, f->base.engine, f->sequences, f->base.parent, 0, &err), &err);
     for (uint32_t i = 0; i < c.n_positions; i++) {
         const uint32_t row = c.rows[i], t = row / 33, n = row % 33 + 1;
         float logits[512], *rows[1] = {logits};
@@ -326,11 +279,11 @@ static void candidates_get_the_scores_of_their_texts(void)
             ot_sequence_batch_add(f->sequences, with, n + 1, OT_ROW_OUTPUT);
             with[n] = kept;
             REQUIRE_OK(ot_sequence_batch_finish(f->sequences, &batch, NULL, &err), &err);
-            REQUIRE_OK(ot_engine_forward(f->engine, &batch, &err), &err);
-            const float own = ot_engine_score(f->engine, n, f->parent, 0), before = ot_engine_score(f->engine, n - 1, f->parent, 0);
+            REQUIRE_OK(ot_engine_forward(f->base.engine, &batch, &err), &err);
+            const float own = ot_engine_score(f->base.engine, n, f->base.parent, 0), before = ot_engine_score(f->base.engine, n - 1, f->base.parent, 0);
             CHECK_SAME_FLOATS(&c.scores[i * c.n + j], &own, 1);
             CHECK_SAME_FLOATS(&c.before[i], &before, 1);
-            REQUIRE_OK(ot_engine_project(f->engine, last, 1, rows, &err), &err);
+            REQUIRE_OK(ot_engine_project(f->base.engine, last, 1, rows, &err), &err);
             uint32_t above = 0;
             for (uint32_t v = 0; v < ot_tiny_model_vocab_size(); v++)
                 above += logits[v] > logits[c.tokens[i * c.n + j]];
@@ -351,30 +304,30 @@ static void lookahead_starts_from_its_parent(void)
     REQUIRE(f != NULL);
     ot_gguf_writer *w = NULL;
     ot_insertion *loaded[1] = {NULL}, *x = NULL;
-    ot_insertion_spec spec = ot_insertion_get_info(f->x)->spec;
+    ot_insertion_spec spec = ot_insertion_get_info(f->base.x)->spec;
     ot_gradients *g = NULL;
     ot_sequence_batch *sequences = NULL;
     ot_batch batch;
     int32_t text[30];
     REQUIRE_OK(ot_gguf_writer_open(&w, &err), &err);
-    REQUIRE_OK(ot_insertion_put(f->parent, w, OT_TYPE_F32, &err), &err);
+    REQUIRE_OK(ot_insertion_put(f->base.parent, w, OT_TYPE_F32, &err), &err);
     REQUIRE_OK(ot_gguf_write(w, ot_test_temp_path("below.gguf"), &err), &err);
-    REQUIRE_OK(ot_insertion_open(&loaded[0], f->model, "below", ot_test_temp_path("below.gguf"), NULL, 0, NULL, &err), &err);
-    REQUIRE_OK(ot_insertion_create(&x, f->model, &spec, (const ot_insertion *const *)loaded, &err), &err);
-    REQUIRE_OK(ot_init_params(x, f->model, OT_INIT_COPY, 3, NULL, &err), &err);
+    REQUIRE_OK(ot_insertion_open(&loaded[0], f->base.model, "below", ot_test_temp_path("below.gguf"), NULL, 0, NULL, &err), &err);
+    REQUIRE_OK(ot_insertion_create(&x, f->base.model, &spec, (const ot_insertion *const *)loaded, &err), &err);
+    REQUIRE_OK(ot_init_params(x, f->base.model, OT_INIT_COPY, 3, NULL, &err), &err);
     REQUIRE(ot_init_can_follow(x, loaded[0]));
-    REQUIRE_OK(ot_init_follow(x, f->model, loaded[0], NULL, &err), &err);
-    REQUIRE_OK(ot_gradients_open(&g, f->engine, x, MAX_ROWS, 64, 0, &err), &err);
-    REQUIRE_OK(ot_sequence_batch_open(&sequences, f->model, x, OT_KV_F32, MAX_ROWS, &err), &err);
+    REQUIRE_OK(ot_init_follow(x, f->base.model, loaded[0], NULL, &err), &err);
+    REQUIRE_OK(ot_gradients_open(&g, f->base.engine, x, MAX_ROWS, 64, 0, &err), &err);
+    REQUIRE_OK(ot_sequence_batch_open(&sequences, f->base.model, x, OT_KV_F32, MAX_ROWS, &err), &err);
     ot_sequence_batch_clear(sequences);
     for (int i = 0; i < 30; i++)
         text[i] = (int32_t)ot_test_rng_below(&f->rng, 200);
     ot_sequence_batch_add(sequences, text, 30, OT_ROW_OUTPUT);
     REQUIRE_OK(ot_sequence_batch_finish(sequences, &batch, ot_gradients_tape(g), &err), &err);
-    REQUIRE_OK(ot_engine_forward(f->engine, &batch, &err), &err);
+    REQUIRE_OK(ot_engine_forward(f->base.engine, &batch, &err), &err);
     const float bias = ot_insertion_find_param(x, "otter.head.0.bias")->data[0];
     for (uint32_t r = 0; r < 30; r++) {
-        const double s = ot_engine_score(f->engine, r, loaded[0], 0);
+        const double s = ot_engine_score(f->base.engine, r, loaded[0], 0);
         /* H'[0] is a quarter of the parent's raw score, without its bias. */
         CHECK_NEAR(ot_gradients_tape(g)->head_in[r * 16] / 0.25, log(s / (1 - s)) - bias, 2e-3);
     }

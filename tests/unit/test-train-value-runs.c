@@ -8,6 +8,7 @@
 
 #include "tests/support/test-support.h"
 #include "tests/support/tiny-model.h"
+#include "tests/support/train-base.h"
 #include "train/train.h"
 
 static ot_error err;
@@ -111,22 +112,6 @@ static double recorded(const char *path, const char *key)
     return x;
 }
 
-static void same_tensors(const char *a, const char *b)
-{
-    ot_gguf *x = NULL, *y = NULL;
-    REQUIRE_OK(ot_gguf_open(&x, a, &err), &err);
-    REQUIRE_OK(ot_gguf_open(&y, b, &err), &err);
-    CHECK_UINT(ot_gguf_tensor_count(x), ot_gguf_tensor_count(y));
-    for (uint64_t i = 0; i < ot_gguf_tensor_count(x); i++) {
-        const ot_tensor *s = ot_gguf_tensor_at(x, i), *t = ot_gguf_tensor_at(y, i);
-        ot_test_context("%.*s", (int)s->name.size, s->name.data);
-        CHECK_BYTES(s->data, s->bytes, t->data, t->bytes);
-    }
-    ot_test_context(NULL);
-    ot_gguf_close(&x);
-    ot_gguf_close(&y);
-}
-
 /* The positive expert on label 0, then the negative one on label 1 on top of it. */
 static void experts_learn_their_texts(void)
 {
@@ -221,7 +206,7 @@ static void resume_and_threads(ot_train_options o)
     o.threads = 1;
     strcpy(o.out, ot_test_temp_path("resumed.gguf"));
     REQUIRE_OK(ot_train_run(&o, NULL, quiet, &err), &err);
-    same_tensors(ot_test_temp_path("straight.gguf"), ot_test_temp_path("resumed.gguf"));
+    ot_check_same_tensors(ot_test_temp_path("straight.gguf"), ot_test_temp_path("resumed.gguf"));
 }
 
 static void drafts_resume_to_the_same_bits_with_other_threads(void)
