@@ -266,6 +266,54 @@ bool ot_fixture_is_clean(ot_scheduler *s)
     return false;
 }
 
+/* ---- Many unlike requests ---- */
+
+bool ot_mix_run(const ot_mix *mix, const ot_scheduler_options *options, ot_result *results, ot_request_usage *usage, ot_stats *stats)
+{
+    ot_request *requests[OT_MIX_MAX] = {0};
+    ot_scheduler *s = ot_fixture_scheduler(options);
+    bool good = s != NULL && CHECK(mix->n <= OT_MIX_MAX);
+    for (uint32_t i = 0; i < mix->n && good; i++) {
+        int32_t text[OT_MIX_TEXT];
+        ot_request_params p = mix->request(i, text, mix->drafts);
+        requests[i] = ot_fixture_submit(s, &p);
+        good = requests[i] != NULL && (!mix->apart || ot_fixture_finish(s, &requests[i], 1, 1, &results[i]));
+    }
+    if (good && !mix->apart)
+        good = ot_fixture_finish(s, requests, mix->n, 1, results);
+    for (uint32_t i = 0; i < mix->n && good && usage != NULL; i++)
+        usage[i] = ot_request_get_usage(requests[i]);
+    for (uint32_t i = 0; i < mix->n; i++)
+        ot_request_release(&requests[i]);
+    good = good && CHECK(ot_fixture_is_clean(s));
+    *stats = (ot_stats){0};
+    if (s != NULL)
+        ot_scheduler_get_stats(s, stats);
+    ot_scheduler_close(&s);
+    return good;
+}
+
+uint64_t ot_mix_check_drafts(const ot_request_usage *usage, uint32_t n, const ot_stats *stats)
+{
+    uint64_t accepted = 0, rejected = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        accepted += usage[i].accepted_prediction_tokens;
+        rejected += usage[i].rejected_prediction_tokens;
+    }
+    CHECK_UINT(stats->accepted_tokens, accepted);
+    CHECK_UINT(stats->draft_tokens, accepted + rejected);
+    return accepted;
+}
+
+void ot_check_same_results(const ot_result *actual, const ot_result *expected, uint32_t n, uint32_t n_signals)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        char what[32];
+        snprintf(what, sizeof what, "request %u", i);
+        ot_check_same_result(&actual[i], &expected[i], n_signals, what);
+    }
+}
+
 /* ---- By hand ---- */
 
 static void close_under_parents(ot_by_hand *h, const ot_insertion *x)

@@ -63,6 +63,29 @@ void ot_check_same_result(const ot_result *actual, const ot_result *expected, ui
 /* Waits until nothing runs; true if no unit is held then. */
 bool ot_fixture_is_clean(ot_scheduler *s);
 
+/* ---- Many unlike requests, which must not show in each other ------------------------------------------------- */
+
+#define OT_MIX_MAX 32
+#define OT_MIX_TEXT 128
+
+/* Request i; `text` has room for OT_MIX_TEXT tokens, and what else the request points to is static. Whether it asks for drafts is
+ * up to `drafts`, where the mix has any. */
+typedef ot_request_params ot_mixed_request(uint32_t i, int32_t *text, bool drafts);
+typedef struct ot_mix {
+    ot_mixed_request *request;
+    uint32_t n;
+    bool apart;  /* one after the other, instead of all at once */
+    bool drafts;
+} ot_mix;
+
+/* Runs requests 0..n-1 on a scheduler of their own; results, usage (n; may be NULL) and stats are those at the end. False and a failed
+ * check if one does not end or leaves units behind. */
+bool ot_mix_run(const ot_mix *mix, const ot_scheduler_options *options, ot_result *results, ot_request_usage *usage, ot_stats *stats);
+/* Drafts of all requests that were accepted and rejected: fails a check unless stats counted the same. Returns those accepted. */
+uint64_t ot_mix_check_drafts(const ot_request_usage *usage, uint32_t n, const ot_stats *stats);
+/* Each result the same as expected, to the last bit. */
+void ot_check_same_results(const ot_result *actual, const ot_result *expected, uint32_t n, uint32_t n_signals);
+
 /* ---- By hand ----------------------------------------------------------------------------------------------- */
 
 /* One sequence on an engine of its own, all rows one by one or in one chunk. */

@@ -324,33 +324,12 @@ static ot_request_params mixed(uint32_t i, int32_t *prompt, bool drafts)
 
 static void check_mixed(const ot_scheduler_options *o, ot_stats *stats)
 {
-    ot_scheduler *s = ot_fixture_scheduler(o);
-    REQUIRE(s != NULL);
-    ot_request *requests[N_MIXED];
-    for (uint32_t i = 0; i < N_MIXED; i++) {
-        int32_t prompt[N_PROMPT];
-        ot_request_params p = mixed(i, prompt, true);
-        requests[i] = ot_fixture_submit(s, &p);
-    }
-    uint64_t accepted = 0, rejected = 0;
-    if (ot_fixture_finish(s, requests, N_MIXED, 1, with))
-        for (uint32_t i = 0; i < N_MIXED; i++) {
-            char what[32];
-            snprintf(what, sizeof what, "request %u", i);
-            ot_check_same_result(&with[i], &without[i], 3, what);
-            ot_request_usage u = ot_request_get_usage(requests[i]);
-            accepted += u.accepted_prediction_tokens;
-            rejected += u.rejected_prediction_tokens;
-        }
-    for (uint32_t i = 0; i < N_MIXED; i++)
-        ot_request_release(&requests[i]);
-    CHECK(ot_fixture_is_clean(s));
-    ot_scheduler_get_stats(s, stats);
-    CHECK_UINT(stats->accepted_tokens, accepted);
-    CHECK_UINT(stats->draft_tokens, accepted + rejected);
-    printf("    %llu of %llu accepted, %llu preemptions\n", (unsigned long long)accepted, (unsigned long long)(accepted + rejected),
+    ot_request_usage usage[N_MIXED] = {0};
+    if (ot_mix_run(&(ot_mix){mixed, N_MIXED, .drafts = true}, o, with, usage, stats))
+        ot_check_same_results(with, without, N_MIXED, 3);
+    const uint64_t accepted = ot_mix_check_drafts(usage, N_MIXED, stats);
+    printf("    %llu of %llu accepted, %llu preemptions\n", (unsigned long long)accepted, (unsigned long long)stats->draft_tokens,
            (unsigned long long)stats->preemptions);
-    ot_scheduler_close(&s);
 }
 
 static bool solve_for_mixed(bool two)
@@ -361,13 +340,7 @@ static bool solve_for_mixed(bool two)
     ot_request_params p = ot_fixture_params(prompt, N_PROMPT, 44);
     if (!ot_value_heads_load() || !prepare(&p, 4, two, &without[0], &stats))
         return false;
-    ot_scheduler *s = ot_fixture_scheduler(NULL);
-    for (uint32_t i = 0; i < N_MIXED && s != NULL; i++) {
-        p = mixed(i, prompt, false);
-        CHECK(ot_fixture_run(s, &p, &without[i]));
-    }
-    ot_scheduler_close(&s);
-    return s == NULL;
+    return ot_mix_run(&(ot_mix){mixed, N_MIXED, .apart = true}, NULL, without, NULL, &stats);
 }
 
 static void nothing_shows(void)

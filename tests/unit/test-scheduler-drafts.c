@@ -112,14 +112,9 @@ static ot_request_params mixed(uint32_t i, int32_t *prompt, bool drafts)
 static const ot_result *plain(void)
 {
     static bool done;
-    ot_scheduler *s = done ? NULL : ot_fixture_scheduler(NULL);
-    for (uint32_t i = 0; i < N_MIXED && s != NULL; i++) {
-        int32_t prompt[80];
-        ot_request_params p = mixed(i, prompt, false);
-        ot_fixture_run(s, &p, &without[i]);
-    }
-    done = true;
-    ot_scheduler_close(&s);
+    ot_stats stats;
+    if (!done)
+        done = ot_mix_run(&(ot_mix){mixed, N_MIXED, .apart = true}, NULL, without, NULL, &stats);
     return without;
 }
 
@@ -133,36 +128,16 @@ static void check_same_top(const ot_result *a, const ot_result *b)
 
 static void check_mixed(const ot_scheduler_options *o, ot_stats *stats)
 {
+    ot_request_usage usage[N_MIXED] = {0};
     const ot_result *expected = plain();
-    ot_scheduler *s = ot_fixture_scheduler(o);
-    REQUIRE(s != NULL);
-    ot_request *requests[N_MIXED];
-    for (uint32_t i = 0; i < N_MIXED; i++) {
-        int32_t prompt[80];
-        ot_request_params p = mixed(i, prompt, true);
-        requests[i] = ot_fixture_submit(s, &p);
-    }
-    uint64_t accepted = 0, rejected = 0;
-    if (ot_fixture_finish(s, requests, N_MIXED, 1, with))
-        for (uint32_t i = 0; i < N_MIXED; i++) {
-            char what[32];
-            snprintf(what, sizeof what, "request %u", i);
-            ot_check_same_result(&with[i], &expected[i], 3, what);
+    if (ot_mix_run(&(ot_mix){mixed, N_MIXED, .drafts = true}, o, with, usage, stats)) {
+        ot_check_same_results(with, expected, N_MIXED, 3);
+        for (uint32_t i = 0; i < N_MIXED; i++)
             check_same_top(&with[i], &expected[i]);
-            ot_request_usage u = ot_request_get_usage(requests[i]);
-            accepted += u.accepted_prediction_tokens;
-            rejected += u.rejected_prediction_tokens;
-            if (i == 12)
-                CHECK_UINT(u.accepted_prediction_tokens + u.rejected_prediction_tokens, 0);
-        }
-    for (uint32_t i = 0; i < N_MIXED; i++)
-        ot_request_release(&requests[i]);
-    CHECK(ot_fixture_is_clean(s));
-    ot_scheduler_get_stats(s, stats);
-    CHECK_UINT(stats->accepted_tokens, accepted);
-    CHECK_UINT(stats->draft_tokens, accepted + rejected);
+    }
+    ot_mix_check_drafts(usage, N_MIXED, stats);
+    CHECK_UINT(usage[12].accepted_prediction_tokens + usage[12].rejected_prediction_tokens, 0);
     CHECK_UINT(stats->intervention_requests[OT_MODE_SPECULATIVE], N_MIXED - 1);
-    ot_scheduler_close(&s);
 }
 
 static void one_after_the_other(void)

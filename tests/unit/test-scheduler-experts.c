@@ -279,46 +279,22 @@ static const ot_result *alone(void)
     static ot_result kept[N_MIXED];
     static bool done;
     ot_scheduler_options o = ot_fixture_options();
+    ot_stats stats;
     o.prefix_cache = false;
-    ot_scheduler *s = done ? NULL : ot_fixture_scheduler(&o);
-    for (uint32_t i = 0; i < N_MIXED && s != NULL; i++) {
-        int32_t text[80];
-        ot_request_params p = mixed(i, text, false);
-        ot_fixture_run(s, &p, &kept[i]);
-    }
-    done = true;
-    ot_scheduler_close(&s);
+    if (!done)
+        done = ot_mix_run(&(ot_mix){mixed, N_MIXED, .apart = true}, &o, kept, NULL, &stats);
     return kept;
 }
 
 static void check_mixed(const ot_scheduler_options *o, bool together, bool drafts, uint64_t *preemptions, uint64_t *accepted)
 {
     static ot_result results[N_MIXED];
-    const ot_result *expected = alone();
-    ot_scheduler *s = ot_fixture_scheduler(o);
-    REQUIRE(s != NULL);
-    ot_request *requests[N_MIXED];
-    for (uint32_t i = 0; i < N_MIXED; i++) {
-        int32_t text[80];
-        ot_request_params p = mixed(i, text, drafts);
-        requests[i] = ot_fixture_submit(s, &p);
-        if (!together)
-            CHECK(ot_fixture_finish(s, &requests[i], 1, 1, &results[i]));
-    }
-    if (!together || ot_fixture_finish(s, requests, N_MIXED, 1, results))
-        for (uint32_t i = 0; i < N_MIXED; i++) {
-            char what[32];
-            snprintf(what, sizeof what, "request %u", i);
-            ot_check_same_result(&results[i], &expected[i], 3, what);
-        }
-    for (uint32_t i = 0; i < N_MIXED; i++)
-        ot_request_release(&requests[i]);
-    CHECK(ot_fixture_is_clean(s));
     ot_stats stats;
-    ot_scheduler_get_stats(s, &stats);
+    const ot_result *expected = alone();
+    if (ot_mix_run(&(ot_mix){mixed, N_MIXED, .apart = !together, .drafts = drafts}, o, results, NULL, &stats))
+        ot_check_same_results(results, expected, N_MIXED, 3);
     *preemptions = stats.preemptions;
     *accepted = stats.accepted_tokens;
-    ot_scheduler_close(&s);
 }
 
 static void neighbours_and_threads_do_not_matter(void)

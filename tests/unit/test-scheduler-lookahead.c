@@ -326,45 +326,22 @@ static ot_request_params mixed(uint32_t i, int32_t *text, bool drafts)
     return p;
 }
 
-static void run_mixed(const ot_scheduler_options *o, bool together, bool drafts, ot_result *results, ot_stats *stats)
-{
-    ot_scheduler *s = ot_fixture_scheduler(o);
-    REQUIRE(s != NULL);
-    ot_request *requests[N_MIXED];
-    for (uint32_t i = 0; i < N_MIXED; i++) {
-        int32_t text[80];
-        ot_request_params p = mixed(i, text, drafts);
-        requests[i] = ot_fixture_submit(s, &p);
-        if (!together)
-            CHECK(ot_fixture_finish(s, &requests[i], 1, 1, &results[i]));
-    }
-    if (together)
-        CHECK(ot_fixture_finish(s, requests, N_MIXED, 1, results));
-    for (uint32_t i = 0; i < N_MIXED; i++)
-        ot_request_release(&requests[i]);
-    CHECK(ot_fixture_is_clean(s));
-    ot_scheduler_get_stats(s, stats);
-    ot_scheduler_close(&s);
-}
-
 static void neighbours_preemption_and_drafts_do_not_matter(void)
 {
     static ot_result expected[N_MIXED], results[N_MIXED];
     ot_stats stats;
     ot_scheduler_options o = ot_fixture_options();
     o.prefix_cache = false;
-    run_mixed(&o, false, false, expected, &stats);
+    REQUIRE(ot_mix_run(&(ot_mix){mixed, N_MIXED, .apart = true}, &o, expected, NULL, &stats));
     for (uint32_t variant = 0; variant < 5; variant++) {
         o = ot_fixture_options();
         o.n_threads = variant == 0 ? 1 : 2;
         o.max_batch_tokens = variant == 1 ? 200 : 64;
         o.kv_memory_bytes = (size_t)(variant == 2 ? 400 : 4096) << 10;
-        run_mixed(&o, variant != 4, variant >= 3, results, &stats);
-        for (uint32_t i = 0; i < N_MIXED; i++) {
-            char what[48];
-            snprintf(what, sizeof what, "variant %u, request %u", variant, i);
-            ot_check_same_result(&results[i], &expected[i], 2, what);
-        }
+        const ot_mix mix = {mixed, N_MIXED, .apart = variant == 4, .drafts = variant >= 3};
+        printf("    variant %u\n", variant);
+        if (ot_mix_run(&mix, &o, results, NULL, &stats))
+            ot_check_same_results(results, expected, N_MIXED, 2);
         CHECK(variant != 2 || stats.preemptions > 0);
         CHECK(variant != 4 || stats.accepted_tokens > 0);
     }

@@ -61,8 +61,9 @@ static void signals_equal_a_loop_by_hand(void)
 /* ---- Equal to itself ---- */
 
 /* Request i of sixteen: plain, sampled, with signals, with ARGS, guarded, of many lengths; some share a prefix. */
-static ot_request_params mixed(uint32_t i, int32_t *prompt)
+static ot_request_params mixed(uint32_t i, int32_t *prompt, bool drafts)
 {
+    (void)drafts;
     uint32_t n = 5 + i * 13 % 70;
     ot_fixture_prompt(i % 4, prompt, n);
     ot_request_params p = ot_fixture_params(prompt, n, 20 + i % 5 * 7);
@@ -97,45 +98,23 @@ static const ot_result *alone(void)
     static ot_result kept[N_MIXED];
     static bool done;
     ot_scheduler_options o = ot_fixture_options();
+    ot_stats stats;
     o.prefix_cache = false;
-    ot_scheduler *s = done ? NULL : ot_fixture_scheduler(&o);
-    for (uint32_t i = 0; i < N_MIXED && s != NULL; i++) {
-        int32_t prompt[80];
-        ot_request_params p = mixed(i, prompt);
-        ot_fixture_run(s, &p, &kept[i]);
-    }
-    done = true;
-    ot_scheduler_close(&s);
+    if (!done)
+        done = ot_mix_run(&(ot_mix){mixed, N_MIXED, .apart = true}, &o, kept, NULL, &stats);
     return kept;
 }
 
 static void check_mixed(const ot_scheduler_options *o, uint64_t *preemptions, uint64_t *hits)
 {
-    const ot_result *expected = alone();
-    ot_scheduler *s = ot_fixture_scheduler(o);
-    REQUIRE(s != NULL);
-    ot_request *requests[N_MIXED];
-    for (uint32_t i = 0; i < N_MIXED; i++) {
-        int32_t prompt[80];
-        ot_request_params p = mixed(i, prompt);
-        requests[i] = ot_fixture_submit(s, &p);
-    }
-    if (ot_fixture_finish(s, requests, N_MIXED, 1, results))
-        for (uint32_t i = 0; i < N_MIXED; i++) {
-            char what[32];
-            snprintf(what, sizeof what, "request %u", i);
-            ot_check_same_result(&results[i], &expected[i], 4, what);
-        }
-    for (uint32_t i = 0; i < N_MIXED; i++)
-        ot_request_release(&requests[i]);
-    CHECK(ot_fixture_is_clean(s));
     ot_stats stats;
-    ot_scheduler_get_stats(s, &stats);
+    const ot_result *expected = alone();
+    if (ot_mix_run(&(ot_mix){.request = mixed, .n = N_MIXED}, o, results, NULL, &stats))
+        ot_check_same_results(results, expected, N_MIXED, 4);
     if (preemptions != NULL)
         *preemptions = stats.preemptions;
     if (hits != NULL)
         *hits = stats.prefix_cache_hits;
-    ot_scheduler_close(&s);
 }
 
 static void the_batch_does_not_matter(void)
@@ -197,7 +176,7 @@ static void loaded_heads_do_not_matter(void)
     REQUIRE_OK(ot_scheduler_open(&s, f->model, NULL, &o, &err), &err);
     for (uint32_t i = 0; i < N_MIXED; i++) {
         int32_t prompt[80];
-        ot_request_params p = mixed(i, prompt);
+        ot_request_params p = mixed(i, prompt, false);
         if (p.intervention.n_signals == 0 && ot_fixture_run(s, &p, &results[0]))
             ot_check_same_result(&results[0], &expected[i], 0, "without heads");
         for (uint32_t j = 0; j < p.intervention.n_signals; j++)
