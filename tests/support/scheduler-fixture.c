@@ -254,15 +254,16 @@ void ot_check_same_result(const ot_result *a, const ot_result *b, uint32_t n_sig
 bool ot_fixture_is_clean(ot_scheduler *s)
 {
     ot_stats stats;
+    uint64_t units;
     double until = ot_test_now_seconds() + 30;
     do {
         ot_scheduler_get_stats(s, &stats);
-        if (ot_scheduler_idle(s) && stats.kv_units_used == 0 && stats.requests_running + stats.requests_waiting == 0)
+        units = stats.kv_units_used + stats.companion_units_used;
+        if (ot_scheduler_idle(s) && units == 0 && stats.requests_running + stats.requests_waiting == 0)
             return true;
         ot_scheduler_wait(s, 1);
     } while (ot_test_now_seconds() < until);
-    printf("    %llu units used, %u running, %u waiting\n", (unsigned long long)stats.kv_units_used, stats.requests_running,
-           stats.requests_waiting);
+    printf("    %llu units used, %u running, %u waiting\n", (unsigned long long)units, stats.requests_running, stats.requests_waiting);
     return false;
 }
 

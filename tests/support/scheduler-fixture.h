@@ -60,7 +60,7 @@ bool ot_fixture_finish(ot_scheduler *s, ot_request **requests, uint32_t n, uint3
 bool ot_fixture_run(ot_scheduler *s, const ot_request_params *params, ot_result *result);
 /* The same to the last bit: tokens, log-probabilities, signals, text, finish. */
 void ot_check_same_result(const ot_result *actual, const ot_result *expected, uint32_t n_signals, const char *what);
-/* Waits until nothing runs; true if no unit is held then. */
+/* Waits until nothing runs; true if no unit is held then, of a separate model neither. */
 bool ot_fixture_is_clean(ot_scheduler *s);
 
 /* ---- Many unlike requests, which must not show in each other ------------------------------------------------- */

@@ -11,10 +11,8 @@
 #include "tests/support/test-support.h"
 #include "tests/support/tiny-model.h"
 
-/* Names by role; "mood", "thin" and "pair" are insertions into the base. */
 #define N_MIXED 24
 
-static ot_heads *heads;
 static ot_model *twin; /* other weights, same vocabulary */
 static ot_result results[N_MIXED], expected[N_MIXED];
 
@@ -31,14 +29,12 @@ static ot_status load_model(const char *name, ot_head_role role, const char *mod
     char model_path[512], head_path[512];
     snprintf(model_path, sizeof model_path, "%s", path_of(model));
     snprintf(head_path, sizeof head_path, "%s", path_of(head != NULL ? head : "none"));
-    return ot_heads_load_model(heads, name, role, model_path, head != NULL ? head_path : NULL, &options, err);
+    return ot_heads_load_model(ot_fixture_get()->heads, name, role, model_path, head != NULL ? head_path : NULL, &options, err);
 }
 
+/* Separate models beside the fixture's insertions. */
 static ot_status load_all(ot_error *err)
 {
-    static const char *const insertions[] = {"mood", "thin", "pair"};
-    const ot_insertion_options options = {false};
-    char file[80];
     ot_tiny_model_options other = ot_tiny_model_defaults();
     other.seed = 99;
     other.separate_output = true;
@@ -55,10 +51,6 @@ static ot_status load_all(ot_error *err)
     light.type = light.embd_type = OT_TYPE_Q8_0;
     if (st == OT_OK)
         st = ot_tiny_model_write(path_of("light.gguf"), &light, err);
-    for (int i = 0; i < 3 && st == OT_OK; i++) {
-        snprintf(file, sizeof file, "%s.gguf", insertions[i]);
-        st = ot_heads_load(heads, insertions[i], path_of(file), &options, err);
-    }
     if (st == OT_OK)
         st = load_model("mood-model", OT_ROLE_REWARD_MODEL, "fixture.gguf", "mood.gguf", err);
     if (st == OT_OK)
@@ -79,8 +71,7 @@ static ot_status load_all(ot_error *err)
 static bool open_all(void)
 {
     ot_error err = {0};
-    ot_fixture *f = ot_fixture_get();
-    return f != NULL && CHECK_OK(ot_heads_open(&heads, f->model, 16, &err), &err) && CHECK_OK(load_all(&err), &err);
+    return ot_fixture_get() != NULL && CHECK_OK(load_all(&err), &err);
 }
 
 /* With seven models beside it, the base's share is an eighth. */
@@ -91,31 +82,24 @@ static ot_scheduler_options options_here(void)
     return o;
 }
 
-static ot_scheduler *open_scheduler(const ot_scheduler_options *options)
+static ot_scheduler *open_scheduler(void)
 {
-    ot_scheduler_options o = options != NULL ? *options : options_here();
-    ot_scheduler *s = NULL;
-    ot_error err = {0};
-    CHECK_OK(ot_scheduler_open(&s, ot_fixture_get()->model, heads, &o, &err), &err);
-    return s;
+    const ot_scheduler_options o = options_here();
+    return ot_fixture_scheduler(&o);
 }
 
 static ot_head *find(const char *name, uint32_t *output)
 {
     ot_error err = {0};
     ot_head *head = NULL;
-    CHECK_OK(ot_heads_find(heads, name, &head, output, &err), &err);
+    CHECK_OK(ot_heads_find(ot_fixture_get()->heads, name, &head, output, &err), &err);
     return head;
 }
 
-static uint32_t add_signal(ot_request_params *p, const char *name, float weight)
+static void add_signal(ot_request_params *p, const char *name, float weight)
 {
-    uint32_t i = p->intervention.n_signals++;
-    p->intervention.signals[i].head = find(name, &p->intervention.signals[i].output);
-    snprintf(p->intervention.signals[i].name, sizeof p->intervention.signals[i].name, "%s", name);
-    p->intervention.signals[i].weight = weight;
+    ot_fixture_signal(p, name, weight);
     p->intervention.reward |= weight != 0;
-    return i;
 }
 
 static void add_experts(ot_request_params *p, const char *positive, const char *negative, float alpha)
@@ -133,14 +117,6 @@ static void add_drafts(ot_request_params *p, const char *name, uint32_t max_draf
     uint32_t output;
     p->intervention.drafting.head = name != NULL ? find(name, &output) : NULL;
     p->intervention.drafting.max_draft = max_draft;
-}
-
-static bool is_clean(ot_scheduler *s)
-{
-    ot_stats stats;
-    bool clean = ot_fixture_is_clean(s);
-    ot_scheduler_get_stats(s, &stats);
-    return CHECK_UINT(stats.companion_units_used, 0) && clean;
 }
 
 /* ---- The same by head and by model ---- */
@@ -174,7 +150,7 @@ static ot_request_params scored(int way, bool by_model, int32_t prompt[60])
 
 static void a_reward_model_with_the_base_s_weights_is_the_head(void)
 {
-    ot_scheduler *s = open_scheduler(NULL);
+    ot_scheduler *s = open_scheduler();
     REQUIRE(s != NULL);
     for (int way = 0; way < N_WAYS; way++) {
         int32_t prompt[60];
@@ -185,7 +161,7 @@ static void a_reward_model_with_the_base_s_weights_is_the_head(void)
             ot_check_same_result(&results[0], &expected[0], model.intervention.n_signals, what);
         CHECK(expected[0].n > 0 || way == STOP);
     }
-    CHECK(is_clean(s));
+    CHECK(ot_fixture_is_clean(s));
     ot_scheduler_close(&s);
 }
 
@@ -193,7 +169,7 @@ static void prompts_are_scored_by_a_reward_model(void)
 {
     int32_t prompt[150];
     ot_fixture_prompt(3, prompt, 150);
-    ot_scheduler *s = open_scheduler(NULL);
+    ot_scheduler *s = open_scheduler();
     REQUIRE(s != NULL);
     for (int per_token = 0; per_token < 2; per_token++) {
         ot_request_params p = ot_fixture_params(prompt, 150, 0);
@@ -210,14 +186,15 @@ static void prompts_are_scored_by_a_reward_model(void)
             CHECK_SAME_FLOATS(out.last_scores + 1, out.last_scores, 1);
         ot_request_release(&r);
     }
-    CHECK(is_clean(s));
+    CHECK(ot_fixture_is_clean(s));
     ot_scheduler_close(&s);
 }
 
 /* ---- Promises ---- */
 
-static ot_request_params mixed(uint32_t i, int32_t prompt[110])
+static ot_request_params mixed(uint32_t i, int32_t *prompt, bool drafts)
 {
+    (void)drafts; /* as the request has it */
     uint32_t n = 5 + i * 37 % 100;
     ot_fixture_prompt(i % 6, prompt, 110); /* some prompts begin alike */
     ot_request_params p = ot_fixture_params(prompt, n, 10 + i % 20);
@@ -237,54 +214,21 @@ static ot_request_params mixed(uint32_t i, int32_t prompt[110])
     return p;
 }
 
-static void run_alone(void)
-{
-    static bool done;
-    if (done)
-        return;
-    ot_scheduler *s = open_scheduler(NULL);
-    REQUIRE(s != NULL);
-    for (uint32_t i = 0; i < N_MIXED; i++) {
-        int32_t prompt[110];
-        ot_request_params p = mixed(i, prompt);
-        ot_fixture_run(s, &p, &expected[i]);
-    }
-    CHECK(is_clean(s));
-    ot_scheduler_close(&s);
-    done = true;
-}
-
 static void check_mixed(const ot_scheduler_options *o, ot_stats *stats)
 {
-    run_alone();
-    ot_scheduler *s = open_scheduler(o);
-    REQUIRE(s != NULL);
-    ot_request *r[N_MIXED];
-    static int32_t prompts[N_MIXED][110];
-    uint32_t n_signals[N_MIXED];
-    for (uint32_t i = 0; i < N_MIXED; i++) {
-        ot_request_params p = mixed(i, prompts[i]);
-        n_signals[i] = p.intervention.n_signals;
-        r[i] = ot_fixture_submit(s, &p);
-    }
-    if (ot_fixture_finish(s, r, N_MIXED, 1, results))
-        for (uint32_t i = 0; i < N_MIXED; i++) {
-            char what[40];
-            snprintf(what, sizeof what, "request %u", i);
-            ot_check_same_result(&results[i], &expected[i], n_signals[i], what);
-        }
-    for (uint32_t i = 0; i < N_MIXED; i++)
-        ot_request_release(&r[i]);
-    CHECK(is_clean(s));
-    ot_scheduler_get_stats(s, stats);
-    ot_scheduler_close(&s);
+    static bool done;
+    const ot_scheduler_options usual = options_here();
+    if (!done)
+        done = ot_mix_run(&(ot_mix){.request = mixed, .n = N_MIXED, .apart = true}, &usual, expected, NULL, stats);
+    if (ot_mix_run(&(ot_mix){.request = mixed, .n = N_MIXED}, o, results, NULL, stats))
+        ot_check_same_results(results, expected, N_MIXED, 2);
 }
 
 static void the_batch_does_not_matter(void)
 {
     ot_stats stats;
-    check_mixed(NULL, &stats);
     ot_scheduler_options o = options_here();
+    check_mixed(&o, &stats);
     o.prefix_cache = false;
     o.max_batch_tokens = 400;
     check_mixed(&o, &stats);
@@ -320,7 +264,7 @@ static void a_match_is_as_long_as_the_shortest(void)
 {
     int32_t prompt[100];
     ot_fixture_prompt(77, prompt, 100);
-    ot_scheduler *s = open_scheduler(NULL);
+    ot_scheduler *s = open_scheduler();
     REQUIRE(s != NULL);
     static const struct { const char *signal; uint32_t cached; } rounds[] = {
         {NULL, 0}, {NULL, 96}, {"mood-model", 0}, {"mood-model", 96}, {NULL, 96}, {"pair-model", 0},
@@ -351,7 +295,7 @@ static void choices_of_one_prompt_share_its_pages(void)
     for (uint32_t round = 0; round < 2; round++) { /* the second time most choices have to wait */
         ot_scheduler_options o = options_here();
         o.max_sequences = round == 0 ? 24 : 2;
-        ot_scheduler *s = open_scheduler(&o);
+        ot_scheduler *s = ot_fixture_scheduler(&o);
         REQUIRE(s != NULL);
         ot_request_params p = ot_fixture_params(prompt, 70, 25);
         p.n_choices = 4;
@@ -372,7 +316,7 @@ static void choices_of_one_prompt_share_its_pages(void)
             if (ot_fixture_run(s, &one, &results[8]))
                 ot_check_same_result(&results[c], &results[8], 1, "choice against the same one alone");
         }
-        CHECK(is_clean(s));
+        CHECK(ot_fixture_is_clean(s));
         ot_scheduler_close(&s);
     }
 }
@@ -383,7 +327,7 @@ static void who_uses_no_companion_pays_for_none(void)
 {
     int32_t prompt[80];
     ot_fixture_prompt(13, prompt, 80);
-    ot_scheduler *with = open_scheduler(NULL), *without = ot_fixture_scheduler(NULL);
+    ot_scheduler *with = open_scheduler(), *without = ot_fixture_scheduler(NULL);
     REQUIRE(with != NULL && without != NULL);
     ot_request_params p = ot_fixture_params(prompt, 80, 60);
     p.sampling.temperature = 1;
@@ -414,7 +358,7 @@ static void memory_is_divided_so_that_all_hold_the_same_text(void)
     ot_stats stats;
     /* A page takes 2 units of the base and of each model, and one more of mood-model; small.gguf has half the layers, so half the unit. */
     o.kv_memory_bytes = 30 * 16 * unit + 64;
-    ot_scheduler *s = open_scheduler(&o);
+    ot_scheduler *s = ot_fixture_scheduler(&o);
     REQUIRE(s != NULL);
     ot_scheduler_get_stats(s, &stats);
     CHECK(stats.kv_units_total >= 59 && stats.kv_units_total <= 60); /* 30 pages, but for rounding */
@@ -423,21 +367,21 @@ static void memory_is_divided_so_that_all_hold_the_same_text(void)
 
     o.kv_memory_bytes = 10 * unit; /* not a page for everyone */
     ot_error err = {0};
-    CHECK_STATUS(ot_scheduler_open(&s, ot_fixture_get()->model, heads, &o, &err), OT_ERR_INVALID, &err);
+    CHECK_STATUS(ot_scheduler_open(&s, ot_fixture_get()->model, ot_fixture_get()->heads, &o, &err), OT_ERR_INVALID, &err);
     CHECK_STR(err.param, "kv-memory");
     ot_scheduler_close(&s);
 }
 
 static void cancelled_requests_leave_nothing(void)
 {
-    ot_scheduler *s = open_scheduler(NULL);
+    ot_scheduler *s = open_scheduler();
     REQUIRE(s != NULL);
     ot_test_rng rng = {ot_test_seed(4)};
     for (int round = 0; round < 12; round++) {
         ot_request *r[8];
         static int32_t prompts[8][110];
         for (uint32_t i = 0; i < 8; i++) {
-            ot_request_params p = mixed(i, prompts[i]);
+            ot_request_params p = mixed(i, prompts[i], true);
             p.max_tokens = 300;
             p.n_choices = 1 + i % 3;
             r[i] = ot_fixture_submit(s, &p);
@@ -445,7 +389,7 @@ static void cancelled_requests_leave_nothing(void)
         ot_scheduler_wait(s, ot_test_rng_below(&rng, 4));
         for (uint32_t i = 0; i < 8; i++)
             ot_request_release(&r[i]);
-        CHECK(is_clean(s));
+        CHECK(ot_fixture_is_clean(s));
     }
     ot_scheduler_close(&s);
 }
@@ -456,7 +400,7 @@ static void equal_experts_change_nothing(void)
 {
     int32_t prompt[40];
     ot_fixture_prompt(31, prompt, 40);
-    ot_scheduler *s = open_scheduler(NULL);
+    ot_scheduler *s = open_scheduler();
     REQUIRE(s != NULL);
     for (int sampled = 0; sampled < 2; sampled++) {
         ot_request_params plain = ot_fixture_params(prompt, 40, 60);
@@ -479,7 +423,7 @@ static void a_lone_expert_at_alpha_one_speaks_for_itself(void)
     ot_fixture_prompt(32, prompt, 40);
     ot_scheduler_options o = ot_fixture_options();
     ot_error err = {0};
-    ot_scheduler *s = open_scheduler(NULL), *other = NULL;
+    ot_scheduler *s = open_scheduler(), *other = NULL;
     REQUIRE(s != NULL);
     REQUIRE_OK(ot_scheduler_open(&other, twin, NULL, &o, &err), &err);
     ot_request_params own = ot_fixture_params(prompt, 40, 40), steered = own;
@@ -501,7 +445,7 @@ static void check_drafts(const char *name, float temperature, uint32_t n_prompt,
 {
     static int32_t prompt[300];
     ot_fixture_prompt(61, prompt, 300);
-    ot_scheduler *s = open_scheduler(NULL);
+    ot_scheduler *s = open_scheduler();
     REQUIRE(s != NULL);
     ot_request_params plain = ot_fixture_params(prompt, n_prompt, 120), drafted = plain;
     plain.sampling.temperature = drafted.sampling.temperature = temperature;
@@ -515,7 +459,7 @@ static void check_drafts(const char *name, float temperature, uint32_t n_prompt,
     *rejected = ot_request_get_usage(r).rejected_prediction_tokens;
     printf("    %s at temperature %g: %u accepted, %u rejected\n", name, (double)temperature, *accepted, *rejected);
     ot_request_release(&r);
-    CHECK(is_clean(s));
+    CHECK(ot_fixture_is_clean(s));
     ot_scheduler_close(&s);
 }
 
@@ -549,7 +493,7 @@ static void wrong_guesses_do_not_show(void)
 /* Guesses of the model, and of the lookup beside it, under everything that steers. */
 static void drafts_compose_with_scores_and_experts(void)
 {
-    ot_scheduler *s = open_scheduler(NULL);
+    ot_scheduler *s = open_scheduler();
     REQUIRE(s != NULL);
     uint32_t accepted = 0;
     for (int way = 0; way < 2 * N_WAYS; way++) {
@@ -573,7 +517,7 @@ static void drafts_compose_with_scores_and_experts(void)
     }
     printf("    %u drafts accepted\n", accepted);
     CHECK(accepted > 0);
-    CHECK(is_clean(s));
+    CHECK(ot_fixture_is_clean(s));
     ot_scheduler_close(&s);
 }
 
@@ -609,17 +553,17 @@ static void wrong_models_are_refused_by_name(void)
     CHECK_STATUS(load_model("x", OT_ROLE_DRAFT_MODEL, "missing.gguf", NULL, &err), OT_ERR_IO, &err);
     CHECK_STATUS(load_model("mood", OT_ROLE_EXPERT_MODEL, "fixture.gguf", NULL, &err), OT_ERR_INVALID, &err);
     CHECK_CONTAINS(err.message, "already loaded");
-    CHECK_STATUS(ot_heads_unload(heads, "twin", &err), OT_ERR_UNSUPPORTED, &err);
+    CHECK_STATUS(ot_heads_unload(ot_fixture_get()->heads, "twin", &err), OT_ERR_UNSUPPORTED, &err);
     uint32_t output;
     ot_head *head;
-    CHECK_STATUS(ot_heads_find(heads, "twin/label", &head, &output, &err), OT_ERR_NOT_FOUND, &err);
+    CHECK_STATUS(ot_heads_find(ot_fixture_get()->heads, "twin/label", &head, &output, &err), OT_ERR_NOT_FOUND, &err);
 }
 
 static void models_are_used_for_what_they_are(void)
 {
     int32_t prompt[8];
     ot_fixture_prompt(1, prompt, 8);
-    ot_scheduler *s = open_scheduler(NULL);
+    ot_scheduler *s = open_scheduler();
     REQUIRE(s != NULL);
     for (int i = 0; i < 3; i++) {
         ot_request_params p = ot_fixture_params(prompt, 8, 4);
@@ -648,7 +592,7 @@ static void a_model_loaded_later_is_not_there_yet(void)
     ot_fixture_prompt(1, prompt, 8);
     ot_error err = {0};
     ot_request *r = NULL;
-    ot_scheduler *s = open_scheduler(NULL);
+    ot_scheduler *s = open_scheduler();
     REQUIRE(s != NULL);
     REQUIRE_OK(load_model("late", OT_ROLE_EXPERT_MODEL, "twin.gguf", NULL, &err), &err);
     ot_request_params p = ot_fixture_params(prompt, 8, 4);
@@ -701,7 +645,6 @@ int main(int argc, char **argv)
         RUN(a_context_longer_than_a_model_s_is_refused);
         RUN(a_model_loaded_later_is_not_there_yet); /* adds a head */
     }
-    ot_heads_close(&heads);
     ot_model_close(&twin);
     ot_fixture_close();
     return ot_test_finish();
