@@ -77,4 +77,6 @@ help:
 	@echo "Everything at once, with packages: ./test"
 
 .PHONY: all tests clean help
-.SECONDARY:
+# Objects of tests are kept. Never `.SECONDARY:` for all: make would then not compile a source whose object is missing but whose archive
+# is newer, such as a file that appeared while the archive was being made.
+.SECONDARY: $(call obj,$(filter-out tests/support/%,$(wildcard tests/*/*.c)))
