@@ -1,22 +1,7 @@
 /* Half precision (IEEE 754 binary16) and bfloat16 to and from float, in plain integer arithmetic: the same bits on every machine,
  * subnormals, infinities and NaN included, rounding to nearest, ties to even. */
-#include <string.h>
-
+#include "engine/float-bits.h"
 #include "engine/gguf.h"
-
-static uint32_t bits_of(float f)
-{
-    uint32_t bits;
-    memcpy(&bits, &f, sizeof bits);
-    return bits;
-}
-
-static float float_of(uint32_t bits)
-{
-    float f;
-    memcpy(&f, &bits, sizeof f);
-    return f;
-}
 
 float ot_f16_to_f32(uint16_t h)
 {
@@ -24,16 +9,16 @@ float ot_f16_to_f32(uint16_t h)
     const uint32_t exponent = (h >> 10) & 31, mantissa = h & 1023;
     if (exponent == 0) { /* zero and subnormals: mantissa * 2^-24, exact in float */
         const float magnitude = (float)mantissa * 0x1p-24f;
-        return float_of(bits_of(magnitude) | sign);
+        return ot_float_from_bits(ot_float_to_bits(magnitude) | sign);
     }
     if (exponent == 31) /* NaN becomes quiet, as the processor's own conversion has it */
-        return float_of(sign | 0x7f800000 | mantissa << 13 | (mantissa != 0 ? 0x400000u : 0));
-    return float_of(sign | (exponent + 112) << 23 | mantissa << 13);
+        return ot_float_from_bits(sign | 0x7f800000 | mantissa << 13 | (mantissa != 0 ? 0x400000u : 0));
+    return ot_float_from_bits(sign | (exponent + 112) << 23 | mantissa << 13);
 }
 
 uint16_t ot_f32_to_f16(float f)
 {
-    const uint32_t bits = bits_of(f), magnitude = bits & 0x7fffffff;
+    const uint32_t bits = ot_float_to_bits(f), magnitude = bits & 0x7fffffff;
     const uint16_t sign = (uint16_t)((bits >> 16) & 0x8000);
     if (magnitude > 0x7f800000) /* NaN stays one, quiet, with the top of its payload */
         return (uint16_t)(sign | 0x7e00 | ((magnitude >> 13) & 0x3ff));
@@ -53,12 +38,12 @@ uint16_t ot_f32_to_f16(float f)
 
 float ot_bf16_to_f32(uint16_t b)
 {
-    return float_of((uint32_t)b << 16);
+    return ot_float_from_bits((uint32_t)b << 16);
 }
 
 uint16_t ot_f32_to_bf16(float f)
 {
-    const uint32_t bits = bits_of(f);
+    const uint32_t bits = ot_float_to_bits(f);
     if ((bits & 0x7fffffff) > 0x7f800000)
         return (uint16_t)(bits >> 16 | 0x40);
     return (uint16_t)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);

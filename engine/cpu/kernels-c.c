@@ -4,6 +4,7 @@
 #include "engine/cpu/kernel-constants.h"
 #include "engine/cpu/kernel-tables.h"
 #include "engine/cpu/panel-layout.h"
+#include "engine/float-bits.h"
 
 #include <math.h>
 #include <string.h>
@@ -11,20 +12,6 @@
 #define LANES 16
 
 /* ---- exp ------------------------------------------------------------------------------------------------- */
-
-static uint32_t bits_of(float f)
-{
-    uint32_t u;
-    memcpy(&u, &f, sizeof u);
-    return u;
-}
-
-static float float_of(uint32_t u)
-{
-    float f;
-    memcpy(&f, &u, sizeof f);
-    return f;
-}
 
 float ot_expf(float x)
 {
@@ -44,7 +31,7 @@ float ot_expf(float x)
     p = fmaf(p, r, OT_EXP_C2);
     p = fmaf(p, r, 1.0f);
     p = fmaf(p, r, 1.0f);
-    return float_of(bits_of(p) + (bits_of(t) << 23));
+    return ot_float_from_bits(ot_float_to_bits(p) + (ot_float_to_bits(t) << 23));
 }
 
 float ot_sigmoid(float x)
@@ -164,11 +151,11 @@ static void quantize_block(const float *x, int8_t *q, float *scale, float *bsum,
 {
     uint32_t amax_bits = 0;
     for (int i = 0; i < OT_QBLOCK; i++) {
-        uint32_t b = bits_of(x[i]) & 0x7fffffffu;
+        uint32_t b = ot_float_to_bits(x[i]) & 0x7fffffffu;
         if (b > amax_bits)
             amax_bits = b;
     }
-    float amax = float_of(amax_bits);
+    float amax = ot_float_from_bits(amax_bits);
     if (amax_bits >= OT_QUANT_INF_BITS || amax < OT_QUANT_TINY) {
         memset(q, 0, OT_QBLOCK);
         *qsum = 0;
