@@ -1,8 +1,7 @@
-/* Sampling. The vocabulary is walked in blocks of 64 logits, so that the two costly passes, finding the k best and summing
- * exponentials, run on the kernels' vectors: a block whose maximum is below the k-th largest block maximum cannot
- * hold one of the k best, and a draw finds its block by the blocks' sums before it looks at single tokens. A few tokens are
- * sorted by a binary heap, many by their digits; neither has a bad case that a client could ask for. */
-#include "scheduler/sampling.h"
+/* Sampling: penalties, filters, draws. The vocabulary is walked in blocks of 64 logits, so that summing exponentials runs on the
+ * kernels' vectors: a draw finds its block by the blocks' sums before it looks at single tokens. The k best are found in
+ * sampling-best.c. */
+#include "scheduler/sampler.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -10,22 +9,7 @@
 
 #include "scheduler/random.h"
 
-#define BLOCK 64
-#define HEAP_MAX 256   /* more are sorted by digits */
 #define N_BUCKETS 2048 /* of 1/64 nat below the best token */
-
-struct ot_sampler {
-    const ot_kernels *kernels;
-    uint32_t n_vocab, n_blocks;
-    float *adjusted;   /* (n_vocab) logits after penalties and bias */
-    float *scaled;     /* (n_vocab) (logits - max) / temperature */
-    float *block;      /* (n_blocks) maxima or sums */
-    float *heap;       /* (n_blocks) */
-    uint32_t *counts;  /* (n_vocab) occurrences, zero between calls */
-    int32_t *ids;      /* (n_vocab) the filtered set ... */
-    float *weights;    /* (n_vocab) ... and exp(scaled) of each of it */
-    uint64_t *keys[2]; /* (n_vocab) sort key << 32 | id */
-};
 
 ot_status ot_sampler_open(ot_sampler **out, const ot_kernels *kernels, uint32_t n_vocab, ot_error *err)
 {
@@ -35,7 +19,7 @@ ot_status ot_sampler_open(ot_sampler **out, const ot_kernels *kernels, uint32_t 
         return ot_fail(err, OT_ERR_NOMEM, "no memory for the sampler");
     s->kernels = kernels;
     s->n_vocab = n_vocab;
-    s->n_blocks = (n_vocab + BLOCK - 1) / BLOCK;
+    s->n_blocks = (n_vocab + OT_SAMPLER_BLOCK - 1) / OT_SAMPLER_BLOCK;
     s->adjusted = malloc(n_vocab * sizeof(float));
     s->scaled = malloc(n_vocab * sizeof(float));
     s->block = malloc(s->n_blocks * sizeof(float));
@@ -75,179 +59,6 @@ ot_log_norm ot_sampler_normalize(ot_sampler *s, const float *logits)
 {
     float max = s->kernels->max(logits, s->n_vocab);
     return (ot_log_norm){max, logf(s->kernels->sum_exp(logits, s->n_vocab, max))};
-}
-
-static uint32_t block_size(const ot_sampler *s, uint32_t b)
-{
-    uint32_t left = s->n_vocab - b * BLOCK;
-    return left < BLOCK ? left : BLOCK;
-}
-
-/* ---- The k best ------------------------------------------------------------------------------------------ */
-
-/* The order of choice: higher logit first, then lower id. */
-static bool better(const float *logits, int32_t a, int32_t b)
-{
-    return logits[a] > logits[b] || (logits[a] == logits[b] && a < b);
-}
-
-/* Restores a heap of n ids whose root is the worst, after its root changed. */
-static void sift_down(const float *logits, int32_t *heap, uint32_t n)
-{
-    uint32_t at = 0;
-    for (;;) {
-        uint32_t child = 2 * at + 1;
-        if (child >= n)
-            return;
-        if (child + 1 < n && better(logits, heap[child], heap[child + 1]))
-            child++;
-        if (better(logits, heap[child], heap[at]))
-            return;
-        int32_t t = heap[at];
-        heap[at] = heap[child];
-        heap[child] = t;
-        at = child;
-    }
-}
-
-static void heap_push(const float *logits, int32_t *heap, uint32_t n, int32_t id)
-{
-    uint32_t at = n;
-    while (at > 0 && better(logits, heap[(at - 1) / 2], id)) {
-        heap[at] = heap[(at - 1) / 2];
-        at = (at - 1) / 2;
-    }
-    heap[at] = id;
-}
-
-/* Puts a heap of n ids in order, best first. */
-static void unheap(const float *logits, int32_t *ids, uint32_t n)
-{
-    for (uint32_t left = n; left > 1; left--) { /* the worst to the end, again and again */
-        int32_t t = ids[0];
-        ids[0] = ids[left - 1];
-        ids[left - 1] = t;
-        sift_down(logits, ids, left - 1);
-    }
-}
-
-static void sort_ids(const float *logits, int32_t *ids, uint32_t n)
-{
-    for (uint32_t i = 1; i < n; i++)
-        heap_push(logits, ids, i, ids[i]);
-    unheap(logits, ids, n);
-}
-
-/* Same on floats, least at the root: keeps the k largest. */
-static void keep_largest(float *heap, uint32_t *n, uint32_t k, float value)
-{
-    uint32_t at;
-    if (*n < k) {
-        at = (*n)++;
-        while (at > 0 && heap[(at - 1) / 2] > value) {
-            heap[at] = heap[(at - 1) / 2];
-            at = (at - 1) / 2;
-        }
-        heap[at] = value;
-        return;
-    }
-    if (!(value > heap[0]))
-        return;
-    for (at = 0;;) {
-        uint32_t child = 2 * at + 1;
-        if (child >= k)
-            break;
-        if (child + 1 < k && heap[child + 1] < heap[child])
-            child++;
-        if (heap[child] >= value)
-            break;
-        heap[at] = heap[child];
-        at = child;
-    }
-    heap[at] = value;
-}
-
-/* The k-th largest block maximum: at least k logits are no smaller. -inf if there are fewer blocks. Fills s->block. */
-static float kth_block_max(ot_sampler *s, const float *logits, uint32_t k)
-{
-    uint32_t n = 0;
-    for (uint32_t b = 0; b < s->n_blocks; b++) {
-        s->block[b] = s->kernels->max(logits + (size_t)b * BLOCK, block_size(s, b));
-        if (k <= s->n_blocks)
-            keep_largest(s->heap, &n, k, s->block[b]);
-    }
-    return k <= s->n_blocks ? s->heap[0] : -INFINITY;
-}
-
-/* Sorts by the upper 32 bits, stably, 11 bits at a time. Returns which of the two buffers holds the result. */
-static int sort_by_digits(uint64_t *const keys[2], uint32_t n)
-{
-    int from = 0;
-    for (int shift = 32; shift < 64; shift += 11) {
-        uint32_t starts[2049] = {0};
-        for (uint32_t i = 0; i < n; i++)
-            starts[(keys[from][i] >> shift & 2047) + 1]++;
-        for (int d = 0; d < 2048; d++)
-            starts[d + 1] += starts[d];
-        for (uint32_t i = 0; i < n; i++)
-            keys[1 - from][starts[keys[from][i] >> shift & 2047]++] = keys[from][i];
-        from = 1 - from;
-    }
-    return from;
-}
-
-/* Unsigned numbers in the opposite order of floats. */
-static uint32_t descending_key(float x)
-{
-    uint32_t bits;
-    x += 0.0f; /* -0 is no less than 0 */
-    memcpy(&bits, &x, sizeof bits);
-    return bits >> 31 ? bits : ~bits & 0x7fffffffu;
-}
-
-static uint32_t top_by_digits(ot_sampler *s, const float *logits, uint32_t k, int32_t *tokens)
-{
-    uint32_t n = 0;
-    for (uint32_t i = 0; i < s->n_vocab; i++)
-        if (logits[i] > -INFINITY)
-            s->keys[0][n++] = (uint64_t)descending_key(logits[i]) << 32 | i;
-    const uint64_t *sorted = s->keys[sort_by_digits(s->keys, n)];
-    n = n < k ? n : k;
-    for (uint32_t i = 0; i < n; i++)
-        tokens[i] = (int32_t)(uint32_t)sorted[i];
-    return n;
-}
-
-static uint32_t top_by_heap(ot_sampler *s, const float *logits, uint32_t k, int32_t *tokens)
-{
-    float floor = kth_block_max(s, logits, k);
-    uint32_t n = 0;
-    for (uint32_t b = 0; b < s->n_blocks; b++) {
-        if (!(s->block[b] >= floor))
-            continue;
-        uint32_t end = b * BLOCK + block_size(s, b);
-        for (uint32_t i = b * BLOCK; i < end; i++) {
-            if (!(logits[i] >= floor) || logits[i] == -INFINITY)
-                continue;
-            if (n < k) {
-                heap_push(logits, tokens, n++, (int32_t)i);
-            } else if (better(logits, (int32_t)i, tokens[0])) {
-                tokens[0] = (int32_t)i;
-                sift_down(logits, tokens, n);
-            }
-        }
-    }
-    unheap(logits, tokens, n);
-    return n;
-}
-
-uint32_t ot_sampler_top(ot_sampler *s, const float *logits, uint32_t k, int32_t *tokens)
-{
-    if (k > s->n_vocab)
-        k = s->n_vocab;
-    if (k == 0)
-        return 0;
-    return k <= HEAP_MAX ? top_by_heap(s, logits, k, tokens) : top_by_digits(s, logits, k, tokens);
 }
 
 /* ---- Penalties, bias, bans ------------------------------------------------------------------------------- */
@@ -374,7 +185,7 @@ static uint32_t nucleus(ot_sampler *s, float top_p)
         double before = sum;
         cut = weigh_until(s, begin, ends[b], &sum, target);
         if (cut <= ends[b]) {
-            sort_ids(s->scaled, s->ids + begin, ends[b] - begin);
+            ot_sampler_sort(s->scaled, s->ids + begin, ends[b] - begin);
             sum = before;
             cut = weigh_until(s, begin, ends[b], &sum, target);
             return cut <= ends[b] ? cut : ends[b];
@@ -456,7 +267,7 @@ static int32_t find_in_blocks(const ot_sampler *s, double target)
     }
     if (last < 0)
         return -1;
-    uint32_t begin = (uint32_t)last * BLOCK, end = begin + block_size(s, (uint32_t)last);
+    uint32_t begin = (uint32_t)last * OT_SAMPLER_BLOCK, end = begin + ot_sampler_block_size(s, (uint32_t)last);
     int32_t found = -1;
     for (uint32_t i = begin; i < end; i++) {
         float e = ot_expf(s->scaled[i]);
@@ -472,7 +283,7 @@ static int32_t find_in_blocks(const ot_sampler *s, double target)
 
 static void sum_block(ot_sampler *s, uint32_t b)
 {
-    s->block[b] = s->kernels->sum_exp(s->scaled + (size_t)b * BLOCK, block_size(s, b), 0);
+    s->block[b] = s->kernels->sum_exp(s->scaled + (size_t)b * OT_SAMPLER_BLOCK, ot_sampler_block_size(s, b), 0);
 }
 
 static uint32_t pick_from_all(ot_sampler *s, ot_draw d, uint32_t n, int32_t *tokens)
@@ -490,7 +301,7 @@ static uint32_t pick_from_all(ot_sampler *s, ot_draw d, uint32_t n, int32_t *tok
         tokens[got] = token;
         s->scaled[token] = -INFINITY;
         if (got + 1 < n)
-            sum_block(s, (uint32_t)token / BLOCK);
+            sum_block(s, (uint32_t)token / OT_SAMPLER_BLOCK);
     }
     return got;
 }
