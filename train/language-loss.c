@@ -1,17 +1,18 @@
-/* Two ways to the same numbers, by the inputs of the heads.
+/* For each position and output k, with E the output matrix, x what the heads read and f the identity or SiLU,
+ *     s = W_k x,    z_k = E (f(s) + H_o)    by the engine, with the quantised matrix as it is served,    P_k = softmax(z_k)
+ *     d_u = weight E^T (P_k - onehot),    d_s = d_u f'(s),    d_W_k += d_s x^T,    d_x += W_k^T d_s.
  *
- * Factored (linear heads with few inputs, as a narrow stream has): with E the output matrix, G_k = E W_k (vocab x n_in) is made once a
- * step, and then, for each position,
- *     z_k = z_base + G_k x        P_k = weight (softmax(z_k) - onehot)
- *     d_x += G_k^T P_k            d_G_k += P_k x^T            and at the end of the step d_W_k = E^T d_G_k
- * so that all heads share one product with the output matrix (z_base, by the engine, quantised as it is served), no product of full
- * width is left that depends on the number of positions, and the gradient is exact.
+ * E^T P_k in floats would cost more than all the rest. Only tokens with a probability of at least `tail` are taken as they are; of
+ * the others, one is taken for each `tail` of probability that they have together (systematic sampling in the order of the vocabulary,
+ * from a random start), as if it had the probability `tail`: each with a chance in proportion to its own, so the gradient stays right
+ * on average. What that adds to its variance is at most `tail` of a squared row of E, where the random choice of the text's next token
+ * itself adds 1 - sum of P^2 of one: a hundredth costs next to nothing. With tail 0 every token is taken: for tests.
  *
- * Direct (as many inputs as the base is wide: Medusa-1): z_k = lm_head(f(W_k x) + H_o) by the engine, and
- *     d_u = E^T P_k,    d_s = d_u f'(s),    d_W_k += d_s x^T,    d_x += W_k^T d_s.
- * E^T P_k would cost as much as the forward product in floats. Only tokens with a probability of at least `tail` are taken
- * as they are; of the others, one is taken for each `tail` of probability that they have together (systematic sampling, from a random
- * start), with the weight `tail`: each with a chance in proportion to its probability, so the gradient stays right on average.
+ * So that the tokens that are left out cost no exponential of their own, the sum over exp(z) is taken in blocks, whose sums are kept:
+ * a block with less than `tail` in all is looked into only where a sample falls.
+ *
+ * (With few inputs, E W_k could be made once a step and all heads share the product E H_o; in floats that came out dearer than a
+ * quantised product for each head.)
  *
  * Positions go in chunks, outputs one after the other; every value is made by one task in a fixed order.
  */
@@ -26,30 +27,27 @@
 #include "train/train-internal.h"
 
 #define CHUNK 32          /* positions at once */
-#define SLICE 2048        /* tokens of the vocabulary in a task */
-#define PANELS_PER_TASK 64
+#define BLOCK 32          /* tokens whose exponentials are added up together */
+#define PANELS_PER_TASK 16
 #define FEATURES_PER_TASK 64
-#define ROWS_PER_TASK 8
+#define ROWS_PER_TASK 16
 
 struct ot_language_loss {
     ot_engine *engine;
     const ot_kernels *kernels;
     ot_pool *pool;
     const ot_insertion_spec *spec;
-    uint32_t d, n_in, n_vocab, n_outputs;
+    uint32_t d, n_in, n_vocab, n_outputs, n_blocks;
     const float *head_in;              /* (batch rows, n_in) */
     float tail;
-    bool factored;
     float *e;                          /* (n_vocab, d) */
     const float *w[OT_MAX_HEADS];      /* (d, n_in) */
-    ot_matrix packed[OT_MAX_HEADS];    /* factored: G_k (n_vocab, n_in); direct: W_k (d, n_in) */
-    float *w_all, *d_w_all;            /* (d, n_outputs * n_in) factored: side by side */
-    float *g_all, *d_g_all;            /* (n_vocab, n_outputs * n_in) */
-    float *g;                          /* (n_outputs, n_vocab, n_in) */
-    float *z_base, *z;                 /* (CHUNK, n_vocab) */
-    float *z_base_rows[CHUNK], *z_rows[CHUNK];
+    ot_matrix packed[OT_MAX_HEADS];    /* the same */
+    float *z;                          /* (CHUNK, n_vocab) */
+    float *z_rows[CHUNK];
+    float *block_sums;                 /* (CHUNK, n_blocks) of exp(z - the row's largest) */
     float *x, *dx;                     /* (CHUNK, n_in) */
-    float *s, *u;                      /* (CHUNK, d) direct: W x, then its derivative; f(s) + H_o */
+    float *s, *u;                      /* (CHUNK, d) W x, then its derivative; f(s) + H_o, then its derivative */
 
     /* of the current run */
     const ot_token_targets *targets;
@@ -74,9 +72,7 @@ static ot_status find_weights(ot_language_loss *l, ot_insertion *x, ot_error *er
         if (p == NULL || p->n_in != l->n_in || p->n_out != l->d)
             return ot_fail(err, OT_ERR_INVALID, "the insertion's '%s' is missing or not [%u, %u]", name, l->n_in, l->d);
         l->w[k] = p->data;
-        const uint32_t n_out = l->factored ? l->n_vocab : l->d;
-        const ot_status st = ot_matrix_pack(&l->packed[k], OT_TYPE_F32, l->factored ? l->g + (size_t)k * l->n_vocab * l->n_in : l->w[k],
-                                            l->n_in, n_out, err);
+        const ot_status st = ot_matrix_pack(&l->packed[k], OT_TYPE_F32, l->w[k], l->n_in, l->d, err);
         if (st != OT_OK)
             return st;
     }
@@ -85,30 +81,16 @@ static ot_status find_weights(ot_language_loss *l, ot_insertion *x, ot_error *er
 
 static ot_status allocate(ot_language_loss *l, ot_error *err)
 {
-    const size_t all = (size_t)l->n_outputs * l->n_in, floats = sizeof(float);
-    l->z = ot_train_alloc((size_t)CHUNK * l->n_vocab, floats);
-    l->x = ot_train_alloc((size_t)CHUNK * l->n_in, floats);
-    l->dx = ot_train_alloc((size_t)CHUNK * l->n_in, floats);
-    bool good = l->z && l->x && l->dx;
-    if (l->factored) {
-        l->w_all = ot_train_alloc(l->d * all, floats);
-        l->d_w_all = ot_train_alloc(l->d * all, floats);
-        l->g_all = ot_train_alloc(l->n_vocab * all, floats);
-        l->d_g_all = ot_train_alloc(l->n_vocab * all, floats);
-        l->g = ot_train_alloc(l->n_vocab * all, floats);
-        l->z_base = ot_train_alloc((size_t)CHUNK * l->n_vocab, floats);
-        good = good && l->w_all && l->d_w_all && l->g_all && l->d_g_all && l->g && l->z_base;
-    } else {
-        l->s = ot_train_alloc((size_t)CHUNK * l->d, floats);
-        l->u = ot_train_alloc((size_t)CHUNK * l->d, floats);
-        good = good && l->s && l->u;
-    }
-    if (!good)
+    l->z = ot_train_alloc((size_t)CHUNK * l->n_vocab, sizeof(float));
+    l->block_sums = ot_train_alloc((size_t)CHUNK * l->n_blocks, sizeof(float));
+    l->x = ot_train_alloc((size_t)CHUNK * l->n_in, sizeof(float));
+    l->dx = ot_train_alloc((size_t)CHUNK * l->n_in, sizeof(float));
+    l->s = ot_train_alloc((size_t)CHUNK * l->d, sizeof(float));
+    l->u = ot_train_alloc((size_t)CHUNK * l->d, sizeof(float));
+    if (!l->z || !l->block_sums || !l->x || !l->dx || !l->s || !l->u)
         return ot_fail(err, OT_ERR_NOMEM, "out of memory for the loss over %u tokens", l->n_vocab);
-    for (uint32_t i = 0; i < CHUNK; i++) {
+    for (uint32_t i = 0; i < CHUNK; i++)
         l->z_rows[i] = l->z + (size_t)i * l->n_vocab;
-        l->z_base_rows[i] = l->factored ? l->z_base + (size_t)i * l->n_vocab : NULL;
-    }
     return OT_OK;
 }
 
@@ -131,7 +113,7 @@ ot_status ot_language_loss_open(ot_language_loss **out, ot_engine *engine, ot_in
     l->n_outputs = l->spec->n_outputs;
     l->head_in = head_in;
     l->tail = (float)tail;
-    l->factored = l->spec->activation == OT_ACT_LINEAR && l->n_in < l->d / 2;
+    l->n_blocks = (l->n_vocab + BLOCK - 1) / BLOCK;
     ot_status st = ot_output_floats(&l->e, model, err);
     if (st == OT_OK)
         st = allocate(l, err);
@@ -151,7 +133,7 @@ void ot_language_loss_close(ot_language_loss **loss)
     ot_language_loss *l = *loss;
     if (l == NULL)
         return;
-    void *const all[] = {l->e, l->w_all, l->d_w_all, l->g_all, l->d_g_all, l->g, l->z_base, l->z, l->x, l->dx, l->s, l->u};
+    void *const all[] = {l->e, l->z, l->block_sums, l->x, l->dx, l->s, l->u};
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++)
         free(all[i]);
     for (uint32_t k = 0; k < OT_MAX_HEADS; k++)
@@ -160,48 +142,15 @@ void ot_language_loss_close(ot_language_loss **loss)
     *loss = NULL;
 }
 
-/* ---- Weights ------------------------------------------------------------------------------------------------ */
-
-static uint32_t slices(const ot_language_loss *l)
-{
-    return (l->n_vocab + SLICE - 1) / SLICE;
-}
-
-static void slice_of(const ot_language_loss *l, uint32_t task, uint32_t *begin, uint32_t *end)
-{
-    *begin = task * SLICE;
-    *end = *begin + SLICE < l->n_vocab ? *begin + SLICE : l->n_vocab;
-}
-
-/* G = E W for a slice of the vocabulary, all heads side by side and then one by one. */
-static void product_task(void *arg, uint32_t task, uint32_t thread)
-{
-    ot_language_loss *l = arg;
-    const uint32_t all = l->n_outputs * l->n_in;
-    uint32_t begin, end;
-    (void)thread;
-    slice_of(l, task, &begin, &end);
-    l->kernels->gemm_nn(l->g_all, all, l->e, l->d, l->w_all, all, l->d, begin, end, all, false);
-    for (uint32_t k = 0; k < l->n_outputs; k++)
-        for (uint32_t v = begin; v < end; v++)
-            memcpy(l->g + ((size_t)k * l->n_vocab + v) * l->n_in, l->g_all + (size_t)v * all + k * l->n_in, l->n_in * sizeof(float));
-}
-
 static void repack_task(void *arg, uint32_t k, uint32_t thread)
 {
     ot_language_loss *l = arg;
     (void)thread;
-    ot_matrix_repack_f32(&l->packed[k], l->factored ? l->g + (size_t)k * l->n_vocab * l->n_in : l->w[k]);
+    ot_matrix_repack_f32(&l->packed[k], l->w[k]);
 }
 
 void ot_language_loss_commit(ot_language_loss *l)
 {
-    const uint32_t all = l->n_outputs * l->n_in;
-    for (uint32_t k = 0; l->factored && k < l->n_outputs; k++)
-        for (uint32_t i = 0; i < l->d; i++)
-            memcpy(l->w_all + (size_t)i * all + k * l->n_in, l->w[k] + (size_t)i * l->n_in, l->n_in * sizeof(float));
-    if (l->factored)
-        ot_pool_run(l->pool, product_task, l, slices(l));
     ot_pool_run(l->pool, repack_task, l, l->n_outputs);
 }
 
@@ -220,21 +169,12 @@ static void packed_task(void *arg, uint32_t task, uint32_t thread)
     const uint32_t end = begin + PANELS_PER_TASK < w->n_panels ? begin + PANELS_PER_TASK : w->n_panels;
     const ot_acts x = {.n_rows = l->n, .n_in = l->n_in, .x = l->x, .x_stride = l->n_in};
     (void)thread;
-    if (!l->factored) {
-        l->kernels->matmul(l->s, l->d, &x, w, begin, end, false);
-        return;
-    }
-    const size_t column = (size_t)begin * OT_PANEL, last = (size_t)end * OT_PANEL < l->n_vocab ? (size_t)end * OT_PANEL : l->n_vocab;
-    for (uint32_t i = 0; i < l->n; i++)
-        memcpy(l->z_rows[i] + column, l->z_base_rows[i] + column, (last - column) * sizeof(float));
-    l->kernels->matmul(l->z, l->n_vocab, &x, w, begin, end, true);
+    l->kernels->matmul(l->s, l->d, &x, w, begin, end, false);
 }
 
 static ot_status logits_of_chunk(ot_language_loss *l, ot_error *err)
 {
     ot_pool_run(l->pool, packed_task, l, (l->packed[l->k].n_panels + PANELS_PER_TASK - 1) / PANELS_PER_TASK);
-    if (l->factored)
-        return OT_OK;
     for (uint32_t i = 0; i < l->n; i++) {
         const float *hidden = ot_engine_hidden(l->engine, l->targets->rows[l->first + i]);
         for (uint32_t j = 0; j < l->d; j++) {
@@ -255,29 +195,58 @@ static uint32_t rank_of(const float *z, uint32_t n, int32_t token)
     return rank;
 }
 
-/* d_s of a row, from its P in z: see the top of the file. */
-static void direct_gradient(ot_language_loss *l, uint32_t i, float weight)
+/* The sum of exp(z - largest), block by block. */
+static double sum_blocks(const ot_language_loss *l, const float *z, float largest, float *sums)
 {
-    const float *p = l->z_rows[i];
-    float *s = l->s + (size_t)i * l->d, *du = l->u + (size_t)i * l->d;
-    const float tail = l->tail * weight;
-    ot_rng rng = ot_rng_at(l->seed, l->first + i, l->k);
-    float waiting = ot_rng_uniform(&rng) * tail;
-    memset(du, 0, l->d * sizeof *du);
-    for (uint32_t v = 0; v < l->n_vocab; v++) {
-        float c = p[v];
-        if (c >= 0.0f && c < tail) {
-            waiting += c;
-            if (waiting < tail)
-                continue;
-            waiting -= tail;
-            c = tail;
-        }
-        if (c != 0.0f)
-            l->kernels->axpy(du, l->e + (size_t)v * l->d, c, l->d);
+    double sum = 0.0;
+    for (uint32_t b = 0; b < l->n_blocks; b++) {
+        const uint32_t v = b * BLOCK, n = l->n_vocab - v < BLOCK ? l->n_vocab - v : BLOCK;
+        sums[b] = l->kernels->sum_exp(z + v, n, largest);
+        sum += sums[b];
     }
+    return sum;
+}
+
+/* du += weight E^T P for one block. waiting: the probability of the tail so far, without what samples have taken of it. */
+static void block_gradient(const ot_language_loss *l, uint32_t v, uint32_t n, const float *z, float log_sum, float weight, float *waiting,
+                           float *du)
+{
+    float p[BLOCK];
+    ot_softmax_scaled(p, z + v, n, log_sum, 1.0f);
+    for (uint32_t i = 0; i < n; i++) {
+        float c = p[i];
+        if (c < l->tail) {
+            *waiting += c;
+            if (*waiting < l->tail)
+                continue;
+            *waiting -= l->tail;
+            c = l->tail;
+        }
+        if (c > 0.0f)
+            l->kernels->axpy(du, l->e + (size_t)(v + i) * l->d, c * weight, l->d);
+    }
+}
+
+/* d_s of row i, from its logits: see the top of the file. */
+static void row_gradient(ot_language_loss *l, uint32_t i, int32_t token, float largest, double sum, float weight)
+{
+    const float *z = l->z_rows[i], *sums = l->block_sums + (size_t)i * l->n_blocks;
+    float *s = l->s + (size_t)i * l->d, *du = l->u + (size_t)i * l->d;
+    const float log_sum = (float)((double)largest + log(sum)), inv = (float)(1.0 / sum);
+    ot_rng rng = ot_rng_at(l->seed, l->first + i, l->k);
+    float waiting = ot_rng_uniform(&rng) * l->tail;
+    memset(du, 0, l->d * sizeof *du);
+    for (uint32_t b = 0; b < l->n_blocks; b++) {
+        const float mass = sums[b] * inv;
+        const uint32_t v = b * BLOCK;
+        if (mass < l->tail && waiting + mass < l->tail)
+            waiting += mass;
+        else
+            block_gradient(l, v, l->n_vocab - v < BLOCK ? l->n_vocab - v : BLOCK, z, log_sum, weight, &waiting, du);
+    }
+    l->kernels->axpy(du, l->e + (size_t)token * l->d, -weight, l->d);
     for (uint32_t j = 0; j < l->d; j++) {
-        const float sigma = ot_sigmoid(s[j]);
+        const float sigma = l->spec->activation == OT_ACT_SILU_RESIDUAL ? ot_sigmoid(s[j]) : 0.0f;
         s[j] = du[j] * (l->spec->activation == OT_ACT_SILU_RESIDUAL ? sigma + s[j] * sigma * (1.0f - sigma) : 1.0f);
     }
 }
@@ -285,79 +254,51 @@ static void direct_gradient(ot_language_loss *l, uint32_t i, float weight)
 static void loss_task(void *arg, uint32_t i, uint32_t thread)
 {
     ot_language_loss *l = arg;
-    float *z = l->z_rows[i];
+    const float *z = l->z_rows[i];
     const int32_t token = target_of(l, i);
-    const float weight = (float)l->weights[l->k];
     (void)thread;
     if (l->outcomes != NULL)
         l->outcomes[(size_t)(l->first + i) * l->n_outputs + l->k] = (ot_token_outcome){NAN, UINT32_MAX};
     l->row_loss[i] = 0.0;
     if (token < 0) {
-        memset(l->factored ? z : l->s + (size_t)i * l->d, 0, (l->factored ? l->n_vocab : l->d) * sizeof(float));
+        memset(l->s + (size_t)i * l->d, 0, l->d * sizeof(float));
         return;
     }
-    const double log_sum = ot_log_sum_exp(l->kernels, z, l->n_vocab), nll = log_sum - z[token];
+    const float largest = l->kernels->max(z, l->n_vocab);
+    const double sum = sum_blocks(l, z, largest, l->block_sums + (size_t)i * l->n_blocks), nll = largest + log(sum) - z[token];
     l->row_loss[i] = l->weights[l->k] * nll;
     if (l->outcomes != NULL)
         l->outcomes[(size_t)(l->first + i) * l->n_outputs + l->k] = (ot_token_outcome){nll, rank_of(z, l->n_vocab, token)};
-    if (!l->gradient)
-        return;
-    ot_softmax_scaled(z, z, l->n_vocab, (float)log_sum, weight);
-    z[token] -= weight;
-    if (!l->factored)
-        direct_gradient(l, i, weight);
+    if (l->gradient)
+        row_gradient(l, i, token, largest, sum, (float)l->weights[l->k]);
 }
 
 /* ---- Derivatives ------------------------------------------------------------------------------------------------- */
 
 static uint32_t row_tasks(const ot_language_loss *l)
 {
-    return (l->n + ROWS_PER_TASK - 1) / ROWS_PER_TASK;
+    return l->spec->input == OT_INPUT_EXTENDED ? (l->n + ROWS_PER_TASK - 1) / ROWS_PER_TASK : 0;
 }
 
-/* dx (+)= rows of P times G_k, or of d_s times W_k; the first tasks. The others: d_G or d_W. */
+/* dx (+)= rows of d_s times W_k; the first tasks. The others: d_W. */
 static void backward_task(void *arg, uint32_t task, uint32_t thread)
 {
     ot_language_loss *l = arg;
-    const uint32_t n_in = l->n_in, all = l->n_outputs * n_in;
+    const uint32_t n_in = l->n_in, n_row_tasks = row_tasks(l);
     uint32_t begin = task * ROWS_PER_TASK, end = begin + ROWS_PER_TASK < l->n ? begin + ROWS_PER_TASK : l->n;
     (void)thread;
-    if (task < row_tasks(l)) {
-        if (l->factored)
-            l->kernels->gemm_nn(l->dx, n_in, l->z, l->n_vocab, l->g + (size_t)l->k * l->n_vocab * n_in, n_in, l->n_vocab, begin, end,
-                                n_in, l->k > 0);
-        else if (l->spec->input == OT_INPUT_EXTENDED)
-            l->kernels->gemm_nn(l->dx, n_in, l->s, l->d, l->w[l->k], n_in, l->d, begin, end, n_in, l->k > 0);
+    if (task < n_row_tasks) {
+        l->kernels->gemm_nn(l->dx, n_in, l->s, l->d, l->w[l->k], n_in, l->d, begin, end, n_in, l->k > 0);
         return;
     }
-    task -= row_tasks(l);
-    if (l->factored) {
-        slice_of(l, task, &begin, &end);
-        l->kernels->gemm_tn(l->d_g_all + l->k * n_in, all, l->z, l->n_vocab, l->x, n_in, l->n, begin, end, n_in, l->first > 0);
-        return;
-    }
-    begin = task * FEATURES_PER_TASK;
+    begin = (task - n_row_tasks) * FEATURES_PER_TASK;
     end = begin + FEATURES_PER_TASK < l->d ? begin + FEATURES_PER_TASK : l->d;
     l->kernels->gemm_tn(l->d_weights[l->k], n_in, l->s, l->d, l->x, n_in, l->n, begin, end, n_in, l->first > 0);
 }
 
 static void backward_of_chunk(ot_language_loss *l)
 {
-    const uint32_t features = (l->d + FEATURES_PER_TASK - 1) / FEATURES_PER_TASK;
-    ot_pool_run(l->pool, backward_task, l, row_tasks(l) + (l->factored ? slices(l) : features));
-}
-
-/* d_W = E^T d_G for some features of E, all heads side by side. */
-static void weight_task(void *arg, uint32_t task, uint32_t thread)
-{
-    ot_language_loss *l = arg;
-    const uint32_t all = l->n_outputs * l->n_in, begin = task * FEATURES_PER_TASK;
-    const uint32_t end = begin + FEATURES_PER_TASK < l->d ? begin + FEATURES_PER_TASK : l->d;
-    (void)thread;
-    l->kernels->gemm_tn(l->d_w_all, all, l->e, l->d, l->d_g_all, all, l->n_vocab, begin, end, all, false);
-    for (uint32_t k = 0; k < l->n_outputs; k++)
-        for (uint32_t i = begin; i < end; i++)
-            memcpy(l->d_weights[k] + (size_t)i * l->n_in, l->d_w_all + (size_t)i * all + k * l->n_in, l->n_in * sizeof(float));
+    ot_pool_run(l->pool, backward_task, l, row_tasks(l) + (l->d + FEATURES_PER_TASK - 1) / FEATURES_PER_TASK);
 }
 
 /* ---- The whole -------------------------------------------------------------------------------------------------- */
@@ -368,8 +309,6 @@ static ot_status run_chunk(ot_language_loss *l, float *d_head_in, double *loss, 
     const uint32_t *rows = l->targets->rows + l->first;
     for (uint32_t i = 0; i < l->n; i++)
         memcpy(l->x + (size_t)i * l->n_in, l->head_in + (size_t)rows[i] * l->n_in, l->n_in * sizeof(float));
-    if (l->factored)
-        st = ot_engine_project(l->engine, rows, l->n, l->z_base_rows, err);
     for (l->k = 0; st == OT_OK && l->k < l->n_outputs; l->k++) {
         if ((st = logits_of_chunk(l, err)) != OT_OK)
             break;
@@ -406,7 +345,5 @@ ot_status ot_language_loss_run(ot_language_loss *l, const ot_batch *batch, const
         l->n = targets->n_rows - l->first < CHUNK ? targets->n_rows - l->first : CHUNK;
         st = run_chunk(l, d_head_in, loss, err);
     }
-    if (st == OT_OK && l->gradient && l->factored && targets->n_rows > 0)
-        ot_pool_run(l->pool, weight_task, l, (l->d + FEATURES_PER_TASK - 1) / FEATURES_PER_TASK);
     return st;
 }

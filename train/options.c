@@ -78,7 +78,7 @@ static const option table[] = {
     NUMBER_OPTION("context-fraction", context_fraction, 0, 1, "X  of the rows: behind a harmless row (0)"),
     NUMBER_OPTION("positions", positions, 0, 1, "X  share of the positions that a step trains generation or lookahead heads on (1)"),
     NUMBER_OPTION("offset-decay", offset_decay, 0, 1, "X  generation: a head with offset k weighs X^k (0.8)"),
-    NUMBER_OPTION("tail", tail, 0, 0.1, "X  wide generation heads: probabilities below X are sampled in the gradient; 0: exact (1e-3)"),
+    NUMBER_OPTION("tail", tail, 0, 0.1, "X  generation: probabilities below X are sampled in the gradient; 0: exact and slow (0.01)"),
     UINT_OPTION("candidates", candidates, 0, 64, false, "N  lookahead: likely next tokens that are scored at a chosen position (10)"),
     UINT_OPTION("random-candidates", random_candidates, 0, 64, false, "N  lookahead: random ones beside them (6)"),
     NUMBER_OPTION("change-weight", change_weight, 0, 1e3, "X  lookahead: weight of the differences among candidates (1)"),
@@ -101,7 +101,7 @@ void ot_train_options_default(ot_train_options *options)
         .lr = 4e-3, .warmup = 30, .lambda = 0.01, .clip = 1, .beta1 = 0.9, .beta2 = 0.98, .adam_eps = 1e-8, .epochs = 1,
         .batch_tokens = 1024, .max_length = 256, .eval_every = 200, .eval_rows = 500, .checkpoint_every = 200,
         .log_every = 10, .prefix_weight = 0.5, .prefix_power = 1, .calm_fraction = 0.1, .calm_length = 64,
-        .head_lr = 1, .positions = 1, .offset_decay = 0.8, .tail = 1e-3, .change_weight = 1, .candidates = 10, .random_candidates = 6,
+        .head_lr = 1, .positions = 1, .offset_decay = 0.8, .tail = 0.01, .change_weight = 1, .candidates = 10, .random_candidates = 6,
     };
 }
 
