@@ -1,9 +1,5 @@
-/* exchange.h: from libmicrohttpd's callbacks to a route's handler and back.
- *
- * libmicrohttpd does not watch a suspended connection. A uv_poll for hang-up does, started when the connection is suspended and
- * stopped before it is resumed, so that it never outlives the socket: libmicrohttpd closes no suspended connection, and
- * tells of the end of an exchange before it closes the socket.
- */
+/* The life of an exchange: from libmicrohttpd's callbacks to a route's handler, and its end. How it is answered is in exchange-reply.c,
+ * how it sleeps meanwhile in exchange-sleep.c. */
 #include "server/exchange.h"
 
 #include <stdio.h>
@@ -15,19 +11,6 @@
 /* A response of one piece: what a full context with all its alternatives can come to. */
 #define MAX_RESPONSE_BYTES ((size_t)512 << 20)
 #define MAX_SWALLOWED_BODIES 4 /* a body this many times too large is not read to its end */
-#define STREAM_BLOCK_BYTES 16384
-
-struct ot_offload {
-    uv_work_t work;
-    ot_exchange *x;
-    void (*run)(void *job);
-    void (*after)(ot_exchange *x);
-};
-
-struct ot_watch {
-    uv_poll_t poll;
-    ot_exchange *x;
-};
 
 uint64_t ot_random_u64(void)
 {
@@ -81,294 +64,6 @@ static void give_slot(ot_exchange *x)
     slot->generation++;
     slot->next_free = x->server->free_slot;
     x->server->free_slot = x->slot;
-}
-
-/* ---- Suspension and hang-up ------------------------------------------------------------------------------ */
-
-static void cancel_work(ot_exchange *x)
-{
-    uv_cancel((uv_req_t *)&x->offload->work); /* fails, and does nothing, once it runs */
-}
-
-static void on_hang_up(uv_poll_t *poll, int status, int events)
-{
-    struct ot_watch *watch = poll->data;
-    ot_exchange *x = watch->x;
-    if (!x || (status == 0 && !(events & UV_DISCONNECT)))
-        return;
-    ot_server *server = x->server;
-    uv_poll_stop(poll);
-    x->gone = true;
-    if (x->offloaded) { /* a worker holds the job: its end is noticed there, at once if it has not begun */
-        cancel_work(x);
-        return;
-    }
-    ot_exchange_resume(x);
-    ot_server_pump(server);
-}
-
-static void start_watch(ot_exchange *x)
-{
-    if (!x->watch) {
-        const union MHD_ConnectionInfo *info = MHD_get_connection_info(x->connection, MHD_CONNECTION_INFO_CONNECTION_FD);
-        struct ot_watch *watch = info ? calloc(1, sizeof *watch) : NULL;
-        if (!watch || uv_poll_init_socket(&x->server->loop, &watch->poll, info->connect_fd)) {
-            free(watch); /* without a watch, hang-up is noticed when the response is written */
-            return;
-        }
-        watch->poll.data = watch;
-        watch->x = x;
-        x->watch = watch;
-    }
-    uv_poll_start(&x->watch->poll, UV_DISCONNECT, on_hang_up);
-}
-
-static void on_watch_closed(uv_handle_t *handle)
-{
-    free(handle->data);
-}
-
-static void close_watch(ot_exchange *x)
-{
-    if (!x->watch)
-        return;
-    x->watch->x = NULL;
-    uv_close((uv_handle_t *)&x->watch->poll, on_watch_closed);
-    x->watch = NULL;
-}
-
-void ot_exchange_suspend(ot_exchange *x)
-{
-    x->suspended = true;
-    MHD_suspend_connection(x->connection);
-    start_watch(x);
-}
-
-void ot_exchange_resume(ot_exchange *x)
-{
-    if (!x->suspended)
-        return;
-    x->suspended = false;
-    if (x->watch)
-        uv_poll_stop(&x->watch->poll);
-    MHD_resume_connection(x->connection);
-}
-
-/* ---- How a handler ends ---------------------------------------------------------------------------------- */
-
-void ot_exchange_reply(ot_exchange *x, unsigned status, const char *content_type)
-{
-    if (x->out.failed) {
-        ot_exchange_fail_with(x, 500, "server_error", NULL, "out_of_memory", "the response does not fit into memory");
-        return;
-    }
-    x->status = status;
-    x->content_type = content_type;
-    x->answered = true;
-    ot_exchange_resume(x);
-}
-
-void ot_exchange_reply_json(ot_exchange *x)
-{
-    ot_exchange_reply(x, 200, "application/json");
-}
-
-static void put_error(ot_text *out, const char *type, const char *param, const char *code, const char *message)
-{
-    ot_json_begin_object(out, NULL);
-    ot_json_begin_object(out, "error");
-    ot_json_string(out, "message", message);
-    ot_json_string(out, "type", type);
-    ot_json_string(out, "param", param && param[0] ? param : NULL);
-    ot_json_string(out, "code", code);
-    ot_json_end_object(out);
-    ot_json_end_object(out);
-}
-
-void ot_exchange_fail_with(ot_exchange *x, unsigned status, const char *type, const char *param, const char *code,
-                           const char *message)
-{
-    ot_text_clear(&x->out);
-    put_error(&x->out, type, param, code, message);
-    x->status = status;
-    x->content_type = "application/json";
-    x->answered = true;
-    ot_exchange_resume(x);
-}
-
-struct error_kind {
-    unsigned status;
-    const char *type, *code;
-};
-
-static struct error_kind kind_of(const ot_error *error)
-{
-    switch (error->code) {
-    case OT_OK: break;
-    case OT_ERR_NOMEM: return (struct error_kind){503, "server_error", "out_of_memory"};
-    case OT_ERR_IO: return (struct error_kind){500, "server_error", "io_error"};
-    case OT_ERR_FORMAT: return (struct error_kind){400, "invalid_request_error", "invalid_file"};
-    case OT_ERR_UNSUPPORTED: return (struct error_kind){400, "invalid_request_error", "unsupported"};
-    case OT_ERR_INVALID: return (struct error_kind){400, "invalid_request_error", "invalid_value"};
-    case OT_ERR_MISMATCH: return (struct error_kind){400, "invalid_request_error", "mismatch"};
-    case OT_ERR_FULL:
-        if (error->param[0]) /* a field is too long for this server, now and later */
-            return (struct error_kind){400, "invalid_request_error", "context_length_exceeded"};
-        return (struct error_kind){429, "rate_limit_error", "queue_full"};
-    case OT_ERR_NOT_FOUND:
-        return (struct error_kind){404, "invalid_request_error", strcmp(error->param, "model") ? "not_found" : "model_not_found"};
-    case OT_ERR_CANCELLED: return (struct error_kind){503, "server_error", "cancelled"};
-    case OT_ERR_CLOSING: return (struct error_kind){503, "server_error", "draining"};
-    }
-    return (struct error_kind){500, "server_error", NULL};
-}
-
-void ot_error_object(ot_text *out, const ot_error *error)
-{
-    struct error_kind kind = kind_of(error);
-    put_error(out, kind.type, error->param, kind.code, error->message);
-}
-
-void ot_exchange_fail(ot_exchange *x, const ot_error *error)
-{
-    struct error_kind kind = kind_of(error);
-    if (kind.status == 429 || kind.status == 503)
-        x->retry_after_s = kind.status == 429 ? 1 : 5;
-    ot_exchange_fail_with(x, kind.status, kind.type, error->param, kind.code, error->message);
-}
-
-void ot_exchange_set_job(ot_exchange *x, void *job, const ot_job_ops *ops)
-{
-    x->job = job;
-    x->ops = ops;
-}
-
-static void on_work(uv_work_t *work)
-{
-    struct ot_offload *o = work->data;
-    o->run(o->x->job);
-}
-
-static void on_work_done(uv_work_t *work, int status)
-{
-    struct ot_offload *o = work->data;
-    ot_exchange *x = o->x;
-    ot_server *server = x->server;
-    void (*after)(ot_exchange *) = o->after;
-    free(o);
-    x->offloaded = false;
-    x->offload = NULL;
-    server->n_offloaded--;
-    if (x->gone || status)
-        ot_exchange_resume(x);
-    else
-        after(x);
-    ot_server_pump(server);
-}
-
-void ot_exchange_offload(ot_exchange *x, bool large, void (*work)(void *job), void (*after)(ot_exchange *x))
-{
-    struct ot_offload *o = large ? calloc(1, sizeof *o) : NULL;
-    if (o) {
-        *o = (struct ot_offload){.x = x, .run = work, .after = after};
-        o->work.data = o;
-        x->offloaded = true;
-        x->offload = o;
-        x->server->n_offloaded++;
-        if (uv_queue_work(&x->server->loop, &o->work, on_work, on_work_done) == 0)
-            return;
-        x->offloaded = false;
-        x->offload = NULL;
-        x->server->n_offloaded--;
-        free(o);
-    }
-    work(x->job);
-    after(x);
-}
-
-void ot_exchange_stream(ot_exchange *x)
-{
-    ot_text_clear(&x->out);
-    x->status = 200;
-    x->content_type = "text/event-stream";
-    x->state = OT_EXCHANGE_STREAMING;
-    x->answered = true;
-    ot_exchange_resume(x);
-}
-
-void ot_exchange_wake(ot_exchange *x)
-{
-    ot_exchange_resume(x);
-}
-
-/* ---- Responses ------------------------------------------------------------------------------------------- */
-
-static ssize_t on_stream_read(void *state, uint64_t position, char *buffer, size_t max)
-{
-    (void)position;
-    ot_exchange *x = state;
-    if (x->gone)
-        return MHD_CONTENT_READER_END_WITH_ERROR;
-    if (x->out_at == x->out.size) {
-        ot_text_clear(&x->out);
-        x->out_at = 0;
-        ot_fill fill = x->ops->fill(x);
-        if (x->out.failed)
-            return MHD_CONTENT_READER_END_WITH_ERROR;
-        if (x->out.size == 0) {
-            if (fill == OT_FILL_END)
-                return MHD_CONTENT_READER_END_OF_STREAM;
-            ot_exchange_suspend(x);
-            return 0;
-        }
-    }
-    size_t n = x->out.size - x->out_at;
-    if (n > max)
-        n = max;
-    memcpy(buffer, x->out.data + x->out_at, n);
-    x->out_at += n;
-    return (ssize_t)n;
-}
-
-static void add_headers(const ot_exchange *x, struct MHD_Response *response)
-{
-    char number[16];
-    if (x->content_type)
-        MHD_add_response_header(response, MHD_HTTP_HEADER_CONTENT_TYPE, x->content_type);
-    MHD_add_response_header(response, "X-Request-Id", x->request_id);
-    if (x->allow[0])
-        MHD_add_response_header(response, MHD_HTTP_HEADER_ALLOW, x->allow);
-    if (x->retry_after_s) {
-        snprintf(number, sizeof number, "%u", (unsigned)x->retry_after_s);
-        MHD_add_response_header(response, MHD_HTTP_HEADER_RETRY_AFTER, number);
-    }
-    if (x->status == 401)
-        MHD_add_response_header(response, MHD_HTTP_HEADER_WWW_AUTHENTICATE, "Bearer");
-    if (x->state == OT_EXCHANGE_STREAMING) {
-        MHD_add_response_header(response, MHD_HTTP_HEADER_CACHE_CONTROL, "no-cache");
-        MHD_add_response_header(response, "X-Accel-Buffering", "no"); /* nginx passes events on at once */
-    }
-    if (x->content_type && strncmp(x->content_type, "text/html", 9) == 0)
-        MHD_add_response_header(response, "Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'");
-    ot_cors_add(x, response);
-}
-
-static enum MHD_Result send_response(ot_exchange *x)
-{
-    struct MHD_Response *response;
-    if (x->state == OT_EXCHANGE_STREAMING) {
-        response = MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, STREAM_BLOCK_BYTES, on_stream_read, x, NULL);
-    } else {
-        response = MHD_create_response_from_buffer(x->out.size, x->out.data, MHD_RESPMEM_MUST_FREE);
-        if (response)
-            x->out = (ot_text){.max = x->out.max}; /* libmicrohttpd frees it */
-    }
-    if (!response)
-        return MHD_NO;
-    add_headers(x, response);
-    enum MHD_Result result = MHD_queue_response(x->connection, x->status, response);
-    MHD_destroy_response(response);
-    return result;
 }
 
 /* ---- The request ----------------------------------------------------------------------------------------- */
@@ -520,7 +215,7 @@ enum MHD_Result ot_exchange_on_access(void *state, struct MHD_Connection *connec
         x = *exchange = begin(state, connection, url, method);
         if (!x)
             return MHD_NO;
-        return refused_by_length(x) ? send_response(x) : MHD_YES;
+        return refused_by_length(x) ? ot_exchange_send(x) : MHD_YES;
     }
     if (*data_size) {
         bool more = receive(x, data, *data_size);
@@ -536,7 +231,7 @@ enum MHD_Result ot_exchange_on_access(void *state, struct MHD_Connection *connec
     if (x->gone)
         return MHD_NO;
     if (x->answered)
-        return send_response(x);
+        return ot_exchange_send(x);
     if (!x->suspended)
         ot_exchange_suspend(x);
     return MHD_YES;
@@ -594,7 +289,7 @@ void ot_exchange_on_completed(void *state, struct MHD_Connection *connection, vo
         x->server->n_working--;
     if (x->job)
         x->ops->release(x->job);
-    close_watch(x);
+    ot_exchange_unwatch(x);
     ot_exchange_drop_body(x);
     ot_text_free(&x->out);
     give_slot(x);

@@ -199,11 +199,15 @@ struct ot_server {
 /* Runs libmicrohttpd until it has nothing to do now, and sets the timer for what it has to do later. */
 void ot_server_pump(ot_server *server);
 
-/* Suspends and wakes connections, with their hang-up watch (exchange.c). */
+/* Suspends and wakes connections, with their hang-up watch (exchange-sleep.c). */
 void ot_exchange_suspend(ot_exchange *x);
 void ot_exchange_resume(ot_exchange *x);
+/* Ends the watch for good. */
+void ot_exchange_unwatch(ot_exchange *x);
+/* Queues the response of an exchange that is answered (exchange-reply.c). */
+enum MHD_Result ot_exchange_send(ot_exchange *x);
 ot_exchange *ot_exchange_from_owner(ot_server *server, void *owner);
-/* libmicrohttpd's callbacks. */
+/* libmicrohttpd's callbacks (exchange.c). */
 enum MHD_Result ot_exchange_on_access(void *server, struct MHD_Connection *connection, const char *url, const char *method,
                                       const char *version, const char *data, size_t *data_size, void **state);
 void ot_exchange_on_completed(void *server, struct MHD_Connection *connection, void **state,
