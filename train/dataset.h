@@ -64,12 +64,4 @@ ot_status ot_dataset_load_files(ot_dataset **out, const char (*paths)[OT_TRAIN_P
                                 ot_error *err);
 void ot_dataset_close(ot_dataset **dataset);
 
-/* The model's own chat template, or the family named in `name` if not empty. */
-ot_status ot_train_chat_template(ot_chat_template **out, const ot_model *model, const char *name, ot_error *err);
-
-/* Tokens of a user's message, or (answer not NULL) of an exchange whose answer is still going on. *n_before: the tokens before the
- * text that counts (the user's, or the answer). *tokens is malloc'ed. */
-ot_status ot_train_wrap_chat(const ot_chat_template *chat, const ot_tokenizer *tokenizer, const char *user,
-                             const char *answer, int32_t **tokens, size_t *n_tokens, size_t *n_before, ot_error *err);
-
 #endif

@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "train/chat-text.h"
 #include "train/train-internal.h"
 
 #define WINDOW 1024          /* samples sorted by length together */

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "train/evaluate.h"
+#include "train/chat-text.h"
 #include "train/evaluate-language.h"
 #include "train/evaluate-lookahead.h"
 #include "train/train-internal.h"

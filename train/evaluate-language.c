@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "train/evaluate.h"
 #include "train/output-floats.h"
 
 typedef struct totals {
@@ -27,7 +28,7 @@ typedef struct language_run {
     totals heads[OT_MAX_HEADS], base_total;
     bool is_chain;              /* offsets are 1, 2, ... */
     uint64_t walked, passes, n_tokens;
-    double start, last_report;
+    ot_eval_progress progress;
     ot_error *err;
 } language_run;
 
@@ -101,16 +102,6 @@ static ot_status run_batch(language_run *r, uint32_t begin, uint32_t end)
     return OT_OK;
 }
 
-static void report(language_run *r, uint32_t done)
-{
-    const double now = ot_train_now();
-    if (r->e->progress == NULL || (now - r->last_report < 5.0 && done < r->d->n_rows))
-        return;
-    r->last_report = now;
-    fprintf(r->e->progress, "evaluated %u of %u texts, %.0f tokens/s\n", done, r->d->n_rows, (double)r->n_tokens / (now - r->start));
-    fflush(r->e->progress);
-}
-
 static ot_status run_all(language_run *r)
 {
     ot_status st = OT_OK;
@@ -122,7 +113,7 @@ static ot_status run_all(language_run *r)
             return ot_fail(r->err, OT_ERR_INVALID, "%s, row %u: %u tokens do not fit into --batch-tokens %u", r->d->path,
                            r->order[begin] + 1, tokens_of(r, r->order[begin]), r->e->batch_tokens);
         st = run_batch(r, begin, end);
-        report(r, end);
+        ot_eval_progress_report(&r->progress, end, r->d->n_rows, r->n_tokens);
     }
     return st;
 }
@@ -171,8 +162,8 @@ static ot_status allocate(language_run *r)
 
 ot_status ot_evaluate_language(const ot_language_evaluator *e, const ot_dataset *data, ot_eval_result *result, ot_error *err)
 {
-    language_run r = {.e = e, .d = data, .n_outputs = e->spec->n_outputs, .is_chain = true, .start = ot_train_now(), .err = err};
-    r.last_report = r.start;
+    language_run r = {.e = e, .d = data, .n_outputs = e->spec->n_outputs, .is_chain = true,
+                      .progress = ot_eval_progress_begin(e->progress), .err = err};
     *result = (ot_eval_result){.n_rows = data->n_rows, .is_language = true, .n_heads = r.n_outputs};
     for (uint32_t k = 0; k < r.n_outputs; k++)
         r.is_chain = r.is_chain && e->spec->offsets[k] == k + 1;
@@ -186,7 +177,7 @@ ot_status ot_evaluate_language(const ot_language_evaluator *e, const ot_dataset 
         result->base = figures_of(&r.base_total, 0);
     result->tokens_per_pass = r.passes > 0 ? (double)r.walked / (double)r.passes : 0.0;
     result->n_tokens = r.n_tokens;
-    result->seconds = ot_train_now() - r.start;
+    result->seconds = ot_train_now() - r.progress.start;
     free(r.order);
     free(r.first);
     free(r.outcomes);

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 
 #include "train/candidates.h"
+#include "train/evaluate.h"
 
 #define TOP 10
 #define EVERY 16
@@ -22,7 +23,7 @@ typedef struct lookahead_run {
     float *predicted;            /* (positions, TOP) */
     moments level, change, within;
     uint64_t positions, same_highest, same_lowest, n_tokens;
-    double start, last_report;
+    ot_eval_progress progress;
     ot_error *err;
 } lookahead_run;
 
@@ -110,16 +111,6 @@ static ot_status run_batch(lookahead_run *r, uint32_t begin, uint32_t end)
     return st == OT_OK ? judge(r) : st;
 }
 
-static void report(lookahead_run *r, uint32_t done)
-{
-    const double now = ot_train_now();
-    if (r->e->progress == NULL || (now - r->last_report < 5.0 && done < r->d->n_rows))
-        return;
-    r->last_report = now;
-    fprintf(r->e->progress, "evaluated %u of %u texts, %.0f tokens/s\n", done, r->d->n_rows, (double)r->n_tokens / (now - r->start));
-    fflush(r->e->progress);
-}
-
 static ot_status run_all(lookahead_run *r)
 {
     ot_status st = OT_OK;
@@ -134,15 +125,14 @@ static ot_status run_all(lookahead_run *r)
             return ot_fail(r->err, OT_ERR_INVALID, "%s, row %u: %u tokens do not fit into --batch-tokens %u", r->d->path, begin + 1,
                            r->d->rows[begin].tokens[0].n, r->e->batch_tokens);
         st = run_batch(r, begin, end);
-        report(r, end);
+        ot_eval_progress_report(&r->progress, end, r->d->n_rows, r->n_tokens);
     }
     return st;
 }
 
 ot_status ot_evaluate_lookahead(const ot_lookahead_evaluator *e, const ot_dataset *data, ot_eval_result *result, ot_error *err)
 {
-    lookahead_run r = {.e = e, .d = data, .start = ot_train_now(), .err = err};
-    r.last_report = r.start;
+    lookahead_run r = {.e = e, .d = data, .progress = ot_eval_progress_begin(e->progress), .err = err};
     *result = (ot_eval_result){.n_rows = data->n_rows, .is_lookahead = true};
     ot_status st = ot_candidates_open(&r.candidates, e->engine, TOP, 0, e->batch_tokens, err);
     if (st == OT_OK && (r.predicted = ot_train_alloc((size_t)r.candidates.max_positions * TOP, sizeof(float))) == NULL)
@@ -150,7 +140,7 @@ ot_status ot_evaluate_lookahead(const ot_lookahead_evaluator *e, const ot_datase
     if (st == OT_OK)
         st = run_all(&r);
     result->n_tokens = r.n_tokens;
-    result->seconds = ot_train_now() - r.start;
+    result->seconds = ot_train_now() - r.progress.start;
     result->lookahead = (ot_lookahead_figures){
         .n_positions = r.positions, .score_correlation = correlation(&r.level), .change_correlation = correlation(&r.change),
         .within_correlation = correlation(&r.within), .highest_of_ten = (double)r.same_highest / (double)r.positions,

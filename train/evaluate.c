@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "train/chat-text.h"
 #include "train/train-internal.h"
 
 /* One sequence to run, and where its scores go. */
@@ -25,7 +26,7 @@ typedef struct run {
     float *whole, *half;    /* (n_rows, 2): by leaf */
     float *all;             /* prompts: scores of all positions but the first */
     uint64_t n_all, n_tokens;
-    double start, last_report;
+    ot_eval_progress progress;
     ot_error *err;
 } run;
 
@@ -104,18 +105,25 @@ static uint32_t half_row(const job *j)
     return j->n_before + (n > 1 ? n / 2 - 1 : 0);
 }
 
-/* ---- Batches ------------------------------------------------------------------------------------------------ */
+/* ---- Progress ----------------------------------------------------------------------------------------------- */
 
-static void report(run *r, uint32_t done)
+ot_eval_progress ot_eval_progress_begin(FILE *to)
 {
     const double now = ot_train_now();
-    if (r->e->progress == NULL || (now - r->last_report < 5.0 && done < r->n_jobs))
-        return;
-    r->last_report = now;
-    fprintf(r->e->progress, "evaluated %u of %u texts, %.0f tokens/s\n", done, r->n_jobs,
-            (double)r->n_tokens / (now - r->start));
-    fflush(r->e->progress);
+    return (ot_eval_progress){to, now, now};
 }
+
+void ot_eval_progress_report(ot_eval_progress *p, uint32_t done, uint32_t n_texts, uint64_t n_tokens)
+{
+    const double now = ot_train_now();
+    if (p->to == NULL || (now - p->last < 5.0 && done < n_texts))
+        return;
+    p->last = now;
+    fprintf(p->to, "evaluated %u of %u texts, %.0f tokens/s\n", done, n_texts, (double)n_tokens / (now - p->start));
+    fflush(p->to);
+}
+
+/* ---- Batches ------------------------------------------------------------------------------------------------ */
 
 static ot_status run_batch(run *r, uint32_t begin, uint32_t end)
 {
@@ -157,7 +165,7 @@ static ot_status run_jobs(run *r)
             return ot_fail(r->err, OT_ERR_INVALID, "%s, row %u: %u tokens do not fit into --batch-tokens %u", r->d->path,
                            r->jobs[end].row + 1, r->jobs[end].n, r->e->batch_tokens);
         st = run_batch(r, begin, end);
-        report(r, end);
+        ot_eval_progress_report(&r->progress, end, r->n_jobs, r->n_tokens);
     }
     return st;
 }
@@ -241,14 +249,13 @@ static void finish_prompts(run *r, ot_eval_result *result)
 
 ot_status ot_evaluate(const ot_evaluator *e, const ot_dataset *data, ot_eval_result *result, ot_error *err)
 {
-    run r = {.e = e, .d = data, .start = ot_train_now(), .err = err};
-    r.last_report = r.start;
+    run r = {.e = e, .d = data, .progress = ot_eval_progress_begin(e->progress), .err = err};
     *result = (ot_eval_result){.n_rows = data->n_rows};
     ot_status st = list_jobs(&r);
     if (st == OT_OK)
         st = run_jobs(&r);
     result->n_tokens = r.n_tokens;
-    result->seconds = ot_train_now() - r.start;
+    result->seconds = ot_train_now() - r.progress.start;
     if (st == OT_OK) {
         if (data->shape == OT_SHAPE_PAIR)
             finish_pairs(&r, result);

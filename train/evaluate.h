@@ -17,4 +17,12 @@ typedef struct ot_evaluator {
 
 ot_status ot_evaluate(const ot_evaluator *e, const ot_dataset *data, ot_eval_result *result, ot_error *err);
 
+/* How far an evaluation of any kind is: a line at most every five seconds, and at its end. */
+typedef struct ot_eval_progress {
+    FILE *to;            /* NULL: nothing is said */
+    double start, last;  /* seconds */
+} ot_eval_progress;
+ot_eval_progress ot_eval_progress_begin(FILE *to);
+void ot_eval_progress_report(ot_eval_progress *progress, uint32_t done, uint32_t n_texts, uint64_t n_tokens);
+
 #endif

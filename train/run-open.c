@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "train/evaluate-lookahead.h"
+#include "train/chat-text.h"
 #include "train/run.h"
 
 /* ---- The insertion ------------------------------------------------------------------------------------------ */

@@ -7,6 +7,7 @@
 #include "tests/support/test-support.h"
 #include "tests/support/tiny-model.h"
 #include "train/adamw.h"
+#include "train/chat-text.h"
 #include "train/epoch-plan.h"
 #include "train/losses.h"
 
