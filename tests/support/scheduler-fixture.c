@@ -166,6 +166,15 @@ uint32_t ot_fixture_signal(ot_request_params *p, const char *name, float weight)
     return i;
 }
 
+void ot_fixture_repeat_one(ot_request_params *p)
+{
+    static const int32_t token = 77;
+    static const float value = 100;
+    p->sampling.n_bias = 1;
+    p->sampling.bias_tokens = &token;
+    p->sampling.bias_values = &value;
+}
+
 void ot_fixture_prompt(uint64_t seed, int32_t *tokens, uint32_t n)
 {
     ot_test_rng rng = {seed * 7919 + 17};

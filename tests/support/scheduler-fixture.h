@@ -30,6 +30,8 @@ ot_scheduler *ot_fixture_scheduler(const ot_scheduler_options *options); /* NULL
 ot_request_params ot_fixture_params(const int32_t *prompt, uint32_t n_prompt, uint32_t max_tokens);
 /* Adds a signal of the fixture's heads (a new reference); returns its index. */
 uint32_t ot_fixture_signal(ot_request_params *p, const char *name, float weight);
+/* By logit_bias: one token for ever. */
+void ot_fixture_repeat_one(ot_request_params *p);
 /* Fills tokens with a pseudorandom prompt of ordinary tokens. */
 void ot_fixture_prompt(uint64_t seed, int32_t *tokens, uint32_t n);
 

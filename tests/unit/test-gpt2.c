@@ -69,15 +69,23 @@ static ot_insertion_spec spec_of(uint32_t n_ff, uint32_t n_heads, uint32_t n_out
     return spec;
 }
 
+/* The inserted parameter beside a base tensor; NULL and a failed check if there is none. */
+static ot_param *param_like(ot_insertion *x, const char *name)
+{
+    char own[80];
+    snprintf(own, sizeof own, "otter.%s", name);
+    ot_param *p = ot_insertion_find_param(x, own);
+    CHECK(p != NULL);
+    return p;
+}
+
 /* Row `chosen` of a base matrix, or element `chosen` of a base vector, to an inserted parameter. */
 static bool copy_row(ot_insertion *x, const char *name, uint32_t row, uint32_t chosen)
 {
-    char own[80];
     float values[512];
     ot_error err = {0};
-    snprintf(own, sizeof own, "otter.%s", name);
-    ot_param *p = ot_insertion_find_param(x, own);
-    if (!CHECK(p != NULL))
+    ot_param *p = param_like(x, name);
+    if (p == NULL)
         return false;
     if (!p->is_vector) {
         if (!CHECK_OK(ot_model_tensor_row(model, name, chosen, values, &err), &err))
@@ -94,12 +102,10 @@ static bool copy_row(ot_insertion *x, const char *name, uint32_t row, uint32_t c
 /* Column `chosen` of a base table to column `column` of an inserted one. */
 static bool copy_column(ot_insertion *x, const char *name, uint32_t column, uint32_t chosen)
 {
-    char own[80];
     float values[512];
     ot_error err = {0};
-    snprintf(own, sizeof own, "otter.%s", name);
-    ot_param *p = ot_insertion_find_param(x, own);
-    if (!CHECK(p != NULL))
+    ot_param *p = param_like(x, name);
+    if (p == NULL)
         return false;
     for (uint32_t r = 0; r < p->n_out; r++) {
         if (!CHECK_OK(ot_model_tensor_row(model, name, r, values, &err), &err))

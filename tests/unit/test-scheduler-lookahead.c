@@ -314,13 +314,8 @@ static ot_request_params mixed(uint32_t i, int32_t *text, bool drafts)
         p.intervention.guard_above = 0.6f;
         p.intervention.guard_max_resamples = 4;
     }
-    if (i == 0) { /* one token for ever: what the lookup says is right */
-        static const int32_t token = 77;
-        static const float value = 100;
-        p.sampling.n_bias = 1;
-        p.sampling.bias_tokens = &token;
-        p.sampling.bias_values = &value;
-    }
+    if (i == 0)
+        ot_fixture_repeat_one(&p); /* what the lookup says is right */
     if (drafts)
         p.intervention.drafting = (ot_drafting){.lookup = true, .max_draft = 1 + i % 6};
     return p;
