@@ -8,6 +8,8 @@
 
 #include <string.h>
 
+#include "train/block-exp.h"
+
 #define QUERY_BLOCK 32
 
 static uint32_t round_up(uint32_t n)
@@ -39,8 +41,7 @@ static void softmax_row(const ot_kernels *k, float *s, float scale, uint32_t n_k
         s[j] *= scale;
     const float max = k->max(s, n_keys);
     const float inv = 1.0f / k->sum_exp(s, n_keys, max);
-    for (uint32_t j = 0; j < n_keys; j++)
-        s[j] = ot_expf(s[j] - max) * inv;
+    ot_softmax_scaled(s, s, n_keys, max, inv);
     memset(s + n_keys, 0, (n_padded - n_keys) * sizeof *s);
 }
 

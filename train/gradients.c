@@ -18,10 +18,15 @@
 #include <string.h>
 
 #include "train/attention-backward.h"
+#include "train/block-exp.h"
 #include "train/train-internal.h"
 
 #define ROWS_PER_TASK 64
-#define TILE_FEATURES 32
+/* Features of a weight gradient in a task. Each task copies all of x through the nearest cache, so wide tiles are cheaper, but many
+ * threads need many tasks. */
+#define SMALL_TILE 32
+#define LARGE_TILE 96
+#define MANY_THREADS 5
 
 /* A parameter and its gradient; w is NULL where the insertion has none. */
 typedef struct weight {
@@ -86,7 +91,7 @@ struct ot_gradients {
     uint32_t *sequence_first, *sequence_rows; /* (max_rows) */
     uint32_t n_sequences;
     tile *tiles;
-    uint32_t n_tiles, max_tiles;
+    uint32_t n_tiles, max_tiles, tile_features;
 };
 
 /* ---- Opening ------------------------------------------------------------------------------------------------ */
@@ -228,7 +233,8 @@ static ot_status allocate(ot_gradients *g, ot_error *err)
         g->n_values += (size_t)p->n_in * p->n_out;
     }
     const uint32_t widest = g->width_q + 2 * g->width_kv + 2 * g->f + 2 * g->d;
-    g->max_tiles = widest / TILE_FEATURES + 8;
+    g->max_tiles = widest / SMALL_TILE + 8;
+    g->tile_features = ot_pool_threads(g->pool) < MANY_THREADS ? LARGE_TILE : SMALL_TILE;
     g->scratch_floats = g->width_q > 0 ? ot_attention_backward_scratch(g->hd, g->max_length) : 16;
     g->g_buffer = ot_train_alloc(g->n_values, sizeof(float));
     g->g_of = ot_train_alloc(g->n_params, sizeof *g->g_of);
@@ -404,10 +410,12 @@ static void silu_mul_backward(const ot_gradients *g, uint32_t begin, uint32_t en
     const float *gate = g->tape.gate + at_layer(g, g->layer, g->f) + at;
     const float *up = g->tape.up + at_layer(g, g->layer, g->f) + at;
     const float *d = g->d_inner + at;
+    float *d_gate = g->d_gate + at, *d_up = g->d_up + at;
+    ot_sigmoids(d_gate, gate, n);
     for (size_t i = 0; i < n; i++) {
-        const float s = ot_sigmoid(gate[i]);
-        g->d_gate[at + i] = d[i] * up[i] * (s + gate[i] * s * (1.0f - s));
-        g->d_up[at + i] = d[i] * gate[i] * s;
+        const float s = d_gate[i];
+        d_gate[i] = d[i] * up[i] * (s + gate[i] * s * (1.0f - s));
+        d_up[i] = d[i] * gate[i] * s;
     }
 }
 
@@ -504,8 +512,8 @@ static void lower_task(void *arg, uint32_t task, uint32_t thread)
 
 static void add_tiles(ot_gradients *g, const weight *w, const float *d_out, const float *x)
 {
-    for (uint32_t begin = 0; w->w != NULL && begin < w->n_out; begin += TILE_FEATURES) {
-        const uint32_t end = begin + TILE_FEATURES < w->n_out ? begin + TILE_FEATURES : w->n_out;
+    for (uint32_t begin = 0; w->w != NULL && begin < w->n_out; begin += g->tile_features) {
+        const uint32_t end = begin + g->tile_features < w->n_out ? begin + g->tile_features : w->n_out;
         g->tiles[g->n_tiles++] = (tile){w, d_out, x, begin, end};
     }
 }

@@ -23,6 +23,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "train/block-exp.h"
 #include "train/output-floats.h"
 #include "train/train-internal.h"
 

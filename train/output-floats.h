@@ -1,4 +1,4 @@
-/* The base's output matrix E as floats, and the softmax over its tokens: what losses of heads with a value for every token share. */
+/* The base's output matrix E as floats, and the sum over its tokens: what losses of heads with a value for every token share. */
 #ifndef OTTER_TRAIN_OUTPUT_FLOATS_H
 #define OTTER_TRAIN_OUTPUT_FLOATS_H
 
@@ -9,7 +9,5 @@ ot_status ot_output_floats(float **out, const ot_model *model, ot_error *err);
 
 /* log of the sum of exp(z[v]) over n tokens. */
 double ot_log_sum_exp(const ot_kernels *kernels, const float *z, uint32_t n);
-/* p[v] = scale * exp(z[v] - log_sum), in place or not; relative error below 1e-6, 0 where the probability is below 1e-30. */
-void ot_softmax_scaled(float *p, const float *z, uint32_t n, float log_sum, float scale);
 
 #endif

@@ -2,6 +2,7 @@
 #include <math.h>
 
 #include "tests/support/test-support.h"
+#include "train/block-exp.h"
 #include "train/train.h"
 
 static ot_error err;
@@ -87,6 +88,30 @@ static void one_class_or_nothing(void)
     CHECK_UINT(f.n_rows, 0);
 }
 
+/* Exponentials in blocks against the C library's, over their range, at every length of a last block. */
+static void block_exponentials_are_right(void)
+{
+    float z[50], p[50], y[50];
+    for (uint32_t n = 1; n <= 50; n++) {
+        for (uint32_t i = 0; i < n; i++)
+            z[i] = -68.0f + 80.0f * (float)((i * 37 + n * 11) % 53) / 53.0f;
+        p[n - 1] = y[n - 1] = -1.0f;
+        ot_softmax_scaled(p, z, n, 12.0f, 0.5f);
+        ot_sigmoids(y, z, n);
+        for (uint32_t i = 0; i < n; i++) {
+            const double wanted = z[i] - 12.0f > -69.0f ? 0.5 * exp((double)(z[i] - 12.0f)) : 0.0;
+            const double sigmoid = 1.0 / (1.0 + exp(-(double)z[i]));
+            CHECK_NEAR(p[i], wanted, 1e-6 * wanted);
+            CHECK_NEAR(y[i], sigmoid, 1e-6 * sigmoid);
+        }
+    }
+    const float ends[3] = {-INFINITY, -200.0f, 200.0f};
+    ot_sigmoids(y, ends, 3);
+    CHECK_NEAR(y[0], 0, 0);
+    CHECK_NEAR(y[1], 0, 0);
+    CHECK_NEAR(y[2], 1, 0);
+}
+
 int main(int argc, char **argv)
 {
     ot_test_start(argc, argv);
@@ -95,5 +120,6 @@ int main(int argc, char **argv)
     RUN(interval_by_definition);
     RUN(calibration);
     RUN(one_class_or_nothing);
+    RUN(block_exponentials_are_right);
     return ot_test_finish();
 }
