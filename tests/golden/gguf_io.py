@@ -180,11 +180,13 @@ class Reader:
         if self.version not in (2, 3):
             raise ValueError(f"{path}: GGUF version {self.version}")
         n_tensors, n_keys = self._number(U64), self._number(U64)
-        self.keys, self.key_types = {}, {}
+        self.keys, self.key_types, self.element_types = {}, {}, {}
         for _ in range(n_keys):
             name = self._string()
             kind = self._number(U32)
             self.key_types[name] = kind
+            if kind == ARRAY:
+                self.element_types[name] = struct.unpack_from("<I", self._view, self._at)[0]
             self.keys[name] = self._value(kind)
         headers = []
         for _ in range(n_tensors):
@@ -244,6 +246,11 @@ class Writer:
     def tensor(self, name, x, type_name="F32"):
         """x: array in NumPy's order, (out, in) for a matrix."""
         self.raw_tensor(name, type_name, tuple(reversed(np.shape(x))), encode(type_name, x))
+
+    def copy_keys(self, reader, changed=None):
+        """All keys of a file, those in `changed` with another value of the same type."""
+        for key, kind in reader.key_types.items():
+            self.put(key, kind, (changed or {}).get(key, reader.keys[key]), reader.element_types.get(key))
 
     def raw_tensor(self, name, type_name, dims, data):
         _, block, block_bytes = TYPES[type_name]

@@ -15,7 +15,7 @@ import sys
 import tempfile
 
 from server_process import Failed, Server, brief, expect, expect_true, in_parallel, require_model, run_cases
-from value_heads import all_flags, make_all_heads, make_other_model
+from value_heads import all_flags, make_all_heads, make_other_model, make_small_model
 
 LONG = ("Otters are playful animals that live along rivers and coasts. They eat fish, crabs and sea urchins, and they use "
         "stones as tools. ") * 12
@@ -200,9 +200,11 @@ def compare(flags):
 
 def main():
     require_model()
-    with tempfile.NamedTemporaryFile(prefix="otter-test-", suffix=".gguf") as file:
-        make_other_model(file.name)
-        return compare(all_flags(make_all_heads(), file.name))
+    with tempfile.TemporaryDirectory(prefix="otter-test-") as folder:
+        other_model, small_model = f"{folder}/other.gguf", f"{folder}/small.gguf"
+        make_other_model(other_model)
+        make_small_model(small_model)
+        return compare(all_flags(make_all_heads(), other_model, small_model))
 
 
 if __name__ == "__main__":

@@ -12,8 +12,8 @@ import sys
 import tempfile
 
 from api_support import expect_error
-from server_process import Server, expect, expect_true, require_model, run_cases
-from value_heads import all_flags, make_all_heads, make_other_model
+from server_process import MODEL, Server, expect, expect_true, require_model, run_cases
+from value_heads import all_flags, make_all_heads, make_other_model, make_small_model, make_wide_model
 
 PROMPTS = ["My neighbour is a complete", "The capital of France is"]
 REPEATING = "one, two, three, four. one, two, three, four. one, two,"
@@ -53,9 +53,10 @@ def lists_heads_and_models(server):
     base = server.get("/version").ok()["model"]
     for name in ("judge", "twin", "other", "model"):
         model = heads[name]["model"]
-        expect([model["architecture"], model["parameters"]], [base["architecture"], base["parameters"]], name)
+        expect(model["architecture"], base["architecture"], name)
+        expect(model["parameters"] == base["parameters"], name != "model", f"parameters of {name}")
         expect_true(heads[name]["bytes"] >= model["bytes"] > 1 << 20, heads[name])
-        expect(model["fingerprint"] == base["fingerprint"], name != "other", f"fingerprint of {name}")
+        expect(model["fingerprint"] == base["fingerprint"], name in ("judge", "twin"), f"fingerprint of {name}")
         error = expect_error(server.request("DELETE", f"/v1/heads/{name}"), 403 if not server.heads_dir else 400)
         expect_true(not server.heads_dir or "separate model" in error["message"], error)
     expect(heads["judge"]["parameters"], base["parameters"] + heads["toxicity"]["parameters"])
@@ -207,7 +208,7 @@ STEERING = {"plain": {}, "signals": {"signals": ["toxicity", "judge"]}, "experts
 def drafts_change_nothing(server):
     drafted = server.metric("otter_intervention_requests_total", mode="speculative")
     before = server.metric("vllm:spec_decode_num_accepted_tokens_total")
-    accepted, n = {}, 0
+    accepted, tried, n = {}, {}, 0
     for name, steering in STEERING.items():
         for sampling in ({}, {"temperature": 0.8, "seed": 3}):
             without = complete(server, REPEATING, steering, max_tokens=20, **sampling)
@@ -215,20 +216,26 @@ def drafts_change_nothing(server):
                 answer = complete(server, REPEATING, {**steering, "speculative": drafts}, max_tokens=20, **sampling)
                 expect(answer["choices"], without["choices"], f"{name}, {sampling}, {drafts}")
                 expect(answer["usage"]["completion_tokens"], without["usage"]["completion_tokens"])
-                n_accepted = answer["usage"]["completion_tokens_details"]["accepted_prediction_tokens"]
-                accepted[str(drafts["draft"])] = accepted.get(str(drafts["draft"]), 0) + n_accepted
+                details, key = answer["usage"]["completion_tokens_details"], str(drafts["draft"])
+                accepted[key] = accepted.get(key, 0) + details["accepted_prediction_tokens"]
+                tried[key] = tried.get(key, 0) + details["accepted_prediction_tokens"] + details["rejected_prediction_tokens"]
                 n += 1
     expect(server.metric("otter_intervention_requests_total", mode="speculative"), drafted + n)
     expect(server.metric("vllm:spec_decode_num_accepted_tokens_total"), before + sum(accepted.values()))
-    for draft in ("lookup", "model", "['model', 'lookup']", "['lookup', 'draft-otter']"):
+    for draft in ("lookup", "['model', 'lookup']", "['lookup', 'draft-otter']"):
         expect_true(accepted[draft] > 20, f"{draft}: {accepted}")
+    expect_true(all(n > 0 for n in tried.values()), tried)
 
 
-def a_twin_drafts_rightly(server):
-    """A draft model that is the base itself is right about every greedy token."""
-    details = complete(server, PROMPTS[0], {"speculative": {"draft": "model"}}, max_tokens=40)["usage"]["completion_tokens_details"]
-    expect(details["rejected_prediction_tokens"], 0)
-    expect_true(details["accepted_prediction_tokens"] >= 25, details)
+def a_lighter_twin_drafts_rightly(path):
+    """A draft model with the weights of the base, but for rounding, is right about almost every greedy token."""
+    with Server("--threads", "2", "--draft-model", MODEL, model=path) as server:
+        without = complete(server, PROMPTS[0], {}, max_tokens=40)
+        answer = complete(server, PROMPTS[0], {"speculative": {"draft": "model"}}, max_tokens=40)
+    expect(answer["choices"], without["choices"])
+    details = answer["usage"]["completion_tokens_details"]
+    expect_true(details["accepted_prediction_tokens"] >= 15, details)
+    expect_true(details["rejected_prediction_tokens"] <= 5, details)
 
 
 # ---- All together ------------------------------------------------------------------------------------------
@@ -299,13 +306,19 @@ def refuses_the_wrong_kind_by_name(server):
 def main():
     require_model()
     paths = make_all_heads()
-    with tempfile.NamedTemporaryFile(prefix="otter-test-", suffix=".gguf") as file:
-        make_other_model(file.name)
-        flags = ["--threads", "2", *all_flags(paths, file.name)]
+    with tempfile.TemporaryDirectory(prefix="otter-test-") as folder:
+        other_model, small_model, wide_model = (f"{folder}/{name}.gguf" for name in ("other", "small", "wide"))
+        make_other_model(other_model)
+        make_small_model(small_model)
+        make_wide_model(wide_model)
+        flags = ["--threads", "2", *all_flags(paths, other_model, small_model)]
 
         def experts_follow_eq_4_and_5(server):
-            with Server("--threads", "2", model=file.name) as other:
+            with Server("--threads", "2", model=other_model) as other:
                 experts_follow_the_equations(server, other)
+
+        def a_twin_drafts_rightly(_server):
+            a_lighter_twin_drafts_rightly(wide_model)
 
         with Server(*flags) as server:
             server.heads_dir = False

@@ -75,8 +75,28 @@ def make_other_model(path, seed=1, spread=0.5):
     pathlib.Path(path).write_bytes(data)
 
 
-def all_flags(paths, other=None):
-    """Flags that load them all, with separate models: judge scores as toxicity does, and twin is the default model again."""
+def make_small_model(path, n_layers=10):
+    """The lowest layers of the default model: fast enough that its guesses can pay, and not often right."""
+    reader, writer = gguf_io.Reader(MODEL), gguf_io.Writer()
+    writer.copy_keys(reader, {"llama.block_count": n_layers})
+    for name, tensor in reader.tensors.items():
+        if not name.startswith("blk.") or int(name.split(".")[1]) < n_layers:
+            writer.raw_tensor(name, tensor.type, tensor.dims, bytes(tensor.data))
+    writer.write(path)
+
+
+def make_wide_model(path):
+    """The default model in half precision: the same weights but for rounding, in three times the bytes."""
+    reader, writer = gguf_io.Reader(MODEL), gguf_io.Writer()
+    writer.copy_keys(reader)
+    for name, tensor in reader.tensors.items():
+        writer.tensor(name, tensor.floats(), "F32" if len(tensor.dims) == 1 else "F16")
+    writer.write(path)
+
+
+def all_flags(paths, other=None, small=None):
+    """Flags that load them all, with separate models: judge scores as toxicity does, twin is the default model again, and the draft model
+    is a small one or, as heavy as the base, one that never pays."""
     flags = [*head_flags(paths), "--reward-model", f"judge={MODEL},{paths['toxicity']}", "--expert-model", f"twin={MODEL}",
-             "--draft-model", MODEL]
+             "--draft-model", small or MODEL]
     return [*flags, "--expert-model", f"other={other}"] if other else flags
