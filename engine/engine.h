@@ -91,6 +91,7 @@ typedef struct ot_insertion_info {
     uint32_t width_attn;    /* A */
     uint32_t width_ff;      /* F */
     size_t kv_bytes_per_token;
+    bool has_head_tables;   /* its heads have E W_h ready (ot_engine_project_heads): no product of full width */
     uint32_t n_training;    /* otter.training.* keys, as text */
     const char *const *training_keys;
     const char *const *training_values;

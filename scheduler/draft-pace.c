@@ -45,19 +45,12 @@ float ot_draft_time(uint32_t n_sharing, uint32_t n_rows, uint32_t n_guesses)
     return pass_time(n_sharing * (n_rows + n_guesses)) / pass_time(n_sharing * n_rows);
 }
 
-/* As the engine has it (ot_engine_project_heads): which heads have no table of their own. */
-static bool is_wide(const ot_insertion *insertion)
-{
-    const ot_insertion_spec *spec = &ot_insertion_get_info(insertion)->spec;
-    return spec->input == OT_INPUT_BASE || spec->activation == OT_ACT_SILU_RESIDUAL;
-}
-
 float ot_draft_proposal_time(const ot_choice *c, uint32_t n_sharing)
 {
     const ot_insertion *insertion = c->request->draft.insertion;
     if (insertion == NULL)
         return 0; /* a draft model's time is not known here */
-    float time = is_wide(insertion) ? WIDE_HEAD_TIME : HEAD_TIME;
+    float time = ot_insertion_get_info(insertion)->has_head_tables ? HEAD_TIME : WIDE_HEAD_TIME;
     return time * (float)(c->proposal.n_depths * n_sharing) / pass_time(n_sharing);
 }
 

@@ -199,6 +199,7 @@ void ot_insertion_finish(ot_insertion *x)
     ot_insertion_walk(x, sum_slot, x, NULL);
     for (uint32_t k = 0; k < OT_MAX_HEADS; k++)
         x->info.bytes += (size_t)x->heads[k].table.n_panels * x->heads[k].table.panel_bytes;
+    x->info.has_head_tables = x->heads[0].table.n_panels > 0;
 }
 
 void ot_insertion_embed(const ot_insertion *x, int32_t token, uint32_t position, float *dst, float *scratch)
