@@ -271,8 +271,16 @@ ot_status ot_engine_project_heads(ot_engine *engine, const ot_head_rows *heads, 
 ot_status ot_engine_lookahead(ot_engine *engine, uint32_t row, const ot_insertion *insertion, uint32_t output,
                               const int32_t *tokens, uint32_t n, float *scores, ot_error *err);
 
-/* Seconds spent by stage since the engine opened, for profiles: name and seconds; returns the number of stages. */
-typedef struct ot_stage_time { const char *name; double seconds; } ot_stage_time;
+/* What each stage has done since the engine opened, for profiles; returns the number of stages. Operations and bytes are what the
+ * stage's arithmetic needs: two operations for each weight and row (a product of 16-bit pairs counts once, though it runs twice), four
+ * for each key, query and element of a head; weights, keys and values once for all rows of a step, or of a sequence. */
+typedef struct ot_stage_time {
+    const char *name;
+    double seconds;
+    double waited_s;             /* of those, with nothing left to do while other threads finished their last tasks */
+    double int8_ops, float_ops;  /* products of quantised activations; products and attention in floats */
+    double bytes;                /* of weights, keys and values */
+} ot_stage_time;
 uint32_t ot_engine_stage_times(const ot_engine *engine, ot_stage_time *out, uint32_t max);
 
 #endif

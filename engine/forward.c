@@ -19,12 +19,13 @@ static double now(void)
 
 void ot_step_run(ot_engine *e, int stage, ot_task *fn, uint32_t n_tasks)
 {
-    const double start = now();
+    const double start = now(), waited = ot_pool_waited_s(e->pool);
     if (n_tasks == 1)
         fn(e, 0, 0);
     else if (n_tasks > 1)
         ot_pool_run(e->pool, fn, e, n_tasks);
-    e->seconds[stage] += now() - start;
+    e->stages[stage].seconds += now() - start;
+    e->stages[stage].waited_s += ot_pool_waited_s(e->pool) - waited;
 }
 
 static uint32_t row_tasks(uint32_t n_rows)
@@ -92,8 +93,10 @@ static void matmul_task(void *arg, uint32_t task, uint32_t thread)
 void ot_step_run_matmuls(ot_engine *e, int stage)
 {
     uint64_t work = 0;
-    for (uint32_t k = 0; k < e->n_matmuls; k++)
+    for (uint32_t k = 0; k < e->n_matmuls; k++) {
         work += (uint64_t)e->matmuls[k].w->n_panels * e->matmuls[k].w->n_in;
+        ot_step_count_product(e, stage, e->matmuls[k].w, e->matmuls[k].x->n_rows);
+    }
     const uint64_t per_task = work / (4 * (uint64_t)e->options.n_threads) + 1;
     uint32_t n_tasks = 0;
     for (uint32_t k = 0; k < e->n_matmuls; k++) {
@@ -345,6 +348,35 @@ static void add_attn_tasks(ot_engine *e, const ot_group *g)
                 (ot_attn_task){g, of[j], view->insertions[j].units + h * view->page_stride, h};
 }
 
+/* Books the attention of a step: every layer does the same. Consecutive groups of a sequence share its keys. */
+static void count_attention(ot_engine *e)
+{
+    const ot_model_info *i = &e->model->info;
+    const double element = e->options.kv_type == OT_KV_F16 ? 2.0 : 4.0;
+    ot_stage_time *s = &e->stages[OT_STAGE_ATTENTION];
+    double most = 0.0;
+    for (uint32_t g = 0; g < e->n_groups; g++) {
+        const ot_group *group = &e->groups[g];
+        uint32_t n;
+        ot_stream *const *of = ot_streams_of_row(e, group->first_row, &n);
+        double keys = 0.0, heads = i->n_heads, kv_heads = i->n_kv_heads;
+        for (uint32_t j = 0; j < n; j++) {
+            heads += of[j]->insertion->info.spec.n_heads;
+            kv_heads += of[j]->insertion->info.spec.n_kv_heads;
+        }
+        for (uint32_t r = group->first_row; r < group->first_row + group->n_rows; r++) {
+            const double of_row = (double)e->batch->rows[r].n_prefix + e->batch->rows[r].n_tail;
+            keys += of_row;
+            most = of_row > most ? of_row : most;
+        }
+        s->float_ops += 4.0 * i->n_layers * i->head_dim * heads * keys;
+        if (g + 1 < e->n_groups && e->groups[g + 1].sequence == group->sequence)
+            continue;
+        s->bytes += 2.0 * i->n_layers * i->head_dim * element * kv_heads * most;
+        most = 0.0;
+    }
+}
+
 /* Runs of rows of one sequence become groups, cut so that there is work for every thread. */
 static void make_groups(ot_engine *e)
 {
@@ -362,6 +394,7 @@ static void make_groups(ot_engine *e)
     }
     for (uint32_t g = 0; g < e->n_groups; g++)
         add_attn_tasks(e, &e->groups[g]);
+    count_attention(e);
 }
 
 static void embed_task(void *arg, uint32_t task, uint32_t thread)
@@ -475,7 +508,9 @@ uint32_t ot_engine_stage_times(const ot_engine *e, ot_stage_time *out, uint32_t 
 {
     static const char *const names[OT_N_STAGES] = {"norm",   "qkv",     "store",   "attention", "concat", "attn_out",
                                                    "ffn_in", "ffn_act", "ffn_out", "heads",     "project"};
-    for (uint32_t k = 0; k < OT_N_STAGES && k < max; k++)
-        out[k] = (ot_stage_time){names[k], e->seconds[k]};
+    for (uint32_t k = 0; k < OT_N_STAGES && k < max; k++) {
+        out[k] = e->stages[k];
+        out[k].name = names[k];
+    }
     return OT_N_STAGES;
 }

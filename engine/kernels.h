@@ -196,6 +196,8 @@ typedef void ot_task(void *arg, uint32_t task, uint32_t thread);
 ot_status ot_pool_open(ot_pool **out, uint32_t n_threads, ot_error *err);
 void ot_pool_close(ot_pool **pool);
 uint32_t ot_pool_threads(const ot_pool *pool);
+/* Seconds that callers of ot_pool_run have waited, with no task left to take, for those that other threads had. */
+double ot_pool_waited_s(const ot_pool *pool);
 /* Runs task(arg, i, thread) for i in [0, n_tasks) and returns when all are done. One caller at a time. */
 void ot_pool_run(ot_pool *pool, ot_task *task, void *arg, uint32_t n_tasks);
 

@@ -68,6 +68,7 @@ void ot_project_run(ot_engine *e)
     for (uint32_t k = 0; k < e->n_projections; k++) {
         e->projections[k].first_task = n_tasks;
         n_tasks += panel_chunks(e->projections[k].w);
+        ot_step_count_product(e, OT_STAGE_PROJECT, e->projections[k].w, e->projections[k].in->acts.n_rows);
     }
     ot_step_run(e, OT_STAGE_PROJECT, tile_task, n_tasks);
     e->n_projections = 0;

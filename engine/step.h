@@ -153,8 +153,16 @@ struct ot_engine {
 
     const ot_batch *batch;       /* the last one */
     uint32_t layer;
-    double seconds[OT_N_STAGES];
+    ot_stage_time stages[OT_N_STAGES]; /* what each has done so far; names are filled in by ot_engine_stage_times */
 };
+
+/* Books a product of n_rows rows with w. */
+static inline void ot_step_count_product(ot_engine *e, int stage, const ot_matrix *w, uint32_t n_rows)
+{
+    const double ops = 2.0 * n_rows * w->n_in * w->n_out;
+    *(ot_matrix_takes_q8(w) ? &e->stages[stage].int8_ops : &e->stages[stage].float_ops) += ops;
+    e->stages[stage].bytes += (double)w->panel_bytes * w->n_panels;
+}
 
 #define OT_TILE_ROWS 32
 #define OT_TILE_COLUMNS 512

@@ -277,6 +277,7 @@ void ot_stats_publish(ot_scheduler *s)
     }
     s->stats.requests_running = running;
     s->stats.requests_waiting = waiting;
+    s->stats.n_stages = ot_engine_stage_times(s->engine, s->stats.stages, OT_STATS_MAX_STAGES);
     pthread_mutex_lock(&s->stats_lock);
     s->shared_stats = s->stats;
     pthread_mutex_unlock(&s->stats_lock);

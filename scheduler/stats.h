@@ -6,6 +6,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "engine/engine.h"
+
 #define OT_HISTOGRAM_MAX_BUCKETS 32
 
 typedef struct ot_histogram {
@@ -30,6 +32,7 @@ extern const char *const ot_reason_names[OT_N_REASONS];         /* "stop", "leng
 extern const char *const ot_reject_names[OT_N_REJECTS];
 
 #define OT_STATS_MAX_HEADS 32
+#define OT_STATS_MAX_STAGES 16
 
 typedef struct ot_stats {
     uint32_t requests_running, requests_waiting;
@@ -48,6 +51,8 @@ typedef struct ot_stats {
     ot_histogram time_to_first_token_s, inter_token_latency_s, e2e_latency_s, queue_time_s;
     ot_histogram request_prompt_tokens, request_generation_tokens, iteration_tokens;
     ot_histogram step_s[OT_N_STEP_PHASES];
+    uint32_t n_stages;
+    ot_stage_time stages[OT_STATS_MAX_STAGES]; /* of the base's engine; separate models have engines of their own */
     uint32_t n_heads;
     struct { char name[64]; ot_histogram score; uint64_t running_requests; } heads[OT_STATS_MAX_HEADS];
 } ot_stats;

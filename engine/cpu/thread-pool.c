@@ -18,6 +18,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 enum { SPINS = 2000, MAX_THREADS = 1024 };
@@ -39,6 +40,7 @@ struct ot_pool {
     _Alignas(64) ot_task *task;
     void *arg;
     uint32_t n_threads;
+    double waited_s;                             /* the caller's */
     worker *workers;                             /* n_threads - 1 */
 };
 
@@ -129,6 +131,13 @@ static void wait_for_the_rest(ot_pool *pool)
     atomic_store(&pool->caller_sleeps, 0);
 }
 
+static double now_s(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
 void ot_pool_run(ot_pool *pool, ot_task *task, void *arg, uint32_t n_tasks)
 {
     if (n_tasks <= 1 || pool->n_threads == 1) {
@@ -142,7 +151,16 @@ void ot_pool_run(ot_pool *pool, ot_task *task, void *arg, uint32_t n_tasks)
     atomic_store(&pool->ticket, (uint64_t)n_tasks << 32);
     wake_workers(pool);
     work(pool, 0);
+    if (atomic_load_explicit(&pool->left, memory_order_acquire) == 0)
+        return;
+    const double start = now_s();
     wait_for_the_rest(pool);
+    pool->waited_s += now_s() - start;
+}
+
+double ot_pool_waited_s(const ot_pool *pool)
+{
+    return pool->waited_s;
 }
 
 uint32_t ot_pool_threads(const ot_pool *pool)
