@@ -65,7 +65,17 @@ $(BUILD)/tests/%: $(BUILD)/obj/tests/%.o $(TEST_HELPERS) $(LIBS)
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS_ALL) $(LDFLAGS) -o $@ $< $(TEST_HELPERS) $(LIBS_ORDERED) $(LDLIBS_ALL)
 
-tests: $(TESTS)
+# What loads a server needs no room of it.
+$(BUILD)/tests/bench/load-client: tests/bench/load-client.c
+	@mkdir -p $(@D)
+	$(CC) $(CPPFLAGS) $(CFLAGS_ALL) $(LDFLAGS) -o $@ $<
+
+tests: $(TESTS) $(BUILD)/tests/bench/load-client
+
+# The peer is built below $(BUILD) once; PEER_FLAGS are those of tests/bench/peer.py, such as "--rounds 2 --load 16".
+bench-peer: $(BUILD)/otter $(BUILD)/tests/bench/load-client
+	tests/bench/peer-install --dir $(BUILD)/peer
+	python3 tests/bench/peer.py --build $(BUILD) --peer-dir $(BUILD)/peer/bin --out $(BUILD)/peer/report $(PEER_FLAGS)
 
 clean:
 	rm -rf $(BUILD)
@@ -73,10 +83,11 @@ clean:
 help:
 	@echo "make            build $(BUILD)/otter"
 	@echo "make tests      build the C tests under $(BUILD)/tests"
+	@echo "make bench-peer build llama.cpp beside $(BUILD)/otter and run both, in turn, on the default model"
 	@echo "make clean      remove $(BUILD)"
 	@echo "Everything at once, with packages: ./test"
 
-.PHONY: all tests clean help
+.PHONY: all tests bench-peer clean help
 # Objects of tests are kept. Never `.SECONDARY:` for all: make would then not compile a source whose object is missing but whose archive
 # is newer, such as a file that appeared while the archive was being made.
 .SECONDARY: $(call obj,$(filter-out tests/support/%,$(wildcard tests/*/*.c)))
