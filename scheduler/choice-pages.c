@@ -13,9 +13,11 @@ ot_status ot_pages_open(ot_scheduler *s, ot_choice *c, ot_error *err)
         return OT_OK;
     uint32_t slots = r->n_prompt + r->max_new + ot_request_scratch_slots(r);
     ot_status st = ot_kv_seq_open(&c->seq, s->cache, r->components, r->n_components, slots, r->cache_salt, err);
-    for (uint32_t i = 0; i < use->n_mirrors && st == OT_OK; i++)
-        st = ot_kv_seq_open(&c->mirrors[i], use->mirrors[i]->cache, use->mirrors[i]->components, use->mirrors[i]->n_components,
-                            slots, r->cache_salt, err);
+    for (uint32_t i = 0; i < use->n_mirrors && st == OT_OK; i++) {
+        ot_kv_component components[OT_KV_MAX_INSERTIONS];
+        uint32_t n = ot_companion_components(use->mirrors[i], r, components);
+        st = ot_kv_seq_open(&c->mirrors[i], use->mirrors[i]->cache, components, n, slots, r->cache_salt, err);
+    }
     if (use->draft != NULL && st == OT_OK)
         st = ot_kv_seq_open(&c->reader.seq, use->draft->cache, NULL, 0, r->n_prompt + r->max_new + OT_MAX_DRAFT + 1,
                             r->cache_salt, err);

@@ -23,21 +23,40 @@ static uint64_t kv_bytes_per_page(const ot_scheduler *s, const ot_model *model, 
 
 static const char *const role_names[] = {"", "reward model", "expert model", "draft model"};
 
-/* The reference to `head` is taken over. */
-static ot_status enter(ot_scheduler *s, ot_head *head, ot_error *err)
+/* The companion that runs a head's model: one for all that mirror the base, one for each that drafts. */
+static ot_companion *companion_for(ot_scheduler *s, const ot_head *head)
 {
+    bool drafts = ot_head_get_role(head) == OT_ROLE_DRAFT_MODEL;
+    for (uint32_t i = 0; i < s->n_companions && !drafts; i++)
+        if (!s->companions[i].drafts && s->companions[i].model == ot_head_model(head))
+            return &s->companions[i];
+    if (s->n_companions == OT_MAX_COMPANIONS)
+        return NULL;
     ot_companion *c = &s->companions[s->n_companions++];
-    c->head = head;
+    c->drafts = drafts;
     c->model = ot_head_model(head);
-    c->insertion = ot_head_insertion(head);
-    if (c->insertion != NULL)
-        c->components[c->n_components++] = (ot_kv_component){c->insertion, ot_head_serial(head)};
     c->pass_time = (float)ot_model_get_info(c->model)->weight_bytes / (float)ot_model_get_info(s->model)->weight_bytes;
     uint32_t trained = ot_model_get_info(c->model)->n_ctx_train;
     c->ctx_size = s->options.ctx_size < trained ? s->options.ctx_size : trained;
-    if (c->ctx_size < s->options.ctx_size && ot_head_get_role(head) != OT_ROLE_DRAFT_MODEL)
+    return c;
+}
+
+/* The reference to `head` is taken over, whatever is returned. */
+static ot_status enter(ot_scheduler *s, ot_head *head, ot_error *err)
+{
+    ot_companion *c = companion_for(s, head);
+    const ot_insertion *insertion = ot_head_insertion(head);
+    if (c == NULL || (insertion != NULL && c->n_components == OT_KV_MAX_INSERTIONS)) {
+        ot_head_release(&head);
+        return c == NULL ? ot_fail(err, OT_ERR_FULL, "more separate models are loaded than can run: at most %d", OT_MAX_COMPANIONS)
+                         : ot_fail(err, OT_ERR_FULL, "more reward models of one file than can run: at most %d", OT_KV_MAX_INSERTIONS);
+    }
+    c->heads[c->n_heads++] = head; /* as many as the table of heads may list */
+    if (insertion != NULL)
+        c->components[c->n_components++] = (ot_kv_component){insertion, ot_head_serial(head)};
+    if (c->ctx_size < s->options.ctx_size && !c->drafts)
         return ot_fail_param(err, OT_ERR_INVALID, "ctx-size", "a context of %u tokens is more than the %u of %s '%s'",
-                             s->options.ctx_size, trained, role_names[ot_head_get_role(head)], ot_head_name(head));
+                             s->options.ctx_size, c->ctx_size, role_names[ot_head_get_role(head)], ot_head_name(head));
     return OT_OK;
 }
 
@@ -47,10 +66,9 @@ static ot_status find_models(ot_scheduler *s, ot_error *err)
     uint32_t n = s->heads != NULL ? ot_heads_list(s->heads, heads, OT_STATS_MAX_HEADS) : 0, n_models = 0;
     for (uint32_t i = 0; i < n; i++)
         n_models += ot_head_get_role(heads[i]) != OT_ROLE_INSERTION;
+    n_models = n_models < OT_MAX_COMPANIONS ? n_models : OT_MAX_COMPANIONS; /* some may share one */
     ot_status st = OT_OK;
-    if (n_models > OT_MAX_COMPANIONS)
-        st = ot_fail(err, OT_ERR_FULL, "%u separate models are loaded; at most %d can run", n_models, OT_MAX_COMPANIONS);
-    else if (n_models > 0 && (s->companions = calloc(n_models, sizeof *s->companions)) == NULL)
+    if (n_models > 0 && (s->companions = calloc(n_models, sizeof *s->companions)) == NULL)
         st = ot_fail(err, OT_ERR_NOMEM, "no memory for %u separate models", n_models);
     for (uint32_t i = 0; i < n; i++)
         if (st == OT_OK && ot_head_get_role(heads[i]) != OT_ROLE_INSERTION)
@@ -85,16 +103,17 @@ ot_status ot_companions_divide(ot_scheduler *s, size_t *base_bytes, ot_error *er
     return OT_OK;
 }
 
-/* What its insertion adds to the widest vectors; 1 stands for nothing, since 0 would be the default. */
+/* What its widest insertion adds to vectors; 1 stands for nothing, since 0 would be the default. */
 static uint32_t extension_width(const ot_companion *c)
 {
-    if (c->insertion == NULL)
-        return 1;
     const ot_model_info *m = ot_model_get_info(c->model);
-    const ot_insertion_info *x = ot_insertion_get_info(c->insertion);
-    uint32_t widths[] = {x->width_in - m->n_embd, x->width_attn - m->n_heads * m->head_dim, x->width_ff - m->n_ff}, most = 1;
-    for (size_t i = 0; i < sizeof widths / sizeof widths[0]; i++)
-        most = widths[i] > most ? widths[i] : most;
+    uint32_t most = 1;
+    for (uint32_t i = 0; i < c->n_components; i++) {
+        const ot_insertion_info *x = ot_insertion_get_info(c->components[i].insertion);
+        uint32_t widths[] = {x->width_in - m->n_embd, x->width_attn - m->n_heads * m->head_dim, x->width_ff - m->n_ff};
+        for (size_t w = 0; w < sizeof widths / sizeof widths[0]; w++)
+            most = widths[w] > most ? widths[w] : most;
+    }
     return most;
 }
 
@@ -105,7 +124,7 @@ static ot_status open_engine(ot_scheduler *s, ot_companion *c, ot_error *err)
     o.n_threads = s->options.n_threads;
     o.max_rows = s->options.max_batch_tokens;
     o.max_context = c->ctx_size;
-    o.max_insertions = 1;
+    o.max_insertions = c->n_components > 0 ? c->n_components : 1;
     o.max_ext_width = extension_width(c);
     o.kv_type = s->options.kv_type;
     o.cpu_mask = s->options.cpu_mask;
@@ -129,8 +148,8 @@ static ot_status open_companion(ot_scheduler *s, ot_companion *c, ot_error *err)
     c->views = calloc(s->options.max_sequences, sizeof *c->views);
     c->guessers = calloc(s->options.max_sequences, sizeof *c->guessers);
     if (c->guessers == NULL || c->rows == NULL || c->row_of == NULL || c->views == NULL)
-        return ot_fail(err, OT_ERR_NOMEM, "no memory for the rows of %s '%s'", role_names[ot_head_get_role(c->head)],
-                       ot_head_name(c->head));
+        return ot_fail(err, OT_ERR_NOMEM, "no memory for the rows of %s '%s'", role_names[ot_head_get_role(c->heads[0])],
+                       ot_head_name(c->heads[0]));
     return OT_OK;
 }
 
@@ -152,7 +171,8 @@ void ot_companions_close(ot_scheduler *s)
         free(c->guessers);
         ot_kv_cache_close(&c->cache);
         ot_engine_close(&c->engine);
-        ot_head_release(&c->head);
+        for (uint32_t h = 0; h < c->n_heads; h++)
+            ot_head_release(&c->heads[h]);
     }
     free(s->companions);
     s->companions = NULL;
@@ -164,8 +184,9 @@ void ot_companions_close(ot_scheduler *s)
 static ot_companion *find_companion(const ot_scheduler *s, const ot_head *head)
 {
     for (uint32_t i = 0; i < s->n_companions; i++)
-        if (s->companions[i].head == head)
-            return &s->companions[i];
+        for (uint32_t h = 0; h < s->companions[i].n_heads; h++)
+            if (s->companions[i].heads[h] == head)
+                return &s->companions[i];
     return NULL;
 }
 
@@ -177,7 +198,7 @@ static ot_status use_head(const ot_scheduler *s, const ot_head *head, ot_compani
     if (c == NULL)
         return ot_fail_param(err, OT_ERR_INVALID, "intervention", "%s '%s' was loaded after the scheduler had started",
                              role_names[ot_head_get_role(head)], ot_head_name(head));
-    if (ot_head_get_role(head) == OT_ROLE_DRAFT_MODEL) {
+    if (c->drafts) {
         use->draft = c;
         return OT_OK;
     }
@@ -208,6 +229,19 @@ void ot_companions_attach(const ot_scheduler *s, const ot_intervention *v, ot_re
     ot_companions_resolve(s, v, &r->companions, NULL);
     for (uint32_t i = 0; i < r->n_signals; i++)
         r->signals[i].companion = find_companion(s, v->signals[i].head);
+}
+
+uint32_t ot_companion_components(const ot_companion *c, const ot_request *r, ot_kv_component out[OT_KV_MAX_INSERTIONS])
+{
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < c->n_components; i++) {
+        bool used = false;
+        for (uint32_t j = 0; j < r->n_signals && !used; j++)
+            used = r->signals[j].companion == c && r->signals[j].insertion == c->components[i].insertion;
+        if (used)
+            out[n++] = c->components[i];
+    }
+    return n;
 }
 
 uint64_t ot_companions_longest(const ot_companion_use *use)
@@ -254,7 +288,7 @@ ot_status ot_companions_forward(ot_scheduler *s, ot_error *err)
 {
     ot_status st = OT_OK;
     for (uint32_t i = 0; i < s->n_companions && st == OT_OK; i++)
-        if (ot_head_get_role(s->companions[i].head) != OT_ROLE_DRAFT_MODEL)
+        if (!s->companions[i].drafts)
             st = forward(s, &s->companions[i], err);
     return st;
 }

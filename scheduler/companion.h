@@ -6,6 +6,9 @@
  * and tails. So a row of the base has at most one row in each companion, and a policy that scores candidates or verifies drafts
  * never sees where a score came from. A draft model guesses from the text alone and runs ahead of the base (draft-model.c).
  *
+ * Reward and expert models of one file are one companion: the text runs there once, with the insertions of those reward models that the
+ * request names. A draft model, which is elsewhere in the text, is always a companion of its own.
+ *
  * All of it belongs to the engine thread. A scheduler without companions does nothing here, and a choice that uses none has no
  * sequences, rows or pages in any. */
 #ifndef OTTER_SCHEDULER_COMPANION_H
@@ -23,16 +26,17 @@ typedef struct ot_guesser {
 } ot_guesser;
 
 typedef struct ot_companion {
-    ot_head *head;                 /* a reference */
+    uint32_t n_heads;
+    ot_head *heads[OT_STATS_MAX_HEADS]; /* references: the names that the model goes by, at least one */
+    bool drafts;                   /* a draft model: one head; else reward and expert models */
     const ot_model *model;
-    const ot_insertion *insertion; /* of a reward model; else NULL */
     ot_engine *engine;             /* on the threads of the base's */
     ot_kv_cache *cache;
     size_t kv_memory_bytes;        /* its share, cut to whole units */
-    uint64_t kv_slots;             /* that one sequence could hold */
+    uint64_t kv_slots;             /* that one sequence with all components could hold */
     float pass_time;               /* of one row, with the base's as the unit: passes over few rows mostly read weights */
     uint32_t ctx_size;             /* the scheduler's, or the draft model's own if that is less */
-    ot_kv_component components[1]; /* the insertion */
+    ot_kv_component components[OT_KV_MAX_INSERTIONS]; /* the insertions of its reward models */
     uint32_t n_components;
     ot_batch batch;
     ot_row *rows;                  /* (max_batch_tokens) */
@@ -58,6 +62,8 @@ void ot_companions_close(ot_scheduler *s);
 ot_status ot_companions_resolve(const ot_scheduler *s, const ot_intervention *v, ot_companion_use *out, ot_error *err);
 /* Enters them into a request with that intervention, which was resolved before. */
 void ot_companions_attach(const ot_scheduler *s, const ot_intervention *v, ot_request *r);
+/* The components of a mirroring companion that the request uses; returns how many. */
+uint32_t ot_companion_components(const ot_companion *c, const ot_request *r, ot_kv_component out[OT_KV_MAX_INSERTIONS]);
 /* The longest text, with its scratch, that the mirroring companions of a request can hold at once. */
 uint64_t ot_companions_longest(const ot_companion_use *use);
 

@@ -205,7 +205,7 @@ void ot_draft_models_run(ot_scheduler *s)
 {
     s->draft_models_s = 0;
     for (uint32_t i = 0; i < s->n_companions; i++) {
-        if (ot_head_get_role(s->companions[i].head) != OT_ROLE_DRAFT_MODEL)
+        if (!s->companions[i].drafts)
             continue;
         double begin = ot_clock_s();
         run(s, &s->companions[i]);

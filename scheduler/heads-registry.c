@@ -8,13 +8,17 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 struct ot_head {
     _Atomic uint32_t refs;
     uint64_t serial;
     char name[64];
     ot_head_role role;
-    ot_model *model;         /* of its own; NULL for an insertion into the base */
+    ot_model *model;         /* a separate model; NULL for an insertion into the base */
+    ot_head *model_owner;    /* a reference to the head whose model it is; NULL: it is this one's own */
+    dev_t device;            /* of the model's file, with the inode its identity */
+    ino_t inode;
     ot_insertion *insertion; /* NULL for expert and draft models */
     uint32_t n_parents;
     ot_head *parents[OT_MAX_PARENTS];
@@ -70,7 +74,10 @@ void ot_head_release(ot_head **head)
     ot_insertion_close(&h->insertion);
     for (uint32_t i = 0; i < h->n_parents; i++)
         ot_head_release(&h->parents[i]);
-    ot_model_close(&h->model);
+    if (h->model_owner != NULL)
+        ot_head_release(&h->model_owner);
+    else
+        ot_model_close(&h->model);
     free(h);
 }
 
@@ -267,6 +274,32 @@ static ot_status open_reward_head(ot_head *head, const char *path, const ot_inse
     return st;
 }
 
+/* Opens the model of a new head, or shares that of a head which was loaded from the same file. */
+static ot_status open_model(ot_heads *h, ot_head *head, const char *path, ot_error *err)
+{
+    struct stat file;
+    bool known = stat(path, &file) == 0; /* where it fails, opening says why */
+    ot_head *loaded[OT_STATS_MAX_HEADS];
+    uint32_t n_loaded = known ? retain_all(h, loaded) : 0;
+    for (uint32_t i = 0; i < n_loaded; i++) {
+        ot_head *other = loaded[i];
+        if (head->model == NULL && other->model != NULL && other->device == file.st_dev && other->inode == file.st_ino) {
+            head->model = other->model;
+            head->model_owner = other->model_owner != NULL ? other->model_owner : other;
+            ot_head_retain(head->model_owner);
+        }
+        ot_head_release(&loaded[i]);
+    }
+    if (known) {
+        head->device = file.st_dev;
+        head->inode = file.st_ino;
+    }
+    if (head->model != NULL)
+        return OT_OK;
+    ot_status st = ot_model_open(&head->model, path, err);
+    return st == OT_OK ? check_vocabulary(h->model, head->model, path, err) : st;
+}
+
 ot_status ot_heads_load_model(ot_heads *h, const char *name, ot_head_role role, const char *model_path, const char *head_path,
                               const ot_insertion_options *options, ot_error *err)
 {
@@ -274,9 +307,7 @@ ot_status ot_heads_load_model(ot_heads *h, const char *name, ot_head_role role, 
     ot_status st = make(&head, name, role, err);
     if (st != OT_OK)
         return st;
-    st = ot_model_open(&head->model, model_path, err);
-    if (st == OT_OK)
-        st = check_vocabulary(h->model, head->model, model_path, err);
+    st = open_model(h, head, model_path, err);
     if (st == OT_OK && role == OT_ROLE_REWARD_MODEL)
         st = open_reward_head(head, head_path, options, err);
     if (st == OT_OK)

@@ -50,7 +50,8 @@ ot_head_role ot_head_get_role(const ot_head *head);
 const ot_model *ot_head_model(const ot_head *head);
 /* Opens a model of the base architecture as a reward, expert or draft model. Its vocabulary must be the base's, token for token
  * (OT_ERR_MISMATCH names the first that differs). head_path: the scalar insertion of a reward model, made for that
- * model; NULL for the others. ot_head_insertion is that insertion, or NULL. */
+ * model; NULL for the others. ot_head_insertion is that insertion, or NULL. A file that another name already stands for is not read
+ * again: the model is shared. */
 ot_status ot_heads_load_model(ot_heads *heads, const char *name, ot_head_role role, const char *model_path,
                               const char *head_path, const ot_insertion_options *options, ot_error *err);
 /* Up to max references in order of loading (each to be released); returns how many there are. */
