@@ -252,7 +252,10 @@ static void put_vllm(ot_text *out, const ot_metrics_input *in, const ot_labels *
 static void put_otter(ot_text *out, const ot_metrics_input *in, const ot_labels *none)
 {
     const ot_stats *s = in->stats;
+    double usage = s->companion_units_total ? (double)s->companion_units_used / (double)s->companion_units_total : 0;
     put_heads(out, in, none);
+    put_one(out, "otter_companion_kv_usage_perc", "gauge",
+            "Part of the separate models' key/value caches that sequences hold; 1 is full, 0 also where there are none", none, usage);
     put_counters(out, "otter_intervention_requests_total", "Requests that asked for an intervention", none, "mode", ot_mode_names,
                  s->intervention_requests, OT_N_MODES);
     put_one(out, "otter_candidates_scored_total", "counter", "Candidate tokens that heads scored", none,

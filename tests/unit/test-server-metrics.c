@@ -93,6 +93,34 @@ static void labels_heads_by_what_the_operator_named(void)
     free(s);
 }
 
+/* The caches of separate models are counted apart from the base's. */
+static void shows_how_full_the_caches_are(void)
+{
+    static const struct { uint64_t total, used; const char *line; } cases[] = {
+        {0, 0, "\notter_companion_kv_usage_perc 0\n"},
+        {200, 50, "\notter_companion_kv_usage_perc 0.25\n"},
+        {200, 200, "\notter_companion_kv_usage_perc 1\n"},
+    };
+    static uint64_t http[OT_MAX_ROUTES + 1][OT_N_COUNTED_CODES];
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        ot_stats *s = make_stats();
+        REQUIRE(s != NULL);
+        s->kv_units_total = 400;
+        s->kv_units_used = 300;
+        s->companion_units_total = cases[i].total;
+        s->companion_units_used = cases[i].used;
+        ot_metrics_input in = {.stats = s, .model_name = "m", .http_requests = (const uint64_t(*)[OT_N_COUNTED_CODES])http};
+        ot_text t;
+        ot_text_init(&t, 1 << 20);
+        ot_metrics_write(&in, &t);
+        REQUIRE(!t.failed && t.data);
+        CHECK_CONTAINS(t.data, cases[i].line);
+        CHECK_CONTAINS(t.data, "\nvllm:kv_cache_usage_perc{model_name=\"m\"} 0.75\n");
+        ot_text_free(&t);
+        free(s);
+    }
+}
+
 /* Every sample belongs to the family declared last, each family is declared once, no series is there twice. */
 static void is_well_formed(void)
 {
@@ -146,6 +174,7 @@ int main(int argc, char **argv)
     RUN(escapes_label_values);
     RUN(accumulates_histograms);
     RUN(labels_heads_by_what_the_operator_named);
+    RUN(shows_how_full_the_caches_are);
     RUN(is_well_formed);
     return ot_test_finish();
 }
