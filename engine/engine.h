@@ -130,8 +130,9 @@ uint32_t ot_insertion_n_params(const ot_insertion *insertion);      /* 0 for one
 ot_param *ot_insertion_param(ot_insertion *insertion, uint32_t i);
 ot_param *ot_insertion_find_param(ot_insertion *insertion, const char *name); /* NULL if missing */
 void ot_insertion_commit(ot_insertion *insertion, ot_pool *pool /* may be NULL */);
-/* Puts all otter.* keys (not otter.training.*) and tensors into a writer, matrices as `type` (Q8_0 falls back to F16 where
- * the inputs are no multiple of 32), vectors as F32. Buffers it makes are owned by the insertion. */
+/* Puts all otter.* keys (not otter.training.*) and tensors into a writer, matrices as `type` (block types fall back to F16 where
+ * the inputs are no multiple of 32; with 4 or 5 bits the embedding and the heads' matrices are Q8_0), vectors as F32. Buffers it makes
+ * are owned by the insertion. */
 ot_status ot_insertion_put(ot_insertion *insertion, ot_gguf_writer *writer, ot_type type, ot_error *err);
 
 /* Base weights as floats, for initialisation: the tensor "blk.3.attn_q.weight" etc., row o -> n_in floats. */

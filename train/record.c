@@ -5,22 +5,23 @@
 
 #include "train/run.h"
 
-static const char *base_name(const char *path)
+const char *ot_record_base_name(const char *path)
 {
     const char *slash = strrchr(path, '/');
     return slash != NULL ? slash + 1 : path;
 }
 
-static ot_status named_type(const char *name, ot_type *type, ot_error *err)
+ot_status ot_record_type(const char *name, ot_type *type, ot_error *err)
 {
     static const struct { const char *name; ot_type type; } types[] = {
-        {"", OT_TYPE_Q8_0}, {"q8_0", OT_TYPE_Q8_0}, {"f16", OT_TYPE_F16}, {"bf16", OT_TYPE_BF16}, {"f32", OT_TYPE_F32}};
+        {"", OT_TYPE_Q8_0}, {"q8_0", OT_TYPE_Q8_0}, {"f16", OT_TYPE_F16}, {"bf16", OT_TYPE_BF16}, {"f32", OT_TYPE_F32},
+        {"q4_0", OT_TYPE_Q4_0}, {"q4_1", OT_TYPE_Q4_1}, {"q5_0", OT_TYPE_Q5_0}, {"q5_1", OT_TYPE_Q5_1}};
     for (size_t i = 0; i < sizeof types / sizeof types[0]; i++)
         if (strcmp(types[i].name, name) == 0) {
             *type = types[i].type;
             return OT_OK;
         }
-    return ot_fail_param(err, OT_ERR_INVALID, "type", "--type '%s' is not q8_0, f16, bf16 or f32", name);
+    return ot_fail_param(err, OT_ERR_INVALID, "type", "--type '%s' is not q4_0, q4_1, q5_0, q5_1, q8_0, f16, bf16 or f32", name);
 }
 
 /* Keys are put until one fails; the caller sees the first failure. */
@@ -59,7 +60,7 @@ static const char *list_of(const char (*paths)[OT_TRAIN_PATH], uint32_t n, char 
     size_t at = 0;
     list[0] = '\0';
     for (uint32_t i = 0; i < n; i++, at = strlen(list))
-        snprintf(list + at, OT_TRAIN_MAX_FILES * 128 - at, "%s%.100s", i > 0 ? ", " : "", base_name(paths[i]));
+        snprintf(list + at, OT_TRAIN_MAX_FILES * 128 - at, "%s%.100s", i > 0 ? ", " : "", ot_record_base_name(paths[i]));
     return list;
 }
 
@@ -133,7 +134,7 @@ static void put_language_figures(recorder *r, const ot_eval_result *e)
 static void put_figures(recorder *r, const ot_train_options *o, const ot_eval_result *e)
 {
     char key[96];
-    put_text(r, "dev", base_name(o->dev));
+    put_text(r, "dev", ot_record_base_name(o->dev));
     put_count(r, "dev_rows", e->n_rows);
     if (e->is_paired) {
         put_number(r, "dev_pair_accuracy", e->pair_accuracy);
@@ -175,7 +176,7 @@ static void put_origin(recorder *r, const ot_train_options *o)
     struct tm utc;
     if (gmtime_r(&now, &utc) != NULL)
         strftime(date, sizeof date, "%Y-%m-%dT%H:%M:%SZ", &utc);
-    put_text(r, "init", o->init_from[0] != '\0' ? base_name(o->init_from) : o->init);
+    put_text(r, "init", o->init_from[0] != '\0' ? ot_record_base_name(o->init_from) : o->init);
     put_count(r, "seed", o->seed);
     put_text(r, "date", date);
     put_text(r, "otter_version", OTTER_VERSION);
@@ -186,7 +187,7 @@ ot_status ot_record_write(const ot_train_options *options, ot_insertion *inserti
 {
     ot_type type = OT_TYPE_Q8_0;
     recorder r = {NULL, OT_OK};
-    ot_status st = named_type(options->type, &type, err);
+    ot_status st = ot_record_type(options->type, &type, err);
     if (st == OT_OK)
         st = ot_gguf_writer_open(&r.w, err);
     if (st == OT_OK)

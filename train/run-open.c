@@ -74,16 +74,19 @@ ot_status ot_train_init_file(const ot_train_options *options, FILE *log, ot_erro
     ot_train_options o = *options;
     if (o.model[0] == '\0' || o.out[0] == '\0')
         return ot_fail_param(err, OT_ERR_INVALID, o.model[0] ? "out" : "model", "--%s is missing", o.model[0] ? "out" : "model");
+    const bool again = o.init_from[0] != '\0';
     if (o.type[0] == '\0')
         strcpy(o.type, "f32");
     ot_status st = ot_model_open(&model, o.model, err);
-    if (st == OT_OK)
+    if (st == OT_OK && !again)
         st = require_llama(model, err);
     if (st == OT_OK)
         st = ot_train_open_parents(model, o.parents, o.n_parents, o.allow_base_mismatch, parents, &n_parents, err);
-    if (st == OT_OK)
+    if (st == OT_OK && again)
+        st = ot_requantize(&o, model, parents, n_parents, log, err);
+    else if (st == OT_OK)
         st = ot_run_make_insertion(&o, model, parents, n_parents, false, log, &insertion, err);
-    if (st == OT_OK)
+    if (st == OT_OK && !again)
         st = ot_record_write(&o, insertion, NULL, NULL, err);
     ot_insertion_close(&insertion);
     while (n_parents > 0)

@@ -82,6 +82,11 @@ void ot_run_lookahead_gather(ot_run *run);
 ot_status ot_run_lookahead_loss(ot_run *run, const ot_batch *batch, double *loss, ot_error *err);
 ot_status ot_run_lookahead_evaluate(ot_run *run, ot_eval_result *result, ot_error *err);
 
+/* ---- Other types (requantize.c) ---- */
+/* Writes options->init_from again as options->out with matrices of options->type, its record and a note. */
+ot_status ot_requantize(const ot_train_options *options, const ot_model *model, ot_insertion **parents, uint32_t n_parents, FILE *log,
+                        ot_error *err);
+
 /* ---- The training curve (curve.c) ---- */
 ot_status ot_curve_open(ot_run *run, ot_error *err);
 void ot_curve_step(const ot_run *run, double lr);
@@ -89,6 +94,9 @@ void ot_curve_dev(const ot_run *run, const ot_eval_result *result);
 /* The figure of an evaluation that stands for it in a line of progress, and its name. */
 double ot_curve_figure(const ot_eval_result *result, const char **name);
 
+/* What --type names ("": Q8_0); a path without its folders. */
+ot_status ot_record_type(const char *name, ot_type *type, ot_error *err);
+const char *ot_record_base_name(const char *path);
 /* Writes options->out with the run's record (NULL: only the initialisation), and figures if not NULL. */
 ot_status ot_record_write(const ot_train_options *options, ot_insertion *insertion, const ot_run *run,
                           const ot_eval_result *figures, ot_error *err);

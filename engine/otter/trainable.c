@@ -178,12 +178,26 @@ static ot_status put_keys(const ot_insertion *x, ot_gguf_writer *w)
     return st;
 }
 
+/* The type of a parameter in a file of `type`. What 4 or 5 bits would spoil and what costs nothing at a step stays in 8: E' is
+ * looked up, never multiplied, and tables of heads (head-table.c) are made from the heads' matrices. */
+static ot_type type_of_param(const ot_insertion *x, uint32_t k, ot_type type)
+{
+    const ot_param *p = &x->params[k];
+    const bool narrow = type == OT_TYPE_Q4_0 || type == OT_TYPE_Q4_1 || type == OT_TYPE_Q5_0 || type == OT_TYPE_Q5_1;
+    const bool is_head = strncmp(p->name, "otter.head.", 11) == 0, is_embedding = x->packed[k] == NULL;
+    if (p->is_vector)
+        return OT_TYPE_F32;
+    if (p->n_in % ot_type_block(type) != 0)
+        return OT_TYPE_F16;
+    return narrow && (is_head || is_embedding) ? OT_TYPE_Q8_0 : type;
+}
+
 /* The parameter as file data of the wanted type; *used tells which type it became. */
 static ot_status encode_param(ot_insertion *x, uint32_t k, ot_type type, ot_type *used, const void **data, ot_error *err)
 {
     const ot_param *p = &x->params[k];
     const size_t n = (size_t)p->n_in * p->n_out;
-    *used = p->is_vector ? OT_TYPE_F32 : p->n_in % ot_type_block(type) != 0 ? OT_TYPE_F16 : type;
+    *used = type_of_param(x, k, type);
     *data = p->data;
     if (*used == OT_TYPE_F32)
         return OT_OK;
@@ -192,7 +206,9 @@ static ot_status encode_param(ot_insertion *x, uint32_t k, ot_type type, ot_type
     if (x->buffers[k] == NULL)
         return ot_fail(err, OT_ERR_NOMEM, "out of memory for tensor '%s'", p->name);
     *data = x->buffers[k];
-    return ot_quantize(*used, p->data, x->buffers[k], n, err);
+    ot_error why = {0};
+    const ot_status st = ot_quantize_fitted(*used, p->data, x->buffers[k], n, &why);
+    return st == OT_OK ? st : ot_fail(err, st, "tensor '%s': %s", p->name, why.message);
 }
 
 ot_status ot_insertion_put(ot_insertion *x, ot_gguf_writer *writer, ot_type type, ot_error *err)

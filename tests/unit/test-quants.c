@@ -163,6 +163,160 @@ static void quantises_what_is_not_finite(void)
     }
 }
 
+/* ---- Fitted scales ---- */
+
+static const ot_type fitted_types[] = {OT_TYPE_Q4_0, OT_TYPE_Q4_1, OT_TYPE_Q5_0, OT_TYPE_Q5_1};
+enum { N_FITTED = sizeof fitted_types / sizeof fitted_types[0] };
+
+static double squared_error(const float *x, const float *back, int n)
+{
+    double sum = 0;
+    for (int i = 0; i < n; i++)
+        sum += ((double)x[i] - back[i]) * ((double)x[i] - back[i]);
+    return sum;
+}
+
+/* Blocks of a bell shape, of which extremes are far out: the sum of four uniform numbers. */
+static void bell_floats(float *x, int n, uint64_t seed)
+{
+    ot_test_rng rng = {seed};
+    for (int i = 0; i < n; i++) {
+        x[i] = 0;
+        for (int k = 0; k < 4; k++)
+            x[i] += ldexpf((float)((int64_t)(ot_test_rng_next(&rng) >> 40) - (1 << 23)), -23);
+    }
+}
+
+/* No block is worse than by its extremes, and a bell shape is better by a good part. */
+static void fitted_scales_have_less_error(void)
+{
+    static float x[N_FLOATS], by_extremes[N_FLOATS], fitted[N_FLOATS];
+    static uint8_t encoded[N_FLOATS * 4];
+    static const ot_type types[] = {OT_TYPE_Q4_0, OT_TYPE_Q4_1};
+    ot_error err;
+    for (int shape = 0; shape < 2; shape++) {
+        if (shape == 0)
+            test_floats(x);
+        else
+            bell_floats(x, N_FLOATS, 11);
+        for (size_t t = 0; t < 2; t++) {
+            double before = 0, after = 0;
+            REQUIRE_OK(ot_quantize(types[t], x, encoded, N_FLOATS, &err), &err);
+            ot_dequantize(types[t], encoded, by_extremes, N_FLOATS);
+            REQUIRE_OK(ot_quantize_fitted(types[t], x, encoded, N_FLOATS, &err), &err);
+            ot_dequantize(types[t], encoded, fitted, N_FLOATS);
+            for (int i = 0; i < N_FLOATS; i += 32) {
+                ot_test_context("%s, shape %d, block %d", ot_type_name(types[t]), shape, i / 32);
+                const double a = squared_error(x + i, by_extremes + i, 32), b = squared_error(x + i, fitted + i, 32);
+                CHECK(b <= a);
+                before += a;
+                after += b;
+            }
+            ot_test_context("%s, shape %d: %g against %g", ot_type_name(types[t]), shape, after, before);
+            CHECK(shape == 0 || after < 0.9 * before);
+        }
+    }
+    ot_test_context(NULL);
+}
+
+/* The root of a block's mean squared error is at most half a step of its range (of the symmetric types, whose range ends a step
+ * earlier at one side, a whole one), and what half precision takes. */
+static void fitted_error_is_bounded(void)
+{
+    static float x[N_FLOATS], back[N_FLOATS];
+    static uint8_t encoded[N_FLOATS * 4];
+    ot_error err;
+    test_floats(x);
+    for (size_t t = 0; t < N_FITTED; t++) {
+        const ot_type type = fitted_types[t];
+        const bool about_zero = type == OT_TYPE_Q4_0 || type == OT_TYPE_Q5_0;
+        const float top = type == OT_TYPE_Q4_0 || type == OT_TYPE_Q4_1 ? 15 : 31;
+        REQUIRE_OK(ot_quantize_fitted(type, x, encoded, N_FLOATS, &err), &err);
+        ot_dequantize(type, encoded, back, N_FLOATS);
+        for (int i = 0; i < N_FLOATS; i += 32) {
+            float least = x[i], most = x[i], largest;
+            for (int j = i; j < i + 32; j++) {
+                least = fminf(least, x[j]);
+                most = fmaxf(most, x[j]);
+            }
+            largest = fmaxf(most, -least);
+            ot_test_context("%s, block %d", ot_type_name(type), i / 32);
+            const float step = about_zero ? 2 * largest / top : (most - least) / top / 2;
+            CHECK_NEAR(sqrt(squared_error(x + i, back + i, 32) / 32), 0, step + largest * 0x1p-10f);
+        }
+    }
+    ot_test_context(NULL);
+}
+
+/* A block that the type can hold comes back to the bit: of random codes, with both ends among them, and of zeros. */
+static void fitted_blocks_return(void)
+{
+    ot_test_rng rng = {23};
+    for (size_t t = 0; t < N_FITTED; t++) {
+        const ot_type type = fitted_types[t];
+        const bool about_zero = type == OT_TYPE_Q4_0 || type == OT_TYPE_Q5_0;
+        const int top = type == OT_TYPE_Q4_0 || type == OT_TYPE_Q4_1 ? 15 : 31;
+        for (int k = 0; k < 50; k++) {
+            const float d = ldexpf((float)(1024 + ot_test_rng_below(&rng, 64) * 16), -14), m = -d * (float)(about_zero ? (top + 1) / 2 : 7);
+            float x[32], back[32];
+            uint8_t encoded[32];
+            ot_error err;
+            for (int i = 0; i < 32; i++)
+                x[i] = k == 0 ? 0 : d * (float)(i == 3 ? 0 : i == 20 ? top : (int)ot_test_rng_below(&rng, (uint32_t)top + 1)) + m;
+            ot_test_context("%s, block %d", ot_type_name(type), k);
+            REQUIRE_OK(ot_quantize_fitted(type, x, encoded, 32, &err), &err);
+            ot_dequantize(type, encoded, back, 32);
+            for (int i = 0; i < 32; i++)
+                CHECK_NEAR(back[i], x[i], 0);
+        }
+    }
+    ot_test_context(NULL);
+}
+
+/* The ends of what the scales hold, and ranges that no half can divide. */
+static void fitted_extremes(void)
+{
+    static const float worst[] = {65504.0f, -65504.0f, 0x1p-24f, -0x1p-24f, 1e-30f, -1e-30f, 0x1p-149f};
+    for (size_t t = 0; t < N_FITTED; t++)
+        for (size_t k = 0; k < 7; k++)
+            for (int both = 0; both < 2; both++) {
+                float x[32] = {0}, back[32];
+                uint8_t encoded[32];
+                ot_error err;
+                x[5] = worst[k];
+                x[6] = both ? -worst[k] : 0;
+                ot_test_context("%s of %g, %d", ot_type_name(fitted_types[t]), (double)worst[k], both);
+                REQUIRE_OK(ot_quantize_fitted(fitted_types[t], x, encoded, 32, &err), &err);
+                ot_dequantize(fitted_types[t], encoded, back, 32);
+                for (int i = 0; i < 32; i++)
+                    CHECK_NEAR(back[i], x[i], fabs((double)worst[k]) / 3 + 0x1p-20);
+            }
+    ot_test_context(NULL);
+}
+
+static void fitted_refuses_what_has_no_scale(void)
+{
+    const float bad[] = {NAN, INFINITY, -INFINITY, 65536.0f, -3e38f};
+    for (size_t t = 0; t < N_FITTED; t++)
+        for (size_t k = 0; k < sizeof bad / sizeof bad[0]; k++) {
+            float x[64] = {0};
+            uint8_t encoded[64];
+            ot_error err = {0};
+            x[41] = bad[k];
+            CHECK_STATUS(ot_quantize_fitted(fitted_types[t], x, encoded, 64, &err), OT_ERR_INVALID, &err);
+            CHECK_CONTAINS(err.message, "element 41");
+            CHECK_STATUS(ot_quantize_fitted(fitted_types[t], x, encoded, 33, &err), OT_ERR_INVALID, &err);
+            CHECK_CONTAINS(err.message, "33 floats");
+        }
+    float x[32] = {1.5f, -2}, back[32];
+    ot_error err;
+    uint8_t encoded[64];
+    REQUIRE_OK(ot_quantize_fitted(OT_TYPE_F16, x, encoded, 32, &err), &err);
+    ot_dequantize(OT_TYPE_F16, encoded, back, 32);
+    CHECK_SAME_FLOATS(back, x, 32);
+    CHECK_STATUS(ot_quantize_fitted(OT_TYPE_Q4_K, x, encoded, 0, &err), OT_ERR_UNSUPPORTED, &err);
+}
+
 static void refuses_parts_of_blocks(void)
 {
     float x[64] = {0};
@@ -277,6 +431,11 @@ int main(int argc, char **argv)
     RUN(quantises_as_the_reference);
     RUN(quantisation_error_is_bounded);
     RUN(quantises_what_is_not_finite);
+    RUN(fitted_scales_have_less_error);
+    RUN(fitted_error_is_bounded);
+    RUN(fitted_blocks_return);
+    RUN(fitted_extremes);
+    RUN(fitted_refuses_what_has_no_scale);
     RUN(refuses_parts_of_blocks);
     RUN(knows_its_types);
     RUN(dequantises_unknown_types_to_nan);

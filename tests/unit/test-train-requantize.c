@@ -1,0 +1,174 @@
+/* `otter init --init-from`: an insertion written again in other types keeps everything but the bits of its matrices, and says so. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "tests/support/test-support.h"
+#include "tests/support/tiny-model.h"
+#include "train/train.h"
+
+static ot_error err;
+static FILE *quiet;
+
+static ot_train_options make_options(const char *out)
+{
+    ot_train_options o;
+    ot_train_options_default(&o);
+    strcpy(o.model, ot_test_temp_path("tiny.gguf"));
+    strcpy(o.out, ot_test_temp_path(out));
+    return o;
+}
+
+/* Trains a few steps, so that there is a record and no weight is where it was initialised. */
+static void write_original(void)
+{
+    REQUIRE_OK(ot_tiny_model_write(ot_test_temp_path("tiny.gguf"), NULL, &err), &err);
+    FILE *f = fopen(ot_test_temp_path("rows.jsonl"), "w");
+    REQUIRE(f != NULL);
+    for (int i = 0; i < 40; i++)
+        fprintf(f, "{\"text\": \"%s %d\", \"label\": %d}\n", i % 2 ? "good" : "bad", i, i % 2);
+    fclose(f);
+    ot_train_options o = make_options("original.gguf");
+    strcpy(o.data[o.n_data++], ot_test_temp_path("rows.jsonl"));
+    strcpy(o.dev, ot_test_temp_path("rows.jsonl"));
+    strcpy(o.labels[o.n_labels++], "good");
+    o.steps = 3;
+    o.batch_tokens = 256;
+    o.max_length = 64;
+    o.threads = 1;
+    REQUIRE_OK(ot_train_run(&o, NULL, quiet, &err), &err);
+}
+
+static ot_gguf *open_file(const char *name)
+{
+    ot_gguf *g = NULL;
+    CHECK_OK(ot_gguf_open(&g, ot_test_temp_path(name), &err), &err);
+    return g;
+}
+
+static void text_of(const ot_gguf *g, const char *key, char *dst, size_t size)
+{
+    ot_str s = {"", 0};
+    CHECK_OK(ot_gguf_get_str(g, key, &s, &err), &err);
+    snprintf(dst, size, "%.*s", (int)s.size, s.data);
+}
+
+static float *values_of(const ot_tensor *t, size_t *n)
+{
+    *n = (size_t)(t->dims[0] * t->dims[1]);
+    float *x = malloc(*n * sizeof *x);
+    if (CHECK(x != NULL))
+        ot_dequantize(t->type, t->data, x, *n);
+    return x;
+}
+
+/* Every key of the original record stands in the copy with the same value. */
+static void same_record(const ot_gguf *original, const ot_gguf *copy)
+{
+    uint32_t n = 0;
+    for (uint64_t i = 0; i < ot_gguf_key_count(original); i++) {
+        ot_gguf_type type, type_there;
+        const ot_str key = ot_gguf_key_name(original, i, &type);
+        char here[256], there[256];
+        bool found = false;
+        ot_test_context("%.*s", (int)key.size, key.data);
+        for (uint64_t j = 0; !found && j < ot_gguf_key_count(copy); j++) {
+            const ot_str other = ot_gguf_key_name(copy, j, &type_there);
+            if (other.size != key.size || memcmp(other.data, key.data, key.size) != 0)
+                continue;
+            found = true;
+            CHECK_INT(type_there, type);
+            CHECK_STR(ot_gguf_key_text(copy, j, there, sizeof there), ot_gguf_key_text(original, i, here, sizeof here));
+        }
+        CHECK(found);
+        n += key.size > 15 && memcmp(key.data, "otter.training.", 15) == 0;
+    }
+    ot_test_context(NULL);
+    CHECK(n > 20);
+}
+
+/* What the type of a tensor should be, and how far its values may lie from the original's. */
+static void check_tensor(const ot_tensor *a, const ot_tensor *b, ot_type type, double worst_relative)
+{
+    const bool in_block = memcmp(b->name.data, "otter.blk", 9) == 0, is_matrix = b->dims[1] > 1;
+    const ot_type expected = !is_matrix ? OT_TYPE_F32 : in_block ? type : OT_TYPE_Q8_0;
+    size_t n, n_there;
+    ot_test_context("%.*s as %s", (int)b->name.size, b->name.data, ot_type_name(type));
+    CHECK_STR(ot_type_name(b->type), ot_type_name(expected));
+    float *x = values_of(a, &n), *y = values_of(b, &n_there);
+    if (CHECK_UINT(n_there, n)) {
+        double squares = 0, errors = 0;
+        for (size_t i = 0; i < n; i++) {
+            squares += (double)x[i] * x[i];
+            errors += ((double)x[i] - y[i]) * ((double)x[i] - y[i]);
+        }
+        CHECK(sqrt(errors) <= (in_block && is_matrix ? worst_relative : 0) * sqrt(squares));
+        CHECK(!in_block || !is_matrix || errors > 0);
+    }
+    free(x);
+    free(y);
+    ot_test_context(NULL);
+}
+
+static void keeps_all_but_the_bits_of_matrices(void)
+{
+    static const struct { const char *name; ot_type type; double worst; } cases[] = {
+        {"q4_1", OT_TYPE_Q4_1, 0.1}, {"q4_0", OT_TYPE_Q4_0, 0.1}, {"q5_1", OT_TYPE_Q5_1, 0.05}, {"q5_0", OT_TYPE_Q5_0, 0.05}};
+    for (size_t c = 0; c < sizeof cases / sizeof cases[0]; c++) {
+        ot_train_options o = make_options("again.gguf");
+        strcpy(o.init_from, ot_test_temp_path("original.gguf"));
+        strcpy(o.type, cases[c].name);
+        REQUIRE_OK(ot_train_init_file(&o, quiet, &err), &err);
+        ot_gguf *a = open_file("original.gguf"), *b = open_file("again.gguf");
+        REQUIRE(a != NULL && b != NULL);
+        same_record(a, b);
+        CHECK_UINT(ot_gguf_tensor_count(b), ot_gguf_tensor_count(a));
+        for (uint64_t i = 0; i < ot_gguf_tensor_count(a); i++)
+            check_tensor(ot_gguf_tensor_at(a, i), ot_gguf_tensor_at(b, i), cases[c].type, cases[c].worst);
+        char note[512];
+        text_of(b, "otter.training.requantized", note, sizeof note);
+        CHECK_CONTAINS(note, "Q8_0 of original.gguf to ");
+        CHECK_CONTAINS(note, ot_type_name(cases[c].type));
+        ot_gguf_close(&a);
+        ot_gguf_close(&b);
+    }
+}
+
+static void says_it_each_time(void)
+{
+    ot_train_options o = make_options("twice.gguf");
+    strcpy(o.init_from, ot_test_temp_path("again.gguf"));
+    strcpy(o.type, "q4_1");
+    REQUIRE_OK(ot_train_init_file(&o, quiet, &err), &err);
+    ot_gguf *g = open_file("twice.gguf");
+    REQUIRE(g != NULL);
+    char note[512];
+    text_of(g, "otter.training.requantized", note, sizeof note);
+    CHECK_CONTAINS(note, "Q8_0 of original.gguf to Q5_0");
+    CHECK_CONTAINS(note, "; Q5_0 of again.gguf to Q4_1");
+    ot_gguf_close(&g);
+}
+
+static void refuses_what_is_no_insertion(void)
+{
+    ot_train_options o = make_options("none.gguf");
+    strcpy(o.init_from, o.model);
+    strcpy(o.type, "q4_1");
+    CHECK(ot_train_init_file(&o, quiet, &err) != OT_OK);
+    CHECK_CONTAINS(err.message, "not an insertion file");
+    strcpy(o.init_from, ot_test_temp_path("original.gguf"));
+    strcpy(o.type, "q3_k");
+    CHECK_STATUS(ot_train_init_file(&o, quiet, &err), OT_ERR_INVALID, &err);
+    CHECK_CONTAINS(err.message, "q4_1");
+}
+
+int main(int argc, char **argv)
+{
+    ot_test_start(argc, argv);
+    quiet = fopen("/dev/null", "w");
+    write_original();
+    RUN(keeps_all_but_the_bits_of_matrices);
+    RUN(says_it_each_time);
+    RUN(refuses_what_is_no_insertion);
+    return ot_test_finish();
+}
