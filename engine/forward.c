@@ -144,10 +144,10 @@ void ot_step_activate(const ot_engine *e, float *dst, const float *gate, const f
     }
 }
 
-void ot_step_add_bias(const ot_engine *e, float *y, const ot_linear *linear)
+void ot_step_add_bias(const ot_engine *e, float *y, const ot_linear *linear, uint32_t first, uint32_t n)
 {
     if (linear->bias != NULL)
-        e->kernels->add(y, linear->bias, linear->w.n_out);
+        e->kernels->add(y, linear->bias + first, n);
 }
 
 static void norm_rows(ot_engine *e, uint32_t task, bool ffn)
@@ -175,36 +175,6 @@ static void ffn_norm_task(void *arg, uint32_t task, uint32_t thread)
     norm_rows(arg, task, true);
 }
 
-static void store_task(void *arg, uint32_t task, uint32_t thread)
-{
-    (void)thread;
-    ot_engine *e = arg;
-    const ot_model_info *i = &e->model->info;
-    const ot_layer *l = &e->model->layers[e->layer];
-    const uint32_t hd = i->head_dim, n_rot = e->model->rope.n_rot;
-    const bool neox = e->model->rope.neox;
-    uint32_t begin, end;
-    task_rows(e, task, &begin, &end);
-    for (uint32_t r = begin; r < end; r++) {
-        const ot_row *row = &e->batch->rows[r];
-        const ot_kv_view *view = &e->batch->sequences[row->sequence];
-        const float *table = e->rope + (size_t)r * n_rot;
-        float *q = e->q + (size_t)r * i->n_heads * hd, *k = e->k + (size_t)r * i->n_kv_heads * hd;
-        float *v = e->v + (size_t)r * i->n_kv_heads * hd;
-        ot_step_add_bias(e, q, &l->q);
-        ot_step_add_bias(e, k, &l->k);
-        ot_step_add_bias(e, v, &l->v);
-        e->kernels->rope(q, table, i->n_heads, hd, n_rot, neox);
-        e->kernels->rope(k, table, i->n_kv_heads, hd, n_rot, neox);
-        for (uint32_t g = 0; g < i->n_kv_heads; g++)
-            e->kernels->kv_store(view->units[g * view->page_stride + row->slot / OT_PAGE_TOKENS], ot_step_k_offset(e),
-                                 ot_step_v_offset(e), row->slot % OT_PAGE_TOKENS, k + (size_t)g * hd,
-                                 v + (size_t)g * hd, hd, e->options.kv_type);
-        if (e->n_streams > 0)
-            ot_streams_store_row(e, r);
-    }
-}
-
 static void concat_task(void *arg, uint32_t task, uint32_t thread)
 {
     (void)thread;
@@ -213,7 +183,7 @@ static void concat_task(void *arg, uint32_t task, uint32_t thread)
     task_rows(e, task, &begin, &end);
     ot_buffer_quantize(e, &e->att, begin, end, false);
     for (uint32_t r = begin; r < end; r++)
-        ot_step_add_bias(e, e->h + (size_t)r * e->model->info.n_embd, &e->model->layers[e->layer].o);
+        ot_step_add_bias(e, e->h + (size_t)r * e->model->info.n_embd, &e->model->layers[e->layer].o, 0, e->model->info.n_embd);
     for (uint32_t r = begin; r < end && e->n_streams > 0; r++)
         ot_streams_concat_row(e, r);
 }
@@ -228,74 +198,14 @@ static void act_task(void *arg, uint32_t task, uint32_t thread)
     task_rows(e, task, &begin, &end);
     for (uint32_t r = begin; r < end; r++) {
         float *gate = e->gate + (size_t)r * n_ff, *up = e->up + (size_t)r * n_ff;
-        ot_step_add_bias(e, gate, &l->gate);
-        ot_step_add_bias(e, up, &l->up);
+        ot_step_add_bias(e, gate, &l->gate, 0, n_ff);
+        ot_step_add_bias(e, up, &l->up, 0, n_ff);
         ot_step_activate(e, e->inner.x + (size_t)r * n_ff, gate, up, n_ff);
-        ot_step_add_bias(e, e->h + (size_t)r * e->model->info.n_embd, &l->down);
+        ot_step_add_bias(e, e->h + (size_t)r * e->model->info.n_embd, &l->down, 0, e->model->info.n_embd);
     }
     ot_buffer_quantize(e, &e->inner, begin, end, is_last_layer(e));
     for (uint32_t r = begin; r < end && e->n_streams > 0; r++)
         ot_streams_act_row(e, r);
-}
-
-/* ---- Attention ------------------------------------------------------------------------------------------------- */
-
-/* Queries of the rows [first, first + n) of a group for one KV head. Compact rows of a stream follow batch rows. */
-static void attend(ot_engine *e, const ot_attn_task *t, uint32_t first, uint32_t n, float *scratch)
-{
-    enum { MAX_QUERIES = 256 };
-    const ot_model_info *i = &e->model->info;
-    const uint32_t hd = i->head_dim;
-    const uint32_t heads = t->stream ? t->stream->insertion->info.spec.n_heads : i->n_heads;
-    const uint32_t kv_heads = t->stream ? t->stream->insertion->info.spec.n_kv_heads : i->n_kv_heads;
-    const uint32_t per_kv = heads / kv_heads;
-    const float *queries[MAX_QUERIES];
-    float *outs[MAX_QUERIES];
-    uint32_t n_prefix[MAX_QUERIES], n_tail[MAX_QUERIES];
-    const uint32_t *tails[MAX_QUERIES];
-    for (uint32_t head = 0; head < per_kv; head += MAX_QUERIES) {
-        const uint32_t n_heads = per_kv - head < MAX_QUERIES ? per_kv - head : MAX_QUERIES;
-        uint32_t k = 0;
-        for (uint32_t r = first; r < first + n; r++) {
-            const ot_row *row = &e->batch->rows[r];
-            for (uint32_t j = 0; j < n_heads; j++, k++) {
-                const size_t at = (size_t)(t->kv_head * per_kv + head + j) * hd;
-                if (t->stream == NULL) {
-                    queries[k] = e->q + (size_t)r * heads * hd + at;
-                    outs[k] = e->att.x + (size_t)r * e->att.width + at;
-                } else {
-                    const size_t c = (size_t)t->stream->index[r];
-                    queries[k] = t->stream->q + c * heads * hd + at;
-                    outs[k] = t->stream->attn.x + (c + 1) * t->stream->attn.width - (size_t)heads * hd + at;
-                }
-                n_prefix[k] = row->n_prefix;
-                n_tail[k] = row->n_tail;
-                tails[k] = row->tail;
-            }
-        }
-        const ot_attn_group group = {
-            .n_queries = k, .head_dim = hd, .scale = 1.0f / sqrtf((float)hd), .q = queries, .out = outs,
-            .n_prefix = n_prefix, .n_tail = n_tail, .tail = tails, .units = (const uint8_t *const *)t->units,
-            .k_offset = ot_step_k_offset(e), .v_offset = ot_step_v_offset(e), .kv_type = e->options.kv_type,
-            .scratch = scratch, .scratch_stride = e->scratch_stride,
-        };
-        e->kernels->attention(&group);
-    }
-}
-
-static void attention_task(void *arg, uint32_t task, uint32_t thread)
-{
-    ot_engine *e = arg;
-    const ot_attn_task *t = &e->attn_tasks[task];
-    const ot_model_info *i = &e->model->info;
-    const uint32_t per_kv = t->stream ? t->stream->insertion->info.spec.n_heads / t->stream->insertion->info.spec.n_kv_heads
-                                      : i->n_heads / i->n_kv_heads;
-    uint32_t rows = OT_GROUP_QUERIES / per_kv;
-    if (rows == 0)
-        rows = 1;
-    float *scratch = e->scratch + (size_t)thread * e->scratch_floats;
-    for (uint32_t r = 0; r < t->group->n_rows; r += rows)
-        attend(e, t, t->group->first_row + r, t->group->n_rows - r < rows ? t->group->n_rows - r : rows, scratch);
 }
 
 /* ---- A batch ----------------------------------------------------------------------------------------------------- */
@@ -335,68 +245,6 @@ static ot_status check_batch(const ot_engine *e, const ot_batch *b, ot_error *er
     return OT_OK;
 }
 
-static void add_attn_tasks(ot_engine *e, const ot_group *g)
-{
-    const ot_kv_view *view = &e->batch->sequences[g->sequence];
-    for (uint32_t h = 0; h < e->model->info.n_kv_heads; h++)
-        e->attn_tasks[e->n_attn_tasks++] = (ot_attn_task){g, NULL, view->units + h * view->page_stride, h};
-    uint32_t n;
-    ot_stream *const *of = ot_streams_of_row(e, g->first_row, &n);
-    for (uint32_t j = 0; j < n; j++)
-        for (uint32_t h = 0; h < of[j]->insertion->info.spec.n_kv_heads; h++)
-            e->attn_tasks[e->n_attn_tasks++] =
-                (ot_attn_task){g, of[j], view->insertions[j].units + h * view->page_stride, h};
-}
-
-/* Books the attention of a step: every layer does the same. Consecutive groups of a sequence share its keys. */
-static void count_attention(ot_engine *e)
-{
-    const ot_model_info *i = &e->model->info;
-    const double element = e->options.kv_type == OT_KV_F16 ? 2.0 : 4.0;
-    ot_stage_time *s = &e->stages[OT_STAGE_ATTENTION];
-    double most = 0.0;
-    for (uint32_t g = 0; g < e->n_groups; g++) {
-        const ot_group *group = &e->groups[g];
-        uint32_t n;
-        ot_stream *const *of = ot_streams_of_row(e, group->first_row, &n);
-        double keys = 0.0, heads = i->n_heads, kv_heads = i->n_kv_heads;
-        for (uint32_t j = 0; j < n; j++) {
-            heads += of[j]->insertion->info.spec.n_heads;
-            kv_heads += of[j]->insertion->info.spec.n_kv_heads;
-        }
-        for (uint32_t r = group->first_row; r < group->first_row + group->n_rows; r++) {
-            const double of_row = (double)e->batch->rows[r].n_prefix + e->batch->rows[r].n_tail;
-            keys += of_row;
-            most = of_row > most ? of_row : most;
-        }
-        s->float_ops += 4.0 * i->n_layers * i->head_dim * heads * keys;
-        if (g + 1 < e->n_groups && e->groups[g + 1].sequence == group->sequence)
-            continue;
-        s->bytes += 2.0 * i->n_layers * i->head_dim * element * kv_heads * most;
-        most = 0.0;
-    }
-}
-
-/* Runs of rows of one sequence become groups, cut so that there is work for every thread. */
-static void make_groups(ot_engine *e)
-{
-    const ot_model_info *i = &e->model->info;
-    const uint32_t per_kv = i->n_heads / i->n_kv_heads;
-    const uint32_t most = OT_GROUP_QUERIES / per_kv > 0 ? OT_GROUP_QUERIES / per_kv : 1;
-    e->n_groups = e->n_attn_tasks = 0;
-    for (uint32_t r = 0; r < e->batch->n_rows;) {
-        const uint32_t sequence = e->batch->rows[r].sequence;
-        uint32_t end = r + 1;
-        while (end < e->batch->n_rows && end - r < most && e->batch->rows[end].sequence == sequence)
-            end++;
-        e->groups[e->n_groups++] = (ot_group){r, end - r, sequence};
-        r = end;
-    }
-    for (uint32_t g = 0; g < e->n_groups; g++)
-        add_attn_tasks(e, &e->groups[g]);
-    count_attention(e);
-}
-
 static void embed_task(void *arg, uint32_t task, uint32_t thread)
 {
     (void)thread;
@@ -412,34 +260,86 @@ static void embed_task(void *arg, uint32_t task, uint32_t thread)
     }
 }
 
-static void run_layer(ot_engine *e, uint32_t row_task_count)
+/* From the last layer's queries on, a row matters only where its output is asked for: others have left their keys and
+ * values. The rows that go on move to the front, in order, and are the batch until the pass ends. */
+static void keep_output_rows(ot_engine *e)
+{
+    const size_t d = e->model->info.n_embd, n_rot = e->model->rope.n_rot;
+    ot_streams_keep_output_rows(e);
+    for (uint32_t r = 0; r < e->batch->n_rows; r++) {
+        if (e->output_index[r] < 0)
+            continue;
+        const size_t to = (size_t)e->output_index[r];
+        memmove(e->h + to * d, e->h + r * d, d * sizeof(float));
+        memmove(e->rope + to * n_rot, e->rope + r * n_rot, n_rot * sizeof(float));
+        e->kept_rows[to] = e->batch->rows[r];
+    }
+    e->kept = *e->batch;
+    e->kept.rows = e->kept_rows;
+    e->kept.n_rows = e->n_outputs;
+    e->batch = &e->kept;
+    e->narrows = false;
+    ot_attention_group_rows(e, true);
+    ot_attention_count(e, 1);
+}
+
+static void run_rows(ot_engine *e, int stage, ot_task *fn)
+{
+    ot_step_run(e, stage, fn, row_tasks(e->batch->n_rows));
+}
+
+static void add_queries(ot_engine *e)
+{
+    const ot_model_info *i = &e->model->info;
+    ot_step_add_matmul(e, e->q, (size_t)i->n_heads * i->head_dim, &e->xn, false, e->batch->n_rows,
+                       &e->model->layers[e->layer].q.w, false);
+    ot_streams_add_queries(e);
+}
+
+/* Q, K and V of the rows that the layer goes on with; keys and values of all. */
+static void run_qkv(ot_engine *e)
 {
     const ot_model_info *i = &e->model->info;
     const ot_layer *l = &e->model->layers[e->layer];
-    const uint32_t n = e->batch->n_rows, q = i->n_heads * i->head_dim, kv = i->n_kv_heads * i->head_dim;
+    const size_t kv = (size_t)i->n_kv_heads * i->head_dim;
+    e->narrows = is_last_layer(e) && e->batch->tape == NULL && e->n_outputs < e->batch->n_rows;
+    run_rows(e, OT_STAGE_NORM, attn_norm_task);
+    ot_step_add_matmul(e, e->k, kv, &e->xn, false, e->batch->n_rows, &l->k.w, false);
+    ot_step_add_matmul(e, e->v, kv, &e->xn, true, e->batch->n_rows, &l->v.w, false);
+    ot_streams_add_keys_values(e);
+    if (e->narrows) {
+        ot_step_run_matmuls(e, OT_STAGE_QKV);
+        ot_attention_store_all(e);
+        keep_output_rows(e);
+        run_rows(e, OT_STAGE_NORM, attn_norm_task);
+    }
+    add_queries(e);
+    ot_step_run_matmuls(e, OT_STAGE_QKV);
+    ot_attention_store(e);
+}
+
+static void run_layer(ot_engine *e)
+{
+    const ot_model_info *i = &e->model->info;
+    const ot_layer *l = &e->model->layers[e->layer];
     const bool last = is_last_layer(e);
 
     ot_streams_layer(e);
-    ot_step_run(e, OT_STAGE_NORM, attn_norm_task, row_task_count);
-    ot_step_add_matmul(e, e->q, q, &e->xn, false, n, &l->q.w, false);
-    ot_step_add_matmul(e, e->k, kv, &e->xn, false, n, &l->k.w, false);
-    ot_step_add_matmul(e, e->v, kv, &e->xn, true, n, &l->v.w, false);
-    ot_streams_add_qkv(e);
-    ot_step_run_matmuls(e, OT_STAGE_QKV);
-    ot_step_run(e, OT_STAGE_STORE, store_task, row_task_count);
-    ot_step_run(e, OT_STAGE_ATTENTION, attention_task, e->n_attn_tasks);
-    ot_step_run(e, OT_STAGE_CONCAT, concat_task, row_task_count);
+    run_qkv(e);
+    const uint32_t n = e->batch->n_rows;
+    ot_attention_run(e);
+    run_rows(e, OT_STAGE_CONCAT, concat_task);
     ot_step_add_matmul(e, e->h, i->n_embd, &e->att, false, n, &l->o.w, true);
     ot_streams_add_attn_out(e);
     ot_step_run_matmuls(e, OT_STAGE_ATTN_OUT);
 
-    ot_step_run(e, OT_STAGE_NORM, ffn_norm_task, row_task_count);
+    run_rows(e, OT_STAGE_NORM, ffn_norm_task);
     if (e->model->arch->ffn == OT_FFN_SILU_GATED)
         ot_step_add_matmul(e, e->gate, i->n_ff, &e->xn, last, n, &l->gate.w, false);
     ot_step_add_matmul(e, e->up, i->n_ff, &e->xn, last, n, &l->up.w, false);
     ot_streams_add_ffn_in(e);
     ot_step_run_matmuls(e, OT_STAGE_FFN_IN);
-    ot_step_run(e, OT_STAGE_FFN_ACT, act_task, row_task_count);
+    run_rows(e, OT_STAGE_FFN_ACT, act_task);
     ot_step_add_matmul(e, e->h, i->n_embd, &e->inner, last, n, &l->down.w, true);
     ot_streams_add_ffn_out(e);
     ot_step_run_matmuls(e, OT_STAGE_FFN_OUT);
@@ -454,9 +354,9 @@ static void head_task(void *arg, uint32_t task, uint32_t thread)
     uint32_t begin, end;
     task_rows(e, task, &begin, &end);
     for (uint32_t r = begin; r < end; r++) {
-        if (e->output_index[r] < 0)
+        if (!(e->batch->rows[r].flags & OT_ROW_OUTPUT))
             continue;
-        float *hidden = e->hidden.x + (size_t)e->output_index[r] * d;
+        float *hidden = e->hidden.x + (e->batch == &e->kept ? r : (size_t)e->output_index[r]) * d;
         norm_row(e, r, &e->model->output_norm, hidden);
         if (e->n_streams > 0)
             ot_streams_head_row(e, r, hidden);
@@ -473,16 +373,20 @@ ot_status ot_engine_forward(ot_engine *e, const ot_batch *batch, ot_error *err)
         e->batch = NULL;
         return st;
     }
-    int32_t n_outputs = 0;
+    e->n_outputs = 0;
     for (uint32_t r = 0; r < batch->n_rows; r++)
-        e->output_index[r] = batch->rows[r].flags & OT_ROW_OUTPUT ? n_outputs++ : -1;
-    make_groups(e);
-    const uint32_t tasks = row_tasks(batch->n_rows);
-    ot_step_run(e, OT_STAGE_NORM, embed_task, tasks);
+        e->output_index[r] = batch->rows[r].flags & OT_ROW_OUTPUT ? (int32_t)e->n_outputs++ : -1;
+    ot_attention_group_rows(e, false);
+    ot_attention_count(e, e->model->info.n_layers - (batch->tape == NULL && e->n_outputs < batch->n_rows ? 1 : 0));
+    run_rows(e, OT_STAGE_NORM, embed_task);
     for (e->layer = 0; e->layer < e->model->info.n_layers; e->layer++)
-        run_layer(e, tasks);
+        run_layer(e);
     ot_streams_layer(e);
-    ot_step_run(e, OT_STAGE_HEADS, head_task, tasks);
+    run_rows(e, OT_STAGE_HEADS, head_task);
+    if (e->batch == &e->kept) {
+        e->batch = batch;
+        ot_streams_restore_rows(e, batch->n_rows);
+    }
     return OT_OK;
 }
 

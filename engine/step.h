@@ -65,6 +65,7 @@ typedef struct ot_stream {
 typedef struct ot_group {
     uint32_t first_row, n_rows;
     uint32_t sequence;
+    bool stores;         /* its tasks store keys and values too: no other group has rows of this sequence */
 } ot_group;
 
 /* One attention task: a group, and a KV head of the base (stream NULL) or of an insertion. */
@@ -130,6 +131,7 @@ struct ot_engine {
     ot_buffer hidden;            /* (max_rows, d) H_o, compact: output rows only */
     int32_t *output_index;       /* (max_rows) batch row -> row of hidden, or -1 */
     ot_buffer project_in;        /* (max_rows, d) rows that go through the output matrix */
+    float *token_row;            /* (d) head values: the embedding of a token that a head reads */
     bool *full_rows_silu;        /* (max_rows) head values: whether a row of project_in takes a SiLU first */
     ot_buffer head_in;           /* (max_rows, max(d, max_ext_width)) inputs of heads, each head's as a buffer of its own width: */
     ot_buffer *head_parts;       /* (max_rows) at the index of its first row */
@@ -145,13 +147,19 @@ struct ot_engine {
     ot_stream **stream_of;       /* (max_rows sequences, max_insertions): streams of a sequence, in its view's order */
     uint32_t n_groups;
     ot_group *groups;            /* (max_rows) */
+    uint32_t *sequence_groups;   /* (max_rows sequences) groups of each */
+    bool stores_apart;           /* some group does not store by itself */
     uint32_t n_attn_tasks;
     ot_attn_task *attn_tasks;    /* (max_rows * max KV heads of a layer, see workspace.c) */
     uint32_t max_attn_tasks;
     uint32_t n_matmuls;
     ot_matmul *matmuls;          /* (3 + 3 * max_insertions, or max_rows) */
 
-    const ot_batch *batch;       /* the last one */
+    const ot_batch *batch;       /* the last one; within its last layer &kept, where rows without output have been left behind */
+    ot_batch kept;
+    ot_row *kept_rows;           /* (max_rows) */
+    uint32_t n_outputs;          /* rows with OT_ROW_OUTPUT */
+    bool narrows;                /* in the last layer, until its keys and values are stored: some rows will be left behind */
     uint32_t layer;
     ot_stage_time stages[OT_N_STAGES]; /* what each has done so far; names are filled in by ot_engine_stage_times */
 };
@@ -196,8 +204,18 @@ void ot_buffer_matmul(const ot_engine *e, float *y, size_t y_stride, const ot_ac
 void ot_step_norm_extended(const ot_engine *e, uint32_t row, const ot_norm *norm, const float *ext, uint32_t n, float *dst);
 /* The FFN's inner activation from n elements of gate and up, biases included; gate is not looked at where there is none. */
 void ot_step_activate(const ot_engine *e, float *dst, const float *gate, const float *up, uint32_t n);
-/* y += bias, where there is one. */
-void ot_step_add_bias(const ot_engine *e, float *y, const ot_linear *linear);
+/* y += elements [first, first + n) of the bias, where there is one. */
+void ot_step_add_bias(const ot_engine *e, float *y, const ot_linear *linear, uint32_t first, uint32_t n);
+
+/* ---- Attention (attention-stage.c) ----------------------------------------------------------------------------- */
+
+/* Groups the rows of the batch and lists their tasks; stored: keys and values of this layer are in their pages already. */
+void ot_attention_group_rows(ot_engine *e, bool stored);
+/* Books the attention of so many layers for the groups as they are. */
+void ot_attention_count(ot_engine *e, uint32_t n_layers);
+void ot_attention_store(ot_engine *e);     /* keys and values of the groups that do not store by themselves */
+void ot_attention_store_all(ot_engine *e); /* ... of all groups */
+void ot_attention_run(ot_engine *e);
 
 /* Queues a product for the next ot_project_run; `in` is quantised, low half too, and stays as it is until then. */
 void ot_project_add(ot_engine *e, const ot_buffer *in, const ot_matrix *w, const ot_out_row *out);
@@ -212,13 +230,17 @@ uint32_t ot_available_cpus(void);
 ot_status ot_streams_begin(ot_engine *e, const ot_batch *batch, ot_error *err);
 void ot_streams_layer(ot_engine *e);                       /* at each layer: points buffers into the tape, if any */
 void ot_streams_norm_row(ot_engine *e, uint32_t row, bool ffn);
-void ot_streams_store_row(ot_engine *e, uint32_t row);
 void ot_streams_concat_row(ot_engine *e, uint32_t row);
 void ot_streams_act_row(ot_engine *e, uint32_t row);
-void ot_streams_add_qkv(ot_engine *e);
+void ot_streams_add_keys_values(ot_engine *e);
+void ot_streams_add_queries(ot_engine *e);
 void ot_streams_add_attn_out(ot_engine *e);
 void ot_streams_add_ffn_in(ot_engine *e);
 void ot_streams_add_ffn_out(ot_engine *e);
+/* Rows without output are left behind: compact rows move together, and belong to rows of e->kept. */
+void ot_streams_keep_output_rows(ot_engine *e);
+/* ... and after the last layer to rows of the whole batch again. */
+void ot_streams_restore_rows(ot_engine *e, uint32_t n_rows);
 void ot_streams_head_row(ot_engine *e, uint32_t row, const float *hidden);
 /* The stream of an insertion in the batch, or NULL. */
 ot_stream *ot_streams_find(const ot_engine *e, const ot_insertion *insertion);

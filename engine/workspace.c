@@ -120,6 +120,7 @@ static void lay_out(ot_engine *e)
     take_buffer(e, &e->hidden, o->max_rows, i->n_embd, false);
     e->output_index = take(e, n, sizeof *e->output_index);
     take_buffer(e, &e->project_in, o->max_rows, i->n_embd, true);
+    e->token_row = take(e, e->model->info.n_embd, sizeof *e->token_row);
     e->full_rows_silu = take(e, n, sizeof *e->full_rows_silu);
     /* Whole cache lines a row, so that every part has the alignment that kernels ask for. */
     const uint32_t head_width = i->n_embd > o->max_ext_width ? i->n_embd : o->max_ext_width;
@@ -132,6 +133,8 @@ static void lay_out(ot_engine *e)
     e->streams = take(e, o->max_insertions, sizeof *e->streams);
     e->stream_of = take(e, n * o->max_insertions, sizeof *e->stream_of);
     e->groups = take(e, n, sizeof *e->groups);
+    e->sequence_groups = take(e, n, sizeof *e->sequence_groups);
+    e->kept_rows = take(e, n, sizeof *e->kept_rows);
     e->attn_tasks = take(e, e->max_attn_tasks, sizeof *e->attn_tasks);
     const size_t layer_matmuls = 3 + 3 * (size_t)o->max_insertions;
     e->matmuls = take(e, layer_matmuls > n ? layer_matmuls : n, sizeof *e->matmuls);

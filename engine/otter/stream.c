@@ -109,6 +109,40 @@ ot_stream *const *ot_streams_of_row(const ot_engine *e, uint32_t row, uint32_t *
     return e->stream_of + (size_t)q * e->options.max_insertions;
 }
 
+void ot_streams_keep_output_rows(ot_engine *e)
+{
+    for (uint32_t k = 0; k < e->n_streams; k++) {
+        ot_stream *s = &e->streams[k];
+        const size_t de = s->insertion->info.spec.n_embd;
+        uint32_t n = 0;
+        for (uint32_t c = 0; c < s->n_rows; c++) {
+            const int32_t output = e->output_index[s->rows[c]];
+            if (output < 0)
+                continue;
+            if (de > 0)
+                memmove(s->ext + n * de, s->ext + c * de, de * sizeof(float));
+            s->rows[n++] = (uint32_t)output;
+        }
+        s->n_rows = n;
+        memset(s->index, 0xff, e->n_outputs * sizeof *s->index);
+        for (uint32_t c = 0; c < n; c++)
+            s->index[s->rows[c]] = (int32_t)c;
+    }
+}
+
+/* A row's output is never behind the row: going down, an index is read before it is overwritten. */
+void ot_streams_restore_rows(ot_engine *e, uint32_t n_rows)
+{
+    for (uint32_t k = 0; k < e->n_streams; k++) {
+        ot_stream *s = &e->streams[k];
+        for (uint32_t r = n_rows; r-- > 0;) {
+            s->index[r] = e->output_index[r] >= 0 ? s->index[e->output_index[r]] : -1;
+            if (s->index[r] >= 0)
+                s->rows[s->index[r]] = r;
+        }
+    }
+}
+
 /* ---- The tape: training reads what the pass computed ---------------------------------------------------------- */
 
 static float *tape_at(const ot_tape *t, float *base, uint32_t layer, uint32_t width)
@@ -204,36 +238,6 @@ void ot_streams_norm_row(ot_engine *e, uint32_t row, bool ffn)
     }
 }
 
-void ot_streams_store_row(ot_engine *e, uint32_t row)
-{
-    uint32_t n;
-    ot_stream *const *of = ot_streams_of_row(e, row, &n);
-    const ot_model_info *b = &e->model->info;
-    const ot_row *r = &e->batch->rows[row];
-    const ot_kv_view *view = &e->batch->sequences[r->sequence];
-    const float *table = e->rope + (size_t)row * e->model->rope.n_rot;
-    const uint32_t page = r->slot / OT_PAGE_TOKENS, hd = b->head_dim;
-    for (uint32_t j = 0; j < n; j++) {
-        const ot_stream *s = of[j];
-        const ot_insertion_spec *spec = &s->insertion->info.spec;
-        const size_t c = (size_t)s->index[row];
-        if (spec->n_heads == 0)
-            continue;
-        float *q = s->q + c * spec->n_heads * hd, *k = s->k + c * spec->n_kv_heads * hd;
-        float *v = s->v + c * spec->n_kv_heads * hd;
-        const ot_ext_layer *l = &s->insertion->layers[e->layer];
-        ot_step_add_bias(e, q, &l->q);
-        ot_step_add_bias(e, k, &l->k);
-        ot_step_add_bias(e, v, &l->v);
-        e->kernels->rope(q, table, spec->n_heads, hd, e->model->rope.n_rot, e->model->rope.neox);
-        e->kernels->rope(k, table, spec->n_kv_heads, hd, e->model->rope.n_rot, e->model->rope.neox);
-        for (uint32_t g = 0; g < spec->n_kv_heads; g++)
-            e->kernels->kv_store(view->insertions[j].units[g * view->page_stride + page], ot_step_k_offset(e),
-                                 ot_step_v_offset(e), r->slot % OT_PAGE_TOKENS, k + (size_t)g * hd,
-                                 v + (size_t)g * hd, hd, e->options.kv_type);
-    }
-}
-
 void ot_streams_concat_row(ot_engine *e, uint32_t row)
 {
     uint32_t n;
@@ -244,7 +248,7 @@ void ot_streams_concat_row(ot_engine *e, uint32_t row)
         const uint32_t de = s->insertion->info.spec.n_embd;
         if (de == 0)
             continue;
-        ot_step_add_bias(e, s->ext + (size_t)c * de, &s->insertion->layers[e->layer].o);
+        ot_step_add_bias(e, s->ext + (size_t)c * de, &s->insertion->layers[e->layer].o, 0, de);
         /* The own heads were written in place by the attention. */
         gather(s->attn.x + (size_t)c * s->attn.width, e->att.x + (size_t)row * e->att.width, e->att.width, s, row,
                buffer_attn, own_heads, e->model->info.head_dim);
@@ -266,11 +270,11 @@ void ot_streams_act_row(ot_engine *e, uint32_t row)
         const ot_ext_layer *l = &s->insertion->layers[e->layer];
         if (spec->n_ff > 0) {
             float *gate = s->gate + (size_t)c * spec->n_ff, *up = s->up + (size_t)c * spec->n_ff;
-            ot_step_add_bias(e, gate, &l->gate);
-            ot_step_add_bias(e, up, &l->up);
+            ot_step_add_bias(e, gate, &l->gate, 0, spec->n_ff);
+            ot_step_add_bias(e, up, &l->up, 0, spec->n_ff);
             ot_step_activate(e, own_part(&s->ff, c, spec->n_ff), gate, up, spec->n_ff);
         }
-        ot_step_add_bias(e, s->ext + (size_t)c * spec->n_embd, &l->down);
+        ot_step_add_bias(e, s->ext + (size_t)c * spec->n_embd, &l->down, 0, spec->n_embd);
         gather(s->ff.x + (size_t)c * s->ff.width, e->inner.x + (size_t)row * e->inner.width, e->inner.width, s, row,
                buffer_ff, own_ff, 0);
         if (s->insertion->takes_q8)
@@ -280,18 +284,28 @@ void ot_streams_act_row(ot_engine *e, uint32_t row)
 
 /* ---- Products -------------------------------------------------------------------------------------------------- */
 
-void ot_streams_add_qkv(ot_engine *e)
+void ot_streams_add_keys_values(ot_engine *e)
 {
     const uint32_t hd = e->model->info.head_dim;
     for (uint32_t k = 0; k < e->n_streams; k++) {
         ot_stream *s = &e->streams[k];
-        const ot_insertion_spec *spec = &s->insertion->info.spec;
-        if (spec->n_heads == 0)
+        const size_t width = (size_t)s->insertion->info.spec.n_kv_heads * hd;
+        if (width == 0)
             continue;
         const ot_ext_layer *l = &s->insertion->layers[e->layer];
-        ot_step_add_matmul(e, s->q, (size_t)spec->n_heads * hd, &s->in, false, s->n_rows, &l->q.w, false);
-        ot_step_add_matmul(e, s->k, (size_t)spec->n_kv_heads * hd, &s->in, false, s->n_rows, &l->k.w, false);
-        ot_step_add_matmul(e, s->v, (size_t)spec->n_kv_heads * hd, &s->in, false, s->n_rows, &l->v.w, false);
+        ot_step_add_matmul(e, s->k, width, &s->in, false, s->n_rows, &l->k.w, false);
+        ot_step_add_matmul(e, s->v, width, &s->in, false, s->n_rows, &l->v.w, false);
+    }
+}
+
+void ot_streams_add_queries(ot_engine *e)
+{
+    const uint32_t hd = e->model->info.head_dim;
+    for (uint32_t k = 0; k < e->n_streams; k++) {
+        ot_stream *s = &e->streams[k];
+        const size_t width = (size_t)s->insertion->info.spec.n_heads * hd;
+        if (width > 0)
+            ot_step_add_matmul(e, s->q, width, &s->in, false, s->n_rows, &s->insertion->layers[e->layer].q.w, false);
     }
 }
 

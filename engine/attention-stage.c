@@ -1,0 +1,228 @@
+/* The attention of a layer: keys and values into their pages, rotated queries, softmax(q K^T) V.
+ *
+ * Consecutive rows of one sequence form a group, which shares a pass over the keys; a task is a group and a KV head, of the
+ * base or of an insertion. Where all rows of a sequence are in one group (decoding, a few candidates), nobody else
+ * reads what its rows store, so the task of a head stores that head's keys and values itself. Only the rows of
+ * longer chunks need a stage, and a barrier, of their own before. */
+#include "engine/step.h"
+
+#include <math.h>
+#include <string.h>
+
+/* ---- Keys, values and queries of a row ---------------------------------------------------------------------------- */
+
+/* What the products left for one batch row: of the base (stream NULL), or of its compact row in a stream. */
+typedef struct row_heads {
+    uint32_t n_heads, n_kv_heads;
+    float *q, *k, *v;
+    const ot_linear *w_q, *w_k, *w_v;
+} row_heads;
+
+static row_heads heads_of(const ot_engine *e, const ot_stream *s, uint32_t row)
+{
+    const ot_model_info *i = &e->model->info;
+    const uint32_t n_heads = s != NULL ? s->insertion->info.spec.n_heads : i->n_heads;
+    const uint32_t n_kv_heads = s != NULL ? s->insertion->info.spec.n_kv_heads : i->n_kv_heads;
+    const size_t c = s != NULL ? (size_t)s->index[row] : row;
+    const size_t q = c * n_heads * i->head_dim, kv = c * n_kv_heads * i->head_dim;
+    if (s != NULL) {
+        const ot_ext_layer *l = &s->insertion->layers[e->layer];
+        return (row_heads){n_heads, n_kv_heads, s->q + q, s->k + kv, s->v + kv, &l->q, &l->k, &l->v};
+    }
+    const ot_layer *l = &e->model->layers[e->layer];
+    return (row_heads){n_heads, n_kv_heads, e->q + q, e->k + kv, e->v + kv, &l->q, &l->k, &l->v};
+}
+
+/* Biases of heads [head, head + n), and the rotary embedding. */
+static void rotate_heads(const ot_engine *e, uint32_t row, float *x, const ot_linear *w, uint32_t head, uint32_t n)
+{
+    const ot_rope *rope = &e->model->rope;
+    const uint32_t hd = e->model->info.head_dim;
+    float *at = x + (size_t)head * hd;
+    ot_step_add_bias(e, at, w, head * hd, n * hd);
+    e->kernels->rope(at, e->rope + (size_t)row * rope->n_rot, n, hd, rope->n_rot, rope->neox);
+}
+
+/* K and V of a row into its slot, one KV head; units is that head's page table. */
+static void store_head(const ot_engine *e, const ot_stream *s, uint32_t row, uint32_t kv_head, uint8_t *const *units)
+{
+    const ot_row *r = &e->batch->rows[row];
+    const row_heads x = heads_of(e, s, row);
+    const uint32_t hd = e->model->info.head_dim;
+    const size_t at = (size_t)kv_head * hd;
+    rotate_heads(e, row, x.k, x.w_k, kv_head, 1);
+    ot_step_add_bias(e, x.v + at, x.w_v, kv_head * hd, hd);
+    e->kernels->kv_store(units[r->slot / OT_PAGE_TOKENS], ot_step_k_offset(e), ot_step_v_offset(e), r->slot % OT_PAGE_TOKENS,
+                         x.k + at, x.v + at, hd, e->options.kv_type);
+}
+
+static void store_task(void *arg, uint32_t task, uint32_t thread)
+{
+    (void)thread;
+    ot_engine *e = arg;
+    const ot_group *g = &e->groups[task];
+    if (g->stores)
+        return;
+    const ot_kv_view *view = &e->batch->sequences[g->sequence];
+    for (uint32_t r = g->first_row; r < g->first_row + g->n_rows; r++) {
+        for (uint32_t h = 0; h < e->model->info.n_kv_heads; h++)
+            store_head(e, NULL, r, h, view->units + h * view->page_stride);
+        uint32_t n;
+        ot_stream *const *of = ot_streams_of_row(e, r, &n);
+        for (uint32_t j = 0; j < n; j++)
+            for (uint32_t h = 0; h < of[j]->insertion->info.spec.n_kv_heads; h++)
+                store_head(e, of[j], r, h, view->insertions[j].units + h * view->page_stride);
+    }
+}
+
+/* ---- Attention ----------------------------------------------------------------------------------------------------- */
+
+static uint32_t queries_per_kv_head(const ot_engine *e, const ot_stream *s)
+{
+    const ot_model_info *i = &e->model->info;
+    return s != NULL ? s->insertion->info.spec.n_heads / s->insertion->info.spec.n_kv_heads : i->n_heads / i->n_kv_heads;
+}
+
+/* Queries of the rows [first, first + n) of a group for one KV head. */
+static void attend(ot_engine *e, const ot_attn_task *t, uint32_t first, uint32_t n, float *scratch)
+{
+    enum { MAX_QUERIES = 256 };
+    const uint32_t hd = e->model->info.head_dim, per_kv = queries_per_kv_head(e, t->stream);
+    const float *queries[MAX_QUERIES];
+    float *outs[MAX_QUERIES];
+    uint32_t n_prefix[MAX_QUERIES], n_tail[MAX_QUERIES];
+    const uint32_t *tails[MAX_QUERIES];
+    for (uint32_t head = 0; head < per_kv; head += MAX_QUERIES) {
+        const uint32_t n_heads = per_kv - head < MAX_QUERIES ? per_kv - head : MAX_QUERIES;
+        uint32_t k = 0;
+        for (uint32_t r = first; r < first + n; r++) {
+            const ot_row *row = &e->batch->rows[r];
+            const row_heads x = heads_of(e, t->stream, r);
+            const ot_buffer *out = t->stream != NULL ? &t->stream->attn : &e->att;
+            const size_t c = t->stream != NULL ? (size_t)t->stream->index[r] : r;
+            for (uint32_t j = 0; j < n_heads; j++, k++) {
+                const size_t at = (size_t)(t->kv_head * per_kv + head + j) * hd;
+                queries[k] = x.q + at;
+                /* Own heads come last in a stream's concatenation, and are all of the base's. */
+                outs[k] = out->x + (c + 1) * out->width - (size_t)x.n_heads * hd + at;
+                n_prefix[k] = row->n_prefix;
+                n_tail[k] = row->n_tail;
+                tails[k] = row->tail;
+            }
+        }
+        const ot_attn_group group = {
+            .n_queries = k, .head_dim = hd, .scale = 1.0f / sqrtf((float)hd), .q = queries, .out = outs,
+            .n_prefix = n_prefix, .n_tail = n_tail, .tail = tails, .units = (const uint8_t *const *)t->units,
+            .k_offset = ot_step_k_offset(e), .v_offset = ot_step_v_offset(e), .kv_type = e->options.kv_type,
+            .scratch = scratch, .scratch_stride = e->scratch_stride,
+        };
+        e->kernels->attention(&group);
+    }
+}
+
+static void attention_task(void *arg, uint32_t task, uint32_t thread)
+{
+    ot_engine *e = arg;
+    const ot_attn_task *t = &e->attn_tasks[task];
+    const ot_group *g = t->group;
+    const uint32_t per_kv = queries_per_kv_head(e, t->stream), end = g->first_row + g->n_rows;
+    for (uint32_t r = g->first_row; r < end; r++) {
+        if (g->stores)
+            store_head(e, t->stream, r, t->kv_head, t->units);
+        const row_heads x = heads_of(e, t->stream, r);
+        rotate_heads(e, r, x.q, x.w_q, t->kv_head * per_kv, per_kv);
+    }
+    const uint32_t rows = OT_GROUP_QUERIES / per_kv > 0 ? OT_GROUP_QUERIES / per_kv : 1;
+    float *scratch = e->scratch + (size_t)thread * e->scratch_floats;
+    for (uint32_t r = g->first_row; r < end; r += rows)
+        attend(e, t, r, end - r < rows ? end - r : rows, scratch);
+}
+
+/* ---- Groups --------------------------------------------------------------------------------------------------------- */
+
+static void add_tasks(ot_engine *e, const ot_group *g)
+{
+    const ot_kv_view *view = &e->batch->sequences[g->sequence];
+    for (uint32_t h = 0; h < e->model->info.n_kv_heads; h++)
+        e->attn_tasks[e->n_attn_tasks++] = (ot_attn_task){g, NULL, view->units + h * view->page_stride, h};
+    uint32_t n;
+    ot_stream *const *of = ot_streams_of_row(e, g->first_row, &n);
+    for (uint32_t j = 0; j < n; j++)
+        for (uint32_t h = 0; h < of[j]->insertion->info.spec.n_kv_heads; h++)
+            e->attn_tasks[e->n_attn_tasks++] =
+                (ot_attn_task){g, of[j], view->insertions[j].units + h * view->page_stride, h};
+}
+
+void ot_attention_group_rows(ot_engine *e, bool stored)
+{
+    const ot_model_info *i = &e->model->info;
+    const uint32_t per_kv = i->n_heads / i->n_kv_heads;
+    const uint32_t most = OT_GROUP_QUERIES / per_kv > 0 ? OT_GROUP_QUERIES / per_kv : 1;
+    e->n_groups = e->n_attn_tasks = 0;
+    e->stores_apart = false;
+    memset(e->sequence_groups, 0, e->batch->n_sequences * sizeof *e->sequence_groups);
+    for (uint32_t r = 0; r < e->batch->n_rows;) {
+        const uint32_t sequence = e->batch->rows[r].sequence;
+        uint32_t end = r + 1;
+        while (end < e->batch->n_rows && end - r < most && e->batch->rows[end].sequence == sequence)
+            end++;
+        e->groups[e->n_groups++] = (ot_group){r, end - r, sequence, false};
+        e->sequence_groups[sequence]++;
+        r = end;
+    }
+    for (uint32_t g = 0; g < e->n_groups; g++) {
+        ot_group *group = &e->groups[g];
+        group->stores = !stored && e->sequence_groups[group->sequence] == 1;
+        e->stores_apart |= !stored && !group->stores;
+        add_tasks(e, group);
+    }
+}
+
+/* Consecutive groups of a sequence share its keys. */
+void ot_attention_count(ot_engine *e, uint32_t n_layers)
+{
+    const ot_model_info *i = &e->model->info;
+    const double element = e->options.kv_type == OT_KV_F16 ? 2.0 : 4.0;
+    ot_stage_time *s = &e->stages[OT_STAGE_ATTENTION];
+    double most = 0.0;
+    for (uint32_t g = 0; g < e->n_groups; g++) {
+        const ot_group *group = &e->groups[g];
+        uint32_t n;
+        ot_stream *const *of = ot_streams_of_row(e, group->first_row, &n);
+        double keys = 0.0, heads = i->n_heads, kv_heads = i->n_kv_heads;
+        for (uint32_t j = 0; j < n; j++) {
+            heads += of[j]->insertion->info.spec.n_heads;
+            kv_heads += of[j]->insertion->info.spec.n_kv_heads;
+        }
+        for (uint32_t r = group->first_row; r < group->first_row + group->n_rows; r++) {
+            const double of_row = (double)e->batch->rows[r].n_prefix + e->batch->rows[r].n_tail;
+            keys += of_row;
+            most = of_row > most ? of_row : most;
+        }
+        s->float_ops += 4.0 * n_layers * i->head_dim * heads * keys;
+        if (g + 1 < e->n_groups && e->groups[g + 1].sequence == group->sequence)
+            continue;
+        s->bytes += 2.0 * n_layers * i->head_dim * element * kv_heads * most;
+        most = 0.0;
+    }
+}
+
+/* ---- The stages ------------------------------------------------------------------------------------------------------ */
+
+void ot_attention_store(ot_engine *e)
+{
+    if (e->stores_apart)
+        ot_step_run(e, OT_STAGE_STORE, store_task, e->n_groups);
+}
+
+void ot_attention_store_all(ot_engine *e)
+{
+    for (uint32_t g = 0; g < e->n_groups; g++)
+        e->groups[g].stores = false;
+    ot_step_run(e, OT_STAGE_STORE, store_task, e->n_groups);
+}
+
+void ot_attention_run(ot_engine *e)
+{
+    ot_step_run(e, OT_STAGE_ATTENTION, attention_task, e->n_attn_tasks);
+}
