@@ -48,6 +48,7 @@ static ot_bench_case *add(list *l, int baseline, const char *what)
     memset(c, 0, sizeof *c);
     strcpy(c->name, name);
     c->baseline = baseline;
+    c->prompt_case = -1;
     c->batch = plain->batch;
     c->n_prompt = plain->n_prompt;
     c->n_decode = plain->n_decode;
@@ -170,6 +171,20 @@ static void add_drafts(list *l, int baseline, const char *name, const char *with
         set(l, c, OT_CLI_DRAFT_TREE, tree);
 }
 
+/* All inserted scorers at once, where there are several: what each further one costs. */
+static void add_all_signals(list *l, int baseline, ot_head *const *heads, uint32_t n)
+{
+    uint32_t scorers[OT_BENCH_CASE_TEXTS], n_scorers = 0;
+    char what[32];
+    for (uint32_t i = 0; i < n && n_scorers < OT_BENCH_CASE_TEXTS; i++)
+        if (is_scorer(heads[i]) && ot_head_get_role(heads[i]) == OT_ROLE_INSERTION)
+            scorers[n_scorers++] = i;
+    snprintf(what, sizeof what, "signals of %u heads", n_scorers);
+    ot_bench_case *c = n_scorers > 1 ? add(l, baseline, what) : NULL;
+    for (uint32_t i = 0; i < n_scorers; i++)
+        set(l, c, OT_CLI_SIGNALS, ot_head_name(heads[scorers[i]]));
+}
+
 static void add_steered(list *l, int baseline, ot_head *const *heads, uint32_t n)
 {
     bool any_scorer = false;
@@ -186,6 +201,7 @@ static void add_steered(list *l, int baseline, ot_head *const *heads, uint32_t n
         if (ot_head_get_role(head) == OT_ROLE_EXPERT_MODEL)
             expert_model = ot_head_name(head);
     }
+    add_all_signals(l, baseline, heads, n);
     add_drafts(l, baseline, "lookup", NULL, NULL);
     for (uint32_t i = 0; i < n && !l->failed; i++) {
         if (!is_draft_head(heads[i]) && ot_head_get_role(heads[i]) != OT_ROLE_DRAFT_MODEL)
@@ -208,12 +224,26 @@ static int add_plain(list *l, const char *name, uint32_t batch, uint32_t n_promp
     ot_bench_case *c = &l->cases[l->n];
     memset(c, 0, sizeof *c);
     snprintf(c->name, sizeof c->name, "%s", name);
-    c->baseline = -1;
+    c->baseline = c->prompt_case = -1;
     c->batch = batch;
     c->n_prompt = n_prompt;
     c->n_decode = n_decode;
     ot_cli_steering_default(&c->steering);
     return (int)l->n++;
+}
+
+/* One sequence up to `context` tokens: decoding at its end, and on the way there its prompt. */
+static void add_context(list *l, uint32_t context, uint32_t n_decode)
+{
+    char name[64];
+    snprintf(name, sizeof name, "prefill, context %u", context);
+    const int prompt = add_plain(l, name, 1, context - n_decode, 1);
+    snprintf(name, sizeof name, "decode, context %u", context);
+    const int decode = add_plain(l, name, 1, context - n_decode, n_decode);
+    if (l->failed)
+        return;
+    l->cases[prompt].rides = true;
+    l->cases[decode].prompt_case = prompt;
 }
 
 uint32_t ot_bench_list(const ot_cli_session *session, const ot_bench_sizes *sizes, ot_bench_case *cases)
@@ -232,6 +262,8 @@ uint32_t ot_bench_list(const ot_cli_session *session, const ot_bench_sizes *size
         snprintf(name, sizeof name, "decode, batch %u", sizes->batches[i]);
         add_steered(&l, add_plain(&l, name, sizes->batches[i], 32, sizes->decode_tokens), heads, n);
     }
+    for (uint32_t i = 0; i < sizes->n_contexts && !l.failed; i++)
+        add_context(&l, sizes->contexts[i], sizes->decode_tokens);
     for (uint32_t i = 0; i < n; i++)
         ot_head_release(&heads[i]);
     if (l.failed)

@@ -1,5 +1,5 @@
 /* Times every kernel of each instruction set, in one binary, as a share of this machine's limits: integer and float
- * peak by loops that stay in registers, and read bandwidth by summing a buffer larger than any cache.
+ * peak, and read bandwidth (engine/machine-limits.h).
  *
  *     bench-kernels [THREADS]      default: all cores
  *
@@ -8,8 +8,8 @@
  */
 #include "engine/gguf.h"
 #include "engine/kernels.h"
+#include "engine/machine-limits.h"
 
-#include <immintrin.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -86,115 +86,18 @@ typedef struct limits {
     double read;  /* GB/s, all threads */
 } limits;
 
-enum { PEAK_ROUNDS = 20000 };
-#define TWELVE(x) x(0) x(1) x(2) x(3) x(4) x(5) x(6) x(7) x(8) x(9) x(10) x(11)
 static volatile float sink;
 
-/* Twelve independent chains; the empty asm keeps each in its register and the loop as written. */
-__attribute__((target("avx512f,avx512vnni"))) static void peak_vnni(void *arg)
+/* `one` has a single thread. */
+static limits measure_limits(unsigned mask, ot_pool *one, ot_pool *pool)
 {
-    (void)arg;
-    __m512i s[12], c = _mm512_set1_epi8(3);
-#define START(i) s[i] = _mm512_set1_epi32(i);
-#define STEP(i) s[i] = _mm512_dpbusd_epi32(s[i], c, c); __asm__ volatile("" : "+v"(s[i]));
-    TWELVE(START)
-    for (int i = 0; i < PEAK_ROUNDS; i++) {
-        TWELVE(STEP)
+    ot_machine_limits alone = {0}, all = {0};
+    ot_error err;
+    if (ot_machine_limits_raise(&alone, one, mask, &err) != OT_OK || ot_machine_limits_raise(&all, pool, mask, &err) != OT_OK) {
+        fprintf(stderr, "bench-kernels: %s\n", err.message);
+        exit(1);
     }
-#undef STEP
-#undef START
-    sink = (float)_mm512_reduce_add_epi32(s[0]);
-}
-
-__attribute__((target("avx512f"))) static void peak_fma512(void *arg)
-{
-    (void)arg;
-    __m512 s[12], c = _mm512_set1_ps(0.5f);
-#define START(i) s[i] = _mm512_set1_ps(i);
-#define STEP(i) s[i] = _mm512_fmadd_ps(s[i], c, c); __asm__ volatile("" : "+v"(s[i]));
-    TWELVE(START)
-    for (int i = 0; i < PEAK_ROUNDS; i++) {
-        TWELVE(STEP)
-    }
-#undef STEP
-#undef START
-    sink = _mm512_reduce_add_ps(s[0]);
-}
-
-/* A product of 32 pairs, and its sum in 16 bits. */
-__attribute__((target("avx2"))) static void peak_maddubs(void *arg)
-{
-    (void)arg;
-    __m256i s[12], p, c = _mm256_set1_epi8(3);
-#define START(i) s[i] = _mm256_set1_epi32(i);
-#define STEP(i)                                                            \
-    __asm__ volatile("vpmaddubsw %2, %2, %1\n\tvpaddw %1, %0, %0" \
-                     : "+x"(s[i]), "=&x"(p)                                 \
-                     : "x"(c));
-    TWELVE(START)
-    for (int i = 0; i < PEAK_ROUNDS; i++) {
-        TWELVE(STEP)
-    }
-#undef STEP
-#undef START
-    sink = (float)_mm256_extract_epi32(s[0], 0);
-}
-
-__attribute__((target("avx2,fma"))) static void peak_fma256(void *arg)
-{
-    (void)arg;
-    __m256 s[12], c = _mm256_set1_ps(0.5f);
-#define START(i) s[i] = _mm256_set1_ps(i);
-#define STEP(i) s[i] = _mm256_fmadd_ps(s[i], c, c); __asm__ volatile("" : "+x"(s[i]));
-    TWELVE(START)
-    for (int i = 0; i < PEAK_ROUNDS; i++) {
-        TWELVE(STEP)
-    }
-#undef STEP
-#undef START
-    sink = _mm256_cvtss_f32(s[0]);
-}
-
-enum { READ_BYTES = 256 << 20, READ_TASKS = 64 };
-
-__attribute__((target("avx2"))) static void read_task(void *arg, uint32_t task, uint32_t thread)
-{
-    (void)thread;
-    const uint8_t *p = (const uint8_t *)arg + (size_t)task * (READ_BYTES / READ_TASKS);
-    __m256i s[4] = {_mm256_setzero_si256(), _mm256_setzero_si256(), _mm256_setzero_si256(), _mm256_setzero_si256()};
-    for (size_t i = 0; i < READ_BYTES / READ_TASKS; i += 128)
-        for (int j = 0; j < 4; j++)
-            s[j] = _mm256_add_epi64(s[j], _mm256_load_si256((const __m256i *)(const void *)(p + i + 32 * j)));
-    sink = (float)_mm256_extract_epi32(_mm256_add_epi64(_mm256_add_epi64(s[0], s[1]), _mm256_add_epi64(s[2], s[3])), 0);
-}
-
-typedef struct read_bench {
-    ot_pool *pool;
-    uint8_t *data;
-} read_bench;
-
-static void read_all(void *arg)
-{
-    read_bench *b = arg;
-    if (b->pool)
-        ot_pool_run(b->pool, read_task, b->data, READ_TASKS);
-    else
-        for (uint32_t i = 0; i < READ_TASKS; i++)
-            read_task(b->data, i, 0);
-}
-
-static limits measure_limits(unsigned mask, ot_pool *pool)
-{
-    limits l = {0};
-    read_bench b = {NULL, buffer(READ_BYTES)};
-    const bool wide = mask & OT_CPU_AVX512, vnni = mask & OT_CPU_VNNI;
-    l.int8 = vnni ? 12.0 * 128 : 12.0 * 64;
-    l.int8 *= PEAK_ROUNDS / time_call(vnni ? peak_vnni : peak_maddubs, NULL) * 1e-9;
-    l.fma = (wide ? 12.0 * 32 : 12.0 * 16) * PEAK_ROUNDS / time_call(wide ? peak_fma512 : peak_fma256, NULL) * 1e-9;
-    l.read1 = READ_BYTES / time_call(read_all, &b) * 1e-9;
-    b.pool = pool;
-    l.read = READ_BYTES / time_pool(read_all, &b) * 1e-9;
-    free(b.data);
+    const limits l = {.int8 = alone.int8_gop_s, .fma = alone.float_gflop_s, .read1 = alone.read_gb_s, .read = all.read_gb_s};
     printf("limits: int8 %.0f GOP/s and float %.0f GFLOP/s a thread; read %.1f GB/s with one thread, %.1f with %u\n", l.int8,
            l.fma, l.read1, l.read, ot_pool_threads(pool));
     return l;
@@ -462,10 +365,10 @@ int main(int argc, char **argv)
     const unsigned have = ot_cpu_detect();
     const long cores = sysconf(_SC_NPROCESSORS_ONLN);
     const uint32_t n_threads = argc > 1 ? (uint32_t)strtoul(argv[1], NULL, 10) : cores > 0 ? (uint32_t)cores : 1;
-    ot_pool *pool;
+    ot_pool *pool, *one;
     ot_error err;
 
-    if (ot_pool_open(&pool, n_threads, &err) != OT_OK) {
+    if (ot_pool_open(&pool, n_threads, &err) != OT_OK || ot_pool_open(&one, 1, &err) != OT_OK) {
         fprintf(stderr, "bench-kernels: %s\n", err.message);
         return 1;
     }
@@ -474,12 +377,13 @@ int main(int argc, char **argv)
         if ((masks[i] & have) != masks[i])
             continue;
         const ot_kernels *k = ot_kernels_select(masks[i]);
-        const limits l = measure_limits(masks[i], pool);
+        const limits l = measure_limits(masks[i], one, pool);
         bench_products(k, &l, pool);
         bench_attention(k, &l);
         bench_gemm(k, &l);
         bench_vectors(k);
     }
+    ot_pool_close(&one);
     ot_pool_close(&pool);
     return 0;
 }
