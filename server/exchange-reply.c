@@ -151,6 +151,8 @@ static void add_headers(const ot_exchange *x, struct MHD_Response *response)
         snprintf(number, sizeof number, "%u", (unsigned)x->retry_after_s);
         MHD_add_response_header(response, MHD_HTTP_HEADER_RETRY_AFTER, number);
     }
+    if (x->closes)
+        MHD_add_response_header(response, MHD_HTTP_HEADER_CONNECTION, "close");
     if (x->status == 401)
         MHD_add_response_header(response, MHD_HTTP_HEADER_WWW_AUTHENTICATE, "Bearer");
     if (x->state == OT_EXCHANGE_STREAMING) {

@@ -126,13 +126,33 @@ static void refuse_body(ot_exchange *x)
     ot_exchange_fail_with(x, 413, "invalid_request_error", NULL, "request_too_large", message);
 }
 
-/* A body that says it is far too large is not even received. */
-static bool refused_by_length(ot_exchange *x)
+static size_t header_bytes(const ot_exchange *x)
 {
-    const char *length = header(x, MHD_HTTP_HEADER_CONTENT_LENGTH);
-    if (!length || strtoull(length, NULL, 10) / MAX_SWALLOWED_BODIES <= x->server->options.max_body_bytes)
+    const union MHD_ConnectionInfo *info = MHD_get_connection_info(x->connection, MHD_CONNECTION_INFO_REQUEST_HEADER_SIZE);
+    return info ? info->header_size : 0;
+}
+
+/* What the headers alone rule out is answered before a body is received. A body whose end is told in no way or in two could be the
+ * beginning of another request to a proxy in front of us. */
+static bool refused_by_headers(ot_exchange *x)
+{
+    const char *length = header(x, MHD_HTTP_HEADER_CONTENT_LENGTH), *coding = header(x, MHD_HTTP_HEADER_TRANSFER_ENCODING);
+    char message[96];
+    if (header_bytes(x) > x->server->options.max_header_bytes) {
+        snprintf(message, sizeof message, "the headers are larger than %u bytes", x->server->options.max_header_bytes);
+        ot_exchange_fail_with(x, 431, "invalid_request_error", NULL, "headers_too_large", message);
+    } else if (coding && strcasecmp(coding, "chunked") != 0) {
+        ot_exchange_fail_with(x, 501, "invalid_request_error", NULL, "unsupported_transfer_encoding",
+                              "the only transfer encoding is chunked");
+    } else if (coding && length) {
+        ot_exchange_fail_with(x, 400, "invalid_request_error", NULL, "invalid_request",
+                              "a request has a Content-Length or a Transfer-Encoding, not both");
+    } else if (length && strtoull(length, NULL, 10) / MAX_SWALLOWED_BODIES > x->server->options.max_body_bytes) {
+        refuse_body(x);
+    } else {
         return false;
-    refuse_body(x);
+    }
+    x->closes = true;
     return true;
 }
 
@@ -215,7 +235,7 @@ enum MHD_Result ot_exchange_on_access(void *state, struct MHD_Connection *connec
         x = *exchange = begin(state, connection, url, method);
         if (!x)
             return MHD_NO;
-        return refused_by_length(x) ? ot_exchange_send(x) : MHD_YES;
+        return refused_by_headers(x) ? ot_exchange_send(x) : MHD_YES;
     }
     if (*data_size) {
         bool more = receive(x, data, *data_size);

@@ -71,6 +71,7 @@ struct ot_exchange {
     /* The response */
     ot_exchange_state state;
     bool answered;                /* `out` and `status` are the response */
+    bool closes;                  /* the connection ends with this response */
     bool gone;                    /* the client hung up, or the server ends */
     bool suspended;
     bool offloaded;               /* a worker holds the job, or it waits for one: */

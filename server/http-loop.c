@@ -174,13 +174,15 @@ static ot_status start_daemon(ot_server *server, ot_error *err)
     unsigned flags = MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME;
     if (getsockname(server->listen_fd, (struct sockaddr *)&bound, &size) == 0 && bound.ss_family == AF_INET6)
         flags |= MHD_USE_IPv6;
+    /* Headers somewhat past the limit must still fit: only then are they a request that we can answer ourselves. */
+    const size_t connection_bytes = 2 * (size_t)o->max_header_bytes;
     server->daemon = MHD_start_daemon(
         flags, 0, NULL, NULL, ot_exchange_on_access, server,
         MHD_OPTION_LISTEN_SOCKET, (MHD_socket)server->listen_fd,
         MHD_OPTION_NOTIFY_COMPLETED, ot_exchange_on_completed, server,
         MHD_OPTION_CONNECTION_LIMIT, (unsigned)o->max_connections,
         MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)o->idle_timeout_s,
-        MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)o->max_header_bytes,
+        MHD_OPTION_CONNECTION_MEMORY_LIMIT, connection_bytes,
         MHD_OPTION_SIGPIPE_HANDLED_BY_APP, 1,
         MHD_OPTION_END);
     if (!server->daemon)

@@ -22,7 +22,7 @@ void ot_server_options_default(ot_server_options *options)
         .max_connections = 1024,
         .max_body_bytes = (size_t)16 << 20,
         .max_bodies_bytes = (size_t)256 << 20,
-        .max_header_bytes = 64 * 1024,
+        .max_header_bytes = 32 * 1024,
         .max_prompts = 128,
         .max_choices = 64,
         .max_json_depth = 64,

@@ -44,7 +44,7 @@ typedef struct ot_server_options {
     uint32_t max_connections;
     size_t max_body_bytes;        /* of one request */
     size_t max_bodies_bytes;      /* of all bodies being received together */
-    uint32_t max_header_bytes;
+    uint32_t max_header_bytes;    /* of one request, its first line included; a connection takes twice as much */
     uint32_t max_prompts;         /* in one request */
     uint32_t max_choices;         /* `n` */
     uint32_t max_json_depth;

@@ -82,6 +82,44 @@ def limits_bodies(server):
     expect(server.post("/tokenize", b'{"content": "a"}', headers={"Content-Type": "text/plain"}).status, 200)
 
 
+def refuses_by_headers_alone(server):
+    """An error object, and the end of the connection, so that the rest is taken for no request."""
+    head = b"POST /tokenize HTTP/1.1\r\nHost: x\r\n"
+    smuggled = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
+    for data, code, kind in (
+            (head + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + smuggled, 400, "invalid_request"),
+            (head + b"Transfer-Encoding: gzip\r\n\r\n{}" + smuggled, 501, "unsupported_transfer_encoding"),
+            (head + b"Transfer-Encoding: gzip, chunked\r\n\r\n{}" + smuggled, 501, "unsupported_transfer_encoding"),
+            (b"GET /health HTTP/1.1\r\nHost: x\r\nX-Long: " + b"y" * 33000 + b"\r\n\r\n", 431, "headers_too_large"),
+            (b"GET /health HTTP/1.1\r\nHost: x\r\n" + (b"X: " + b"y" * 1000 + b"\r\n") * 33 + b"\r\n", 431, "headers_too_large"),
+            (b"GET /health?" + b"q" * 33000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 431, "headers_too_large")):
+        header, _, body = raw(server, data, timeout=5).partition(b"\r\n\r\n")
+        expect(status_of(header), code, f"{data[:90]}: {header[:300]}")
+        expect_true(b"connection: close" in header.lower(), header)
+        expect_true(body.endswith(b"}"), f"{data[:90]}: {header[:300]} {body[:300]}")
+        expect(json.loads(body)["error"]["code"], kind, f"{data[:90]}")  # and nothing behind it
+    expect(status_of(raw(server, b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\nX: " + b"y" * 30000 + b"\r\n\r\n")), 200)
+
+
+def closes_on_what_is_no_http(server):
+    """libmicrohttpd answers these itself, or not at all; either way the connection ends at once and the server goes on."""
+    post = b"POST /tokenize HTTP/1.1\r\nHost: x\r\n"
+    chunked = post + b"Transfer-Encoding: chunked\r\n\r\n"
+    for data, codes in ((b"GET /health\r\n\r\n", (400,)), (b"GET /health HTTP/9.9\r\n\r\n", (505,)), (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", (505,)),
+                        (b"GET\r\n\r\n", (None, 400)), (b"GET /health HTTP/1.1\r\nHost: x\r\nno colon\r\n\r\n", (400,)),
+                        (post + b"Content-Length: -5\r\n\r\n", (400,)), (post + b"Content-Length: z\r\n\r\n{}", (400,)),
+                        (post + b"Content-Length: 18446744073709551617\r\n\r\n{}", (400, 413)),
+                        (chunked + b"zz\r\n{}\r\n0\r\n\r\n", (400,)), (chunked + b"fffffffffffffffff\r\n{}", (400, 413)),
+                        (chunked + b"2\r\n{}abcdef\r\n0\r\n\r\n", (400,)),
+                        (b"A" * 200000, (414, 431)), (b"GET /" + b"a" * 200000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", (414, 431)),
+                        (b"GET / HTTP/1.1\r\nX: " + b"y" * 200000 + b"\r\n\r\n", (431,))):
+        begin = time.monotonic()
+        received = raw(server, data, timeout=10)
+        expect_true(status_of(received) in codes, f"{data[:90]}: {received[:300]}, expected one of {codes}")
+        expect_true(time.monotonic() - begin < 5, f"{data[:90]}: left open")
+        expect(server.get("/health").status, 200)
+
+
 def keeps_connections(server):
     connection = server.connect()
     for i in range(20):
@@ -267,8 +305,9 @@ def starts_where_it_is_told():
 
 def main():
     require_model()
-    cases = [answers_methods, serves_small_pages, echoes_request_ids, limits_bodies, keeps_connections,
-             answers_pipelined_requests_in_order, speaks_http_1_0, uses_no_time_when_idle, waits_without_polling]
+    cases = [answers_methods, serves_small_pages, echoes_request_ids, limits_bodies, refuses_by_headers_alone,
+             closes_on_what_is_no_http, keeps_connections, answers_pipelined_requests_in_order, speaks_http_1_0,
+             uses_no_time_when_idle, waits_without_polling]
     with Server("--max-body", str(1 << 20)) as server:
         first = run_cases(cases, server)
     words = sys.argv[1:]
