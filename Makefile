@@ -74,6 +74,7 @@ tests: $(TESTS) $(BUILD)/tests/bench/load-client
 
 # The peer is built below $(BUILD) once; PEER_FLAGS are those of tests/bench/peer.py, such as "--rounds 2 --load 16".
 bench-peer: $(BUILD)/otter $(BUILD)/tests/bench/load-client
+	scripts/get-model
 	tests/bench/peer-install --dir $(BUILD)/peer
 	python3 tests/bench/peer.py --build $(BUILD) --peer-dir $(BUILD)/peer/bin --out $(BUILD)/peer/report $(PEER_FLAGS)
 

@@ -8,8 +8,8 @@ Every round runs Otter, the peer on the same file and the peer on its own Q4_0 o
 opposite order, so that a drift of the machine's speed falls on all alike. The figures are medians; what else runs on the machine falls on both, but not alike:
 llama.cpp's threads wait for each other by spinning. Measure on a quiet machine, and look at the load average that the report states.
 
-Needs no package beyond Python itself. A full run takes about half an hour on two cores, most of it the peer under load; `--load 16
---load-rounds 1` or `--load none` shorten it.
+Needs no package beyond Python itself. The peer with 64 clients takes most of the time; `--load 16 --load-rounds 1`
+or `--load none` shorten a run.
 """
 
 import argparse
@@ -18,6 +18,7 @@ import os
 import sys
 import time
 from pathlib import Path
+from statistics import median
 
 import peer_report
 import peer_runs
@@ -102,10 +103,11 @@ def run_round(number, options, systems, told):
     def show(what):
         print(f"round {number + 1} of {options.rounds}: {what}", file=sys.stderr, flush=True)
 
-    found = {"speed": {}}
+    found = {"speed": {}, "limits": None}
     for name in in_turn(systems, number):
         show(name)
         found["speed"][name], told[name] = systems[name]()
+    found["limits"] = told[OTTER]["limits"]
     if options.load and number < options.load_rounds:
         found["load"] = {}
         commands = load_systems(options)
@@ -113,9 +115,8 @@ def run_round(number, options, systems, told):
             show(f"{name} serves {', '.join(map(str, options.load))} clients")
             client = options.build / "tests" / "bench" / "load-client"
             found["load"][name] = peer_runs.run_load(client, commands[name], options, seed=number + 1)
-    for kind in found:  # as they are listed, whatever the order of the round
-        order = systems if kind == "speed" else load_systems(options)
-        found[kind] = {name: found[kind][name] for name in order}
+        found["load"] = {name: found["load"][name] for name in commands}
+    found["speed"] = {name: found["speed"][name] for name in systems}  # as they are listed, whatever the order of the round
     return found
 
 
@@ -123,7 +124,8 @@ def result_of(options, rounds, told, load_average):
     own = told[OTTER]
     sizes = {name: getattr(options, name) for name in ("threads", "prompt_tokens", "decode_tokens", "batches", "q4_0", "load",
                                                        "load_prompt_words", "load_tokens", "peer_slots")}
-    return {"machine": own["machine"], "limits": own["limits"], "model": own["model"], "load_average": load_average, "sizes": sizes,
+    limits = {name: median(r["limits"][name] for r in rounds) for name in own["limits"]}
+    return {"machine": own["machine"], "limits": limits, "model": own["model"], "load_average": load_average, "sizes": sizes,
             "peer": {key: told[PEER][key] for key in ("build_commit", "build_number", "model_type")}, "rounds": rounds}
 
 

@@ -16,6 +16,11 @@ def with_range(values):
     return f"{number(median(values))} ({number(min(values))}-{number(max(values))})"
 
 
+def ratio(ours, theirs):
+    value = ours / theirs if theirs else 0.0
+    return f"{value:.2f}x" if value >= 0.1 else f"{value:.2g}x" if value > 0 else ""
+
+
 def table(head, rows):
     return ["| " + " | ".join(head) + " |", "|" + "---|" * len(head), *("| " + " | ".join(row) + " |" for row in rows), ""]
 
@@ -48,9 +53,9 @@ def speed_table(rounds):
         ours, peer, q4_0 = (case_values(rounds, system, case) for system in (OTTER, PEER, PEER_Q4_0))
         if not peer:
             continue
-        row = [case, with_range(ours), with_range(peer), f"{median(ours) / median(peer):.2f}x"]
+        row = [case, with_range(ours), with_range(peer), ratio(median(ours), median(peer))]
         if has_q4_0:
-            row += [with_range(q4_0), f"{median(ours) / median(q4_0):.2f}x"]
+            row += [with_range(q4_0), ratio(median(ours), median(q4_0))]
         share = shares(rounds, case)
         row += [f"{share[1]:.0%} of {share[0]}", f"{share[2]:.0%}"] if share else ["", ""]
         rows.append(row)
@@ -80,7 +85,7 @@ def load_table(rounds):
             medians[system] = [median(values) for values in columns]
             rows.append([str(clients), system, *map(with_range, columns), str(sum(row["failed"] for row in told))])
         ours, peer = medians[OTTER], medians[PEER]
-        rows.append(["", "ratio", *(f"{o / p:.2f}x" if p else "" for o, p in zip(ours, peer)), ""])
+        rows.append(["", "ratio", *map(ratio, ours, peer), ""])
     return table(["clients", "server", *(name for name, _ in LOAD_COLUMNS), "failed"], rows)
 
 
