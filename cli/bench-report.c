@@ -1,7 +1,8 @@
 /* What `otter bench` found, as a Markdown table and as JSON.
  *
  * A share sets the measured rate against the limit that binds it: what the engine counted a token (products, bytes of weights, keys
- * and values; engine.h, ot_stage_time) takes so long at least on this machine (machine-limits.h). */
+ * and values; engine.h, ot_stage_time) takes so long at least on this machine (machine-limits.h). The cores that the process really had
+ * meanwhile tell how much of a low share is a neighbour's doing. */
 #include "cli/bench.h"
 
 #include <jansson.h>
@@ -38,6 +39,11 @@ static double scored_a_token(const ot_bench_case *c)
     return c->scored > 0 ? (double)c->scored / (double)c->generated : 0.0;
 }
 
+static double cores(const ot_bench_case *c)
+{
+    return c->tally.wall_s > 0.0 ? c->tally.cpu_s / c->tally.wall_s : 0.0;
+}
+
 /* What a token of the case needs on average. */
 static ot_work work_a_token(const ot_bench_case *c)
 {
@@ -67,8 +73,8 @@ void ot_bench_print_limits(const ot_bench *b, uint32_t n_threads)
 
 void ot_bench_print_table(const ot_bench *b, const ot_bench_case *cases, uint32_t n)
 {
-    printf("| case | tokens/s | min | max | time against plain | scored a token | tokens a pass | share of limit |\n"
-           "|---|---|---|---|---|---|---|---|\n");
+    printf("| case | tokens/s | min | max | time against plain | scored a token | tokens a pass | share of limit | cores |\n"
+           "|---|---|---|---|---|---|---|---|---|\n");
     for (uint32_t i = 0; i < n; i++) {
         const ot_bench_case *c = &cases[i];
         char ratio[32] = "", scored[32] = "", pass[32] = "", share[32] = "";
@@ -82,8 +88,8 @@ void ot_bench_print_table(const ot_bench *b, const ot_bench_case *cases, uint32_
             snprintf(pass, sizeof pass, "%.2f", tokens_a_pass(c));
         if (which != OT_LIMIT_NONE)
             snprintf(share, sizeof share, "%.0f%% of %s", 100.0 * of_limit, ot_limit_name(which));
-        printf("| %s | %.1f | %.1f | %.1f | %s | %s | %s | %s |\n", c->name, c->median, c->rate[0], c->rate[b->rounds - 1], ratio,
-               scored, pass, share);
+        printf("| %s | %.1f | %.1f | %.1f | %s | %s | %s | %s | %.2f |\n", c->name, c->median, c->rate[0], c->rate[b->rounds - 1], ratio,
+               scored, pass, share, cores(c));
     }
 }
 
@@ -102,12 +108,12 @@ static json_t *case_json(const ot_bench *b, const ot_bench_case *cases, const ot
     json_t *rates = json_array();
     for (uint32_t r = 0; r < b->rounds; r++)
         json_array_append_new(rates, json_real(c->rate[r]));
-    return json_pack("{s:s, s:f, s:f, s:f, s:o, s:o, s:i, s:i, s:i, s:o, s:o, s:o, s:s?, s:{s:f, s:f, s:f}}", "name", c->name,
+    return json_pack("{s:s, s:f, s:f, s:f, s:o, s:o, s:i, s:i, s:i, s:o, s:o, s:o, s:s?, s:f, s:{s:f, s:f, s:f}}", "name", c->name,
                      "tokens_per_s", c->median, "min", c->rate[0], "max", c->rate[b->rounds - 1], "rates", rates, "ratio",
                      real_or_null(time_against_plain(cases, c)), "batch", (int)c->batch, "prompt_tokens", (int)c->n_prompt,
                      "decode_tokens", (int)c->n_decode, "scored_a_token", real_or_null(scored_a_token(c)), "tokens_a_pass",
                      real_or_null(tokens_a_pass(c)), "share", real_or_null(share), "limit",
-                     which != OT_LIMIT_NONE ? ot_limit_name(which) : NULL, "work_a_token", "int8_ops", w.int8_ops, "float_ops",
+                     which != OT_LIMIT_NONE ? ot_limit_name(which) : NULL, "cores", cores(c), "work_a_token", "int8_ops", w.int8_ops, "float_ops",
                      w.float_ops, "bytes", w.bytes);
 }
 

@@ -5,6 +5,7 @@
 #include "cli/bench.h"
 
 #include <string.h>
+#include <sys/resource.h>
 #include <time.h>
 
 static ot_status submit(const ot_bench *b, const ot_bench_case *c, ot_request **requests, ot_error *err)
@@ -83,12 +84,20 @@ static void add_tally(ot_bench_tally *t, const ot_stats *from, const ot_stats *t
     }
 }
 
-/* What is known of a round while it runs. */
+/* What is known of a round while it runs: at the start, when every request has its first token, at the end. */
 typedef struct progress {
-    ot_stats before, at_prompts, after; /* statistics: at the start, when every request has its first token, at the end */
-    double start, all_first, end;       /* the clock then */
+    ot_stats before, at_prompts, after;
+    double start, all_first, end;             /* the clock then */
+    double cpu_start, cpu_all_first, cpu_end; /* the process's time then */
     uint32_t tokens, tokens_at_prompts;
 } progress;
+
+static double process_s(void)
+{
+    struct rusage u;
+    getrusage(RUSAGE_SELF, &u);
+    return (double)(u.ru_utime.tv_sec + u.ru_stime.tv_sec) + 1e-6 * (double)(u.ru_utime.tv_usec + u.ru_stime.tv_usec);
+}
 
 static void follow(const ot_bench *b, const ot_bench_case *c, ot_request **requests, progress *p)
 {
@@ -104,11 +113,13 @@ static void follow(const ot_bench *b, const ot_bench_case *c, ot_request **reque
             started = started && first[i] > 0.0;
         if (started && p->all_first == 0.0) {
             p->all_first = p->end;
+            p->cpu_all_first = process_s();
             p->tokens_at_prompts = p->tokens;
             snapshot(b, p->before.generation_tokens + p->tokens, &p->at_prompts);
         }
         done = all_done(c, requests);
     }
+    p->cpu_end = process_s();
 }
 
 static ot_status finish(ot_bench_case *c, ot_request **requests, ot_error *err)
@@ -132,6 +143,8 @@ static void note_prompts(ot_bench_case *c, const progress *p, uint32_t round)
     const double tokens = (double)c->batch * c->n_prompt;
     c->rate[round] = tokens / (p->all_first - p->start);
     add_tally(&c->tally, &p->before, &p->at_prompts, tokens);
+    c->tally.wall_s += p->all_first - p->start;
+    c->tally.cpu_s += p->cpu_all_first - p->cpu_start;
 }
 
 /* Prompts count until the last first token; decoding is what follows it. */
@@ -142,6 +155,7 @@ ot_status ot_bench_run_case(const ot_bench *b, ot_bench_case *cases, uint32_t i,
     static progress p;
     memset(&p, 0, sizeof p);
     ot_scheduler_get_stats(b->session.scheduler, &p.before);
+    p.cpu_start = process_s();
     p.start = ot_cli_now_s();
     ot_status st = submit(b, c, requests, err);
     if (st != OT_OK)
@@ -158,5 +172,7 @@ ot_status ot_bench_run_case(const ot_bench *b, ot_bench_case *cases, uint32_t i,
     snapshot(b, p.before.generation_tokens + p.tokens, &p.after);
     c->rate[round] = (p.tokens - p.tokens_at_prompts) / (p.end - p.all_first);
     add_tally(&c->tally, &p.at_prompts, &p.after, (double)(p.after.generation_tokens - p.at_prompts.generation_tokens));
+    c->tally.wall_s += p.end - p.all_first;
+    c->tally.cpu_s += p.cpu_end - p.cpu_all_first;
     return OT_OK;
 }

@@ -22,6 +22,7 @@
 typedef struct ot_bench_tally {
     double tokens;                         /* read (prefill) or generated (decode) */
     double steps;
+    double wall_s, cpu_s;                  /* on the clock, and of processor time that all threads of this process got */
     double phases_s[OT_N_STEP_PHASES];
     uint32_t n_stages;
     ot_stage_time stages[OT_STATS_MAX_STAGES];

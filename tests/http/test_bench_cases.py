@@ -4,6 +4,7 @@
 test-timeout: 300
 """
 
+import json
 import os
 import shutil
 import subprocess
@@ -51,13 +52,46 @@ def every_way_has_a_case_that_runs():
     expect(rows[plain + "ARGS toxicity w=-4, 3 by toxicity-lookahead"][4], "3.00", "candidates that lookahead leaves")
 
 
+def figures_come_with_limits_and_work():
+    with tempfile.TemporaryDirectory() as folder:
+        out = os.path.join(folder, "bench.json")
+        printed = bench("--model", str(MODEL), *SMALL, "--only", "plain", "--contexts", "48", "--json", out, "--profile").stdout
+        with open(out, encoding="utf-8") as f:
+            told = json.load(f)
+    rows = rows_of(printed.split("us a step")[0])
+    cases = {case["name"]: case for case in told["cases"]}
+    expect(list(cases), ["prefill", "decode, batch 1", "prefill, context 48", "decode, context 48"])
+    expect_true(set(told["limits"]) == {"read_gb_s", "int8_gop_s", "float_gflop_s"} and told["limits"]["read_gb_s"] > 0, told["limits"])
+    expect(told["machine"]["threads"], 2)
+    for name, case in cases.items():
+        expect_true(case["min"] <= case["tokens_per_s"] <= case["max"] and len(case["rates"]) == 1, case)
+        expect_true(abs(float(rows[name][0]) - case["tokens_per_s"]) < 0.06, f"{rows[name]} and {case}")
+        expect_true(case["limit"] in ("int8", "float", "read", None) and (case["share"] is None) == (case["limit"] is None), case)
+    # A decoded token takes two operations for each weight, and reads each once: 4 to 8 bits each, scales included.
+    decode, weights = cases["decode, batch 1"]["work_a_token"], told["model"]["weight_bytes"]
+    expect_true(2 * weights < decode["int8_ops"] < 4 * weights, f"{decode['int8_ops']} operations a token, {weights} bytes of weights")
+    expect_true(0.9 * weights < decode["bytes"] < 1.2 * weights, f"{decode['bytes']} bytes a token, {weights} of weights")
+    expect_true(cases["prefill, context 48"]["prompt_tokens"] == 42, cases["prefill, context 48"])
+    expect_true("| qkv | " in printed and "outside the stages" in printed, printed)
+
+
+def the_machine_alone_is_measured():
+    with tempfile.TemporaryDirectory() as folder:
+        out = os.path.join(folder, "limits.json")
+        printed = bench("--limits", "--threads", "1", "--json", out).stdout
+        with open(out, encoding="utf-8") as f:
+            told = json.load(f)
+    expect_true("read" in printed and told["cases"] == [] and told["limits"]["read_gb_s"] > 0, printed)
+    bench("--limits", "--json", "/nonexistent/limits.json", status=1)
+
+
 def only_picks_cases_and_keeps_the_plain_ones():
     rows = rows_of(bench("--model", str(MODEL), *SMALL, "--only", "nothing,like this").stdout)
     expect(list(rows), ["prefill", "decode, batch 1"])
 
 
 def what_is_wrong_is_status_2():
-    for flags in ([], ["--model", str(MODEL), "--rounds", "0"], ["--model", str(MODEL), "--batches", "65"], ["--unknown"]):
+    for flags in ([], ["--model", str(MODEL), "--rounds", "0"], ["--model", str(MODEL), "--contexts", "64"], ["--model", str(MODEL), "--batches", "65"], ["--unknown"]):
         expect_true("Usage" in bench(*flags, status=2).stderr, f"{flags}: no usage")
     bench("--model", "/nonexistent.gguf", status=1)
 
@@ -75,7 +109,7 @@ def the_comparison_is_found():
 
 def main():
     require_model()
-    return run_cases([a_model_alone_has_plain_cases_and_lookup, only_picks_cases_and_keeps_the_plain_ones, what_is_wrong_is_status_2,
+    return run_cases([a_model_alone_has_plain_cases_and_lookup, figures_come_with_limits_and_work, the_machine_alone_is_measured, only_picks_cases_and_keeps_the_plain_ones, what_is_wrong_is_status_2,
                       the_comparison_is_found, every_way_has_a_case_that_runs])
 
 
