@@ -77,6 +77,7 @@ typedef struct ot_insertion_spec {
     ot_activation activation;
     uint32_t n_outputs;    /* otter.head.count */
     uint32_t offsets[OT_MAX_HEADS];
+    bool reads_tokens;     /* generation: output k also reads the token before the one it names (ot_engine_project_heads) */
     char labels[OT_MAX_HEADS][64];
     uint32_t n_parents;
     char parents[OT_MAX_PARENTS][64]; /* names, lowest first */
@@ -257,6 +258,9 @@ ot_status ot_engine_project_vectors(ot_engine *engine, const float *x, size_t x_
  * z - z_base, so that several heads and the base's own logits add up without a product of full width. `linear` heads that read
  * fewer than d / 2 inputs have E W_h ready from loading (vocab x d'); others, and `silu_residual` (Medusa-1:
  * E SiLU(W H_o)), go through the output matrix.
+ * A generation head with offset o >= 1 that `reads_tokens` is told the token that stands o places after the row, the one before what it
+ * names (Ankner et al. 2024, Hydra: drafts that depend on the drafts before them): x = H' + B_h e(token), with e the base's token
+ * embedding. As x has d' numbers, the table serves as it is.
  * Lookahead: values are scores after the activation: a prediction of the score of [text, v] for every token v,
  * act(E W_h H' + b), with E the output matrix as well (the token embedding, where the base ties them). */
 typedef struct ot_head_rows {
@@ -265,8 +269,9 @@ typedef struct ot_head_rows {
     uint32_t n_rows;
     const uint32_t *rows;  /* (n_rows) */
     float *const *values;  /* (n_rows) n_vocab floats each, overwritten; the caller's */
+    const int32_t *tokens; /* (n_rows) for heads that read them; NULL for others */
 } ot_head_rows;
-/* All heads in one run of the pool. OT_ERR_INVALID for a row without output, a scalar head, or more than max_rows rows together. */
+/* All heads in one run of the pool. OT_ERR_INVALID for a row without output, a scalar head, a token that is missing or not in the vocabulary, or more than max_rows rows together. */
 ot_status ot_engine_project_heads(ot_engine *engine, const ot_head_rows *heads, uint32_t n_heads, ot_error *err);
 /* Scores of a lookahead head for n tokens only, the same bits as ot_engine_project_heads gives them. */
 ot_status ot_engine_lookahead(ot_engine *engine, uint32_t row, const ot_insertion *insertion, uint32_t output,

@@ -234,6 +234,12 @@ void ot_model_embed(const ot_model *model, int32_t token, uint32_t position, flo
     ot_table_embed(&tokens, &model->position_embd, token, position, dst, scratch);
 }
 
+void ot_model_token_row(const ot_model *model, int32_t token, float *dst)
+{
+    const ot_tensor *t = model->token_embd;
+    ot_dequantize(t->type, tensor_row(t, (uint64_t)token), dst, model->info.n_embd);
+}
+
 ot_status ot_model_tensor_shape(const ot_model *model, const char *tensor, uint32_t *n_in, uint32_t *n_out,
                                 ot_error *err)
 {

@@ -80,6 +80,9 @@ void ot_table_embed(const ot_table *tokens, const ot_table *positions, int32_t t
 /* The same for the base: n_embd floats. */
 void ot_model_embed(const ot_model *model, int32_t token, uint32_t position, float *dst, float *scratch);
 
+/* The embedding of a token without its position: n_embd floats. */
+void ot_model_token_row(const ot_model *model, int32_t token, float *dst);
+
 /* Allocates n * size bytes, zeroed, 64-byte aligned; NULL on overflow or lack of memory. Freed by free(). */
 void *ot_alloc(size_t n, size_t size);
 

@@ -132,6 +132,7 @@ struct ot_engine {
     int32_t *output_index;       /* (max_rows) batch row -> row of hidden, or -1 */
     ot_buffer project_in;        /* (max_rows, d) rows that go through the output matrix */
     float *token_row;            /* (d) head values: the embedding of a token that a head reads */
+    float *token_row;            /* (d) head values: the embedding of a token that a head reads */
     bool *full_rows_silu;        /* (max_rows) head values: whether a row of project_in takes a SiLU first */
     ot_buffer head_in;           /* (max_rows, max(d, max_ext_width)) inputs of heads, each head's as a buffer of its own width: */
     ot_buffer *head_parts;       /* (max_rows) at the index of its first row */

@@ -121,6 +121,7 @@ static void lay_out(ot_engine *e)
     e->output_index = take(e, n, sizeof *e->output_index);
     take_buffer(e, &e->project_in, o->max_rows, i->n_embd, true);
     e->token_row = take(e, e->model->info.n_embd, sizeof *e->token_row);
+    e->token_row = take(e, e->model->info.n_embd, sizeof *e->token_row);
     e->full_rows_silu = take(e, n, sizeof *e->full_rows_silu);
     /* Whole cache lines a row, so that every part has the alignment that kernels ask for. */
     const uint32_t head_width = i->n_embd > o->max_ext_width ? i->n_embd : o->max_ext_width;

@@ -2,8 +2,9 @@
  * from the hidden state that decided it. Offset k at the row of text position x predicts position x + 1 + k.
  *
  * The row's own logits are still at hand when its choice has been advanced, so a head's logits are those plus its values
- * (ot_engine_project_heads), and all heads at all rows of a group of logits take one run of the pool. Choices of one prompt share the
- * row that they begin with, and its guesses. A head that fails to give values gives no guesses; the text does not need them. */
+ * (ot_engine_project_heads), and all heads at all rows of a group of logits take one run of the pool. Heads that read tokens go one
+ * after the other instead, each told the likeliest guess of the one before. Choices of one prompt share the row that they begin
+ * with, and its guesses. A head that fails to give values gives no guesses; the text does not need them. */
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -81,10 +82,22 @@ static uint32_t n_depths(const job *j)
 
 /* ---- Collecting ------------------------------------------------------------------------------------------ */
 
+static int32_t pending_token(const ot_choice *c)
+{
+    return c->pending.candidates[c->pending.at].token;
+}
+
+static bool reads_tokens(const ot_insertion *insertion)
+{
+    return ot_insertion_get_info(insertion)->spec.reads_tokens;
+}
+
 static bool share(ot_draft_heads *d, ot_choice *c, const ot_logits *logits)
 {
     const job *last = d->n_jobs > 0 ? &d->jobs[d->n_jobs - 1] : NULL;
     if (last == NULL || last->logits != logits || last->first->request != c->request || d->n_sharers == OT_MAX_CHOICES)
+        return false;
+    if (reads_tokens(last->insertion) && pending_token(last->first) != pending_token(c))
         return false;
     d->sharers[2 * d->n_sharers] = c;
     d->sharers[2 * d->n_sharers + 1] = last->first;
@@ -124,20 +137,22 @@ static uint32_t read_depth(ot_scheduler *s, const job *j, float *values, ot_prop
     return n;
 }
 
-/* values[i * stride] are those of depth i. */
-static void read_proposal(ot_scheduler *s, const job *j, float *const *values, uint32_t stride)
+static void begin_proposal(const job *j)
 {
     ot_proposal *p = &j->first->proposal;
-    uint32_t n = n_depths(j);
     p->at = j->first->n_text;
     p->n_depths = 0;
-    while (p->n_depths < n) {
-        uint32_t depth = p->n_depths;
-        p->n_branches[depth] = read_depth(s, j, values[depth * stride], p, depth);
-        if (p->n_branches[depth] == 0)
-            return;
-        p->n_depths++;
-    }
+    p->follows_best = reads_tokens(j->insertion);
+}
+
+/* The next depth of a proposal, unless an earlier one found nothing. */
+static void add_depth(ot_scheduler *s, const job *j, float *values, uint32_t depth)
+{
+    ot_proposal *p = &j->first->proposal;
+    if (p->n_depths < depth)
+        return;
+    p->n_branches[depth] = read_depth(s, j, values, p, depth);
+    p->n_depths += p->n_branches[depth] > 0;
 }
 
 /* Whether two rows can go through the same heads together. */
@@ -146,23 +161,60 @@ static bool goes_with(const job *a, const job *b)
     return a->insertion == b->insertion && n_depths(a) == n_depths(b);
 }
 
-/* The jobs from `begin` on that go together and whose values fit; returns the first that is left. Value i * n + j is of depth i and
- * the j-th of the n jobs. */
-static uint32_t run_some(ot_scheduler *s, uint32_t begin)
+/* All heads at once: value i * n + j is of depth i and the j-th of the n jobs. */
+static void run_together(ot_scheduler *s, const job *jobs, uint32_t n, const uint32_t *rows)
 {
     ot_draft_heads *d = s->draft_heads;
-    const job *first = &d->jobs[begin];
-    const ot_insertion_spec *spec = &ot_insertion_get_info(first->insertion)->spec;
-    uint32_t rows[OT_LOGIT_ROWS], depths = n_depths(first), n = 0;
-    for (; begin + n < d->n_jobs && (n + 1) * depths <= OT_LOGIT_ROWS && goes_with(first, first + n); n++)
-        rows[n] = first[n].logits->row;
+    const ot_insertion_spec *spec = &ot_insertion_get_info(jobs->insertion)->spec;
+    const uint32_t depths = n_depths(jobs);
     ot_head_rows heads[OT_MAX_DRAFT];
-    for (uint32_t i = 0; i < depths; i++)
-        heads[i] = (ot_head_rows){first->insertion, find_offset(spec, i + 1), n, rows, &d->rows[i * n]};
     ot_error err;
-    if (ot_engine_project_heads(s->engine, heads, depths, &err) == OT_OK)
+    for (uint32_t i = 0; i < depths; i++)
+        heads[i] = (ot_head_rows){jobs->insertion, find_offset(spec, i + 1), n, rows, &d->rows[i * n], NULL};
+    if (ot_engine_project_heads(s->engine, heads, depths, &err) != OT_OK)
+        return;
+    for (uint32_t i = 0; i < depths; i++)
         for (uint32_t j = 0; j < n; j++)
-            read_proposal(s, first + j, d->rows + j, n);
+            add_depth(s, jobs + j, d->rows[i * n + j], i);
+}
+
+/* Head by head, each behind the likeliest guesses so far. */
+static void run_in_turn(ot_scheduler *s, const job *jobs, uint32_t n, const uint32_t *rows)
+{
+    ot_draft_heads *d = s->draft_heads;
+    const ot_insertion_spec *spec = &ot_insertion_get_info(jobs->insertion)->spec;
+    int32_t before[OT_LOGIT_ROWS];
+    ot_error err;
+    for (uint32_t j = 0; j < n; j++)
+        before[j] = pending_token(jobs[j].first);
+    for (uint32_t i = 0; i < n_depths(jobs); i++) {
+        const ot_head_rows head = {jobs->insertion, find_offset(spec, i + 1), n, rows, d->rows, before};
+        if (ot_engine_project_heads(s->engine, &head, 1, &err) != OT_OK)
+            return;
+        for (uint32_t j = 0; j < n; j++) {
+            const ot_proposal *p = &jobs[j].first->proposal;
+            add_depth(s, jobs + j, d->rows[j], i);
+            if (p->n_depths == i + 1)
+                before[j] = p->guesses[i][0].token;
+        }
+    }
+}
+
+/* The jobs from `begin` on that go together and whose values fit; returns the first that is left. */
+static uint32_t run_some(ot_scheduler *s, uint32_t begin)
+{
+    const job *first = &s->draft_heads->jobs[begin];
+    const bool in_turn = reads_tokens(first->insertion);
+    const uint32_t values = in_turn ? 1 : n_depths(first); /* of a row, at a time */
+    uint32_t rows[OT_LOGIT_ROWS], n = 0;
+    for (; begin + n < s->draft_heads->n_jobs && (n + 1) * values <= OT_LOGIT_ROWS && goes_with(first, first + n); n++) {
+        rows[n] = first[n].logits->row;
+        begin_proposal(first + n);
+    }
+    if (in_turn)
+        run_in_turn(s, first, n, rows);
+    else
+        run_together(s, first, n, rows);
     return begin + n;
 }
 

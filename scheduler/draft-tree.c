@@ -37,9 +37,11 @@ static int32_t branch_token(const growth *g, uint32_t depth, uint32_t branch)
     return g->proposal->guesses[depth][branch].token;
 }
 
-/* What the head claims for a token; 0 if it is not among its guesses. */
-static float claimed_for(const growth *g, uint32_t depth, int32_t token)
+/* What the head claims for a token; 0 if it is not among its guesses, or if those hold behind others than what is before it. */
+static float claimed_for(const growth *g, uint32_t depth, int32_t token, bool on_best)
 {
+    if (g->proposal != NULL && g->proposal->follows_best && !on_best)
+        return 0;
     for (uint32_t i = 0; i < n_branches(g, depth); i++)
         if (branch_token(g, depth, i) == token) {
             float p = expf(g->proposal->guesses[depth][i].logprob);
@@ -48,10 +50,17 @@ static float claimed_for(const growth *g, uint32_t depth, int32_t token)
     return 0;
 }
 
-/* Given that everything before it is right. on_lookup: what is before it is as the lookup has it. */
-static ot_guess judge_guess(const growth *g, uint32_t depth, int32_t token, bool on_lookup)
+/* Whether a token is the head's likeliest at a depth. */
+static bool is_best(const growth *g, uint32_t depth, int32_t token)
 {
-    ot_guess v = {.claimed = claimed_for(g, depth, token)};
+    return n_branches(g, depth) > 0 && branch_token(g, depth, 0) == token;
+}
+
+/* Given that everything before it is right. on_lookup, on_best: what is before it is as the lookup, as the head's likeliest guesses
+ * have it. */
+static ot_guess judge_guess(const growth *g, uint32_t depth, int32_t token, bool on_lookup, bool on_best)
+{
+    ot_guess v = {.claimed = claimed_for(g, depth, token, on_best)};
     v.by_lookup = on_lookup && depth < g->n_lookup && g->lookup[depth] == token;
     float head = v.claimed * g->scale, lookup = v.by_lookup ? g->lookup_chance : 0;
     head = head < SUREST ? head : SUREST;
@@ -91,14 +100,15 @@ typedef struct path {
 static void lay_path(const growth *g, bool by_lookup, path *p)
 {
     float chance = g->sure, claimed = g->sure;
-    bool on_lookup = true;
+    bool on_lookup = true, on_best = true;
     *p = (path){0};
     for (uint32_t depth = 0; depth < g->max_depth; depth++) {
         if (by_lookup ? depth >= g->n_lookup : n_branches(g, depth) == 0)
             break;
         int32_t token = by_lookup ? g->lookup[depth] : branch_token(g, depth, 0);
-        ot_guess v = judge_guess(g, depth, token, on_lookup);
+        ot_guess v = judge_guess(g, depth, token, on_lookup, on_best);
         on_lookup = v.by_lookup;
+        on_best = on_best && is_best(g, depth, token);
         chance = v.chance *= chance;
         claimed = v.claimed *= claimed;
         p->tokens[depth] = token;
@@ -126,6 +136,7 @@ typedef struct opening {
     uint32_t parent, depth, branch;
     bool by_lookup;   /* the lookup's, not a branch */
     bool on_lookup;   /* the parent is the lookup's */
+    bool on_best;     /* the parent is the likeliest guess, and all before it */
     int32_t token;
     ot_guess guess;   /* of the path up to there */
 } opening;
@@ -144,21 +155,23 @@ static void open_node(const growth *g, frontier *f, opening o)
 {
     if (o.by_lookup ? o.depth >= g->n_lookup : o.branch >= n_branches(g, o.depth))
         return;
+    if (!o.by_lookup && g->proposal->follows_best && !o.on_best)
+        return;
     ot_guess before = root_guess(g, o.parent);
     o.token = o.by_lookup ? g->lookup[o.depth] : branch_token(g, o.depth, o.branch);
-    o.guess = judge_guess(g, o.depth, o.token, o.on_lookup);
+    o.guess = judge_guess(g, o.depth, o.token, o.on_lookup, o.on_best);
     o.guess.chance *= before.chance;
     o.guess.claimed *= before.claimed;
     f->open[f->n++] = o;
 }
 
-static void open_below(const growth *g, frontier *f, uint32_t node, uint32_t depth, bool on_lookup)
+static void open_below(const growth *g, frontier *f, uint32_t node, uint32_t depth, bool on_lookup, bool on_best)
 {
     if (depth >= g->max_depth)
         return;
-    open_node(g, f, (opening){.parent = node, .depth = depth, .on_lookup = on_lookup});
+    open_node(g, f, (opening){.parent = node, .depth = depth, .on_lookup = on_lookup, .on_best = on_best});
     if (on_lookup)
-        open_node(g, f, (opening){.parent = node, .depth = depth, .on_lookup = true, .by_lookup = true});
+        open_node(g, f, (opening){.parent = node, .depth = depth, .on_lookup = true, .on_best = on_best, .by_lookup = true});
 }
 
 static opening take_best(frontier *f)
@@ -175,14 +188,14 @@ static opening take_best(frontier *f)
 static void grow_tree(growth *g)
 {
     frontier f = {0};
-    open_below(g, &f, 0, 0, true);
+    open_below(g, &f, 0, 0, true, true);
     while (f.n > 0 && g->t->n_optional < g->max_nodes) {
         opening o = take_best(&f);
         if (!pays(g, o.guess.chance))
             return;
         if (ot_draft_child(g->t, o.parent, o.token) < 0) {
             uint32_t node = add_guess(g, o.parent, o.token, o.guess);
-            open_below(g, &f, node, o.depth + 1, o.guess.by_lookup);
+            open_below(g, &f, node, o.depth + 1, o.guess.by_lookup, o.on_best && is_best(g, o.depth, o.token));
         }
         if (!o.by_lookup) {
             o.branch++;

@@ -58,6 +58,7 @@ typedef struct ot_draft_pace {
 typedef struct ot_proposal {
     uint32_t at;                             /* the text position of the pending token it follows; of use while n_text == at */
     uint32_t n_depths;                       /* 0: no guess */
+    bool follows_best;                       /* guesses[i > 0] hold behind guesses[0 .. i)[0] only, not behind any combination */
     uint32_t n_branches[OT_MAX_DRAFT];       /* guesses[i][0 .. n): for text position at + 1 + i, likeliest first */
     struct {
         int32_t token;

@@ -60,10 +60,11 @@ static void next_tokens(const ot_batch *batch, const uint32_t *rows, uint32_t n,
 }
 
 static ot_status outcomes_of_rows(ot_engine_outcomes *o, const ot_batch *batch, const uint32_t *rows, uint32_t n,
-                                  const int32_t *targets, ot_token_outcome *outcomes, ot_token_outcome *base, ot_error *err)
+                                  const int32_t *targets, const int32_t *before, ot_token_outcome *outcomes, ot_token_outcome *base,
+                                  ot_error *err)
 {
     float *z[ROWS], *values[ROWS];
-    int32_t next[ROWS];
+    int32_t next[ROWS], read[ROWS];
     judge_arg a = {.kernels = ot_engine_kernels(o->engine), .n_vocab = ot_model_get_info(ot_engine_model(o->engine))->n_vocab,
                    .n_outputs = ot_insertion_get_info(o->insertion)->spec.n_outputs, .base = z};
     for (uint32_t i = 0; i < ROWS; i++) {
@@ -80,7 +81,10 @@ static ot_status outcomes_of_rows(ot_engine_outcomes *o, const ot_batch *batch, 
     a.outcomes = outcomes;
     a.values = values;
     for (a.k = 0; st == OT_OK && a.k < a.n_outputs; a.k++) {
-        const ot_head_rows head = {.insertion = o->insertion, .output = a.k, .n_rows = n, .rows = rows, .values = values};
+        const ot_head_rows head = {o->insertion, a.k, n, rows, values, read};
+        /* Where the text has ended nothing is judged: any token will do. */
+        for (uint32_t i = 0; i < n; i++)
+            read[i] = before[(size_t)i * a.n_outputs + a.k] >= 0 ? before[(size_t)i * a.n_outputs + a.k] : 0;
         st = ot_engine_project_heads(o->engine, &head, 1, err);
         if (st == OT_OK)
             ot_pool_run(ot_engine_pool(o->engine), judge_task, &a, n);
@@ -96,8 +100,8 @@ ot_status ot_engine_outcomes_get(void *arg, const ot_batch *batch, const ot_toke
     ot_status st = OT_OK;
     for (uint32_t i = 0; st == OT_OK && i < targets->n_rows; i += ROWS) {
         const uint32_t n = targets->n_rows - i < ROWS ? targets->n_rows - i : ROWS;
-        st = outcomes_of_rows(o, batch, targets->rows + i, n, targets->tokens + (size_t)i * n_outputs, outcomes + (size_t)i * n_outputs,
-                              base + i, err);
+        st = outcomes_of_rows(o, batch, targets->rows + i, n, targets->tokens + (size_t)i * n_outputs, targets->before + (size_t)i * n_outputs,
+                              outcomes + (size_t)i * n_outputs, base + i, err);
     }
     return st;
 }

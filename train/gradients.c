@@ -66,7 +66,7 @@ struct ot_gradients {
     float **g_of;               /* (n_params) views into g_buffer */
     layer_weights *layers;      /* (n_layers) */
     weight embedding, out_norm;
-    weight head_w[OT_MAX_HEADS], head_b[OT_MAX_HEADS];
+    weight head_w[OT_MAX_HEADS], head_b[OT_MAX_HEADS], head_t[OT_MAX_HEADS];
     int32_t *touched;           /* tokens whose embedding gradient is not zero */
     uint32_t n_touched;
 
@@ -133,6 +133,8 @@ static ot_status find_weights(ot_gradients *g, ot_error *err)
         g->head_w[k] = find_weight(g, name);
         snprintf(name, sizeof name, "otter.head.%u.bias", k);
         g->head_b[k] = find_weight(g, name);
+        snprintf(name, sizeof name, "otter.head.%u.token.weight", k);
+        g->head_t[k] = find_weight(g, name);
         if (g->head_w[k].w == NULL || (g->head_b[k].w == NULL && g->info->spec.kind != OT_HEAD_GENERATION))
             return ot_fail(err, OT_ERR_INVALID, "the insertion has no otter.head.%u", k);
     }
@@ -656,9 +658,14 @@ double ot_gradients_backward_from(ot_gradients *g, const ot_batch *batch, const 
     return stream_backward(g);
 }
 
-float *ot_gradients_of_head(ot_gradients *g, uint32_t output, bool bias)
+float *ot_gradients_of_head(ot_gradients *g, uint32_t output, ot_head_part part)
 {
-    return bias ? g->head_b[output].g : g->head_w[output].g;
+    switch (part) {
+    case OT_HEAD_WEIGHT: return g->head_w[output].g;
+    case OT_HEAD_BIAS: return g->head_b[output].g;
+    case OT_HEAD_TOKEN_WEIGHT: return g->head_t[output].g;
+    }
+    return NULL;
 }
 
 static void norm_task(void *arg, uint32_t task, uint32_t thread)

@@ -27,9 +27,11 @@ void ot_gradients_outputs(ot_gradients *g, const ot_batch *batch, float *raw);
 double ot_gradients_backward(ot_gradients *g, const ot_batch *batch, const float *d_raw);
 
 /* The same from d_head_in (n_rows, d'), the derivative of the task loss by the heads' inputs H'; not looked at where the heads
- * read H_o. Gradients of the heads are the caller's, in ot_gradients_of_head: shaped as the weight or the bias, kept as they are. */
+ * read H_o. Gradients of the heads are the caller's, in ot_gradients_of_head: shaped as what they belong to, kept as they are. */
 double ot_gradients_backward_from(ot_gradients *g, const ot_batch *batch, const float *d_head_in);
-float *ot_gradients_of_head(ot_gradients *g, uint32_t output, bool bias);
+typedef enum ot_head_part { OT_HEAD_WEIGHT, OT_HEAD_BIAS, OT_HEAD_TOKEN_WEIGHT /* heads that read tokens */ } ot_head_part;
+/* NULL where the head has no such part. */
+float *ot_gradients_of_head(ot_gradients *g, uint32_t output, ot_head_part part);
 
 /* The gradient of parameter i, shaped as its data. Valid until the next backward. */
 const float *ot_gradients_of(const ot_gradients *g, uint32_t i);

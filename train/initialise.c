@@ -95,6 +95,31 @@ static ot_status fill_normal(ot_param *p, const ot_model *base, ot_rng *rng, ot_
     return OT_OK;
 }
 
+/* B_h of heads that read tokens: B_h e(token) begins as large as H', so that W_h, which begins at zero, learns from both alike. */
+static ot_status init_token_matrices(ot_insertion *x, const ot_model *base, ot_rng *rng, ot_error *err)
+{
+    const ot_insertion_spec *s = &ot_insertion_get_info(x)->spec;
+    const ot_param *gamma = ot_insertion_find_param(x, "otter.output_norm.weight");
+    double mean, deviation, squares = 0.0;
+    if (!s->reads_tokens)
+        return OT_OK;
+    const ot_status st = tensor_moments(base, "token_embd.weight", &mean, &deviation, err);
+    if (st != OT_OK)
+        return st;
+    for (uint32_t i = 0; i < gamma->n_in; i++)
+        squares += (double)gamma->data[i] * gamma->data[i];
+    const double length = sqrt((mean * mean + deviation * deviation) * ot_model_get_info(base)->n_embd);
+    const double scale = length > 0.0 ? sqrt(squares / gamma->n_in) / length : 0.0;
+    for (uint32_t k = 0; k < s->n_outputs; k++) {
+        char name[64];
+        snprintf(name, sizeof name, "otter.head.%u.token.weight", k);
+        ot_param *p = ot_insertion_find_param(x, name);
+        for (size_t i = 0; i < (size_t)p->n_in * p->n_out; i++)
+            p->data[i] = (float)(scale * ot_rng_normal(rng));
+    }
+    return OT_OK;
+}
+
 static ot_status init_unmatched(ot_insertion *x, const ot_model *base, ot_init_method method, ot_rng *rng, ot_error *err)
 {
     const bool scalar = ot_insertion_get_info(x)->spec.kind == OT_HEAD_SCALAR;
@@ -313,9 +338,11 @@ ot_status ot_init_params(ot_insertion *insertion, const ot_model *base, ot_init_
                          uint32_t *chosen, ot_error *err)
 {
     ot_rng rng = ot_rng_at(seed, 1, 0);
-    const ot_status st = method == OT_INIT_COPY || method == OT_INIT_MIRROR
-                             ? init_copied(insertion, base, method == OT_INIT_COPY, &rng, chosen, err)
-                             : init_unmatched(insertion, base, method, &rng, err);
+    ot_status st = method == OT_INIT_COPY || method == OT_INIT_MIRROR
+                       ? init_copied(insertion, base, method == OT_INIT_COPY, &rng, chosen, err)
+                       : init_unmatched(insertion, base, method, &rng, err);
+    if (st == OT_OK)
+        st = init_token_matrices(insertion, base, &rng, err);
     if (st == OT_OK)
         ot_insertion_commit(insertion, NULL);
     return st;

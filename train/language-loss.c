@@ -1,6 +1,7 @@
 /* For each position and output k, with E the output matrix, x what the heads read and f the identity or SiLU,
  *     s = W_k x,    z_k = E (f(s) + H_o)    by the engine, with the quantised matrix as it is served,    P_k = softmax(z_k)
  *     d_u = weight E^T (P_k - onehot),    d_s = d_u f'(s),    d_W_k += d_s x^T,    d_x += W_k^T d_s.
+ * Heads that read tokens have x_k = x + B_k e in the place of x, and d_B_k += (W_k^T d_s) e^T.
  *
  * E^T P_k in floats would cost more than all the rest. Only tokens with a probability of at least `tail` are taken as they are; of
  * the others, one is taken for each `tail` of probability that they have together (systematic sampling in the order of the vocabulary,
@@ -43,19 +44,21 @@ struct ot_language_loss {
     float tail;
     float *e;                          /* (n_vocab, d) */
     const float *w[OT_MAX_HEADS];      /* (d, n_in) */
+    const float *b[OT_MAX_HEADS];      /* (n_in, d) of heads that read tokens */
     ot_matrix packed[OT_MAX_HEADS];    /* the same */
     float *z;                          /* (CHUNK, n_vocab) */
     float *z_rows[CHUNK];
     float *block_sums;                 /* (CHUNK, n_blocks) of exp(z - the row's largest) */
-    float *x, *dx;                     /* (CHUNK, n_in) */
+    float *x, *dx;                     /* (CHUNK, n_in) summed over the outputs */
+    float *xk, *dxk;                   /* (CHUNK, n_in) of the current output: x and dx themselves where no tokens are read */
+    float *embeddings;                 /* (CHUNK, d) of the tokens read */
     float *s, *u;                      /* (CHUNK, d) W x, then its derivative; f(s) + H_o, then its derivative */
 
     /* of the current run */
     const ot_token_targets *targets;
     const double *weights;
     uint64_t seed;
-    bool gradient;
-    float *const *d_weights;
+    const ot_language_gradients *gradients; /* NULL: the loss alone */
     ot_token_outcome *outcomes;
     uint32_t first, n;                 /* the chunk: targets [first, first + n) */
     uint32_t k;                        /* the output */
@@ -73,6 +76,11 @@ static ot_status find_weights(ot_language_loss *l, ot_insertion *x, ot_error *er
         if (p == NULL || p->n_in != l->n_in || p->n_out != l->d)
             return ot_fail(err, OT_ERR_INVALID, "the insertion's '%s' is missing or not [%u, %u]", name, l->n_in, l->d);
         l->w[k] = p->data;
+        snprintf(name, sizeof name, "otter.head.%u.token.weight", k);
+        const ot_param *b = ot_insertion_find_param(x, name);
+        if (l->spec->reads_tokens && (b == NULL || b->n_in != l->d || b->n_out != l->n_in))
+            return ot_fail(err, OT_ERR_INVALID, "the insertion's '%s' is missing or not [%u, %u]", name, l->d, l->n_in);
+        l->b[k] = b != NULL ? b->data : NULL;
         const ot_status st = ot_matrix_pack(&l->packed[k], OT_TYPE_F32, l->w[k], l->n_in, l->d, err);
         if (st != OT_OK)
             return st;
@@ -86,9 +94,16 @@ static ot_status allocate(ot_language_loss *l, ot_error *err)
     l->block_sums = ot_train_alloc((size_t)CHUNK * l->n_blocks, sizeof(float));
     l->x = ot_train_alloc((size_t)CHUNK * l->n_in, sizeof(float));
     l->dx = ot_train_alloc((size_t)CHUNK * l->n_in, sizeof(float));
+    l->xk = l->x;
+    l->dxk = l->dx;
+    if (l->spec->reads_tokens) {
+        l->xk = ot_train_alloc((size_t)CHUNK * l->n_in, sizeof(float));
+        l->dxk = ot_train_alloc((size_t)CHUNK * l->n_in, sizeof(float));
+        l->embeddings = ot_train_alloc((size_t)CHUNK * l->d, sizeof(float));
+    }
     l->s = ot_train_alloc((size_t)CHUNK * l->d, sizeof(float));
     l->u = ot_train_alloc((size_t)CHUNK * l->d, sizeof(float));
-    if (!l->z || !l->block_sums || !l->x || !l->dx || !l->s || !l->u)
+    if (!l->z || !l->block_sums || !l->x || !l->dx || !l->xk || !l->dxk || !l->s || !l->u || (l->spec->reads_tokens && !l->embeddings))
         return ot_fail(err, OT_ERR_NOMEM, "out of memory for the loss over %u tokens", l->n_vocab);
     for (uint32_t i = 0; i < CHUNK; i++)
         l->z_rows[i] = l->z + (size_t)i * l->n_vocab;
@@ -134,7 +149,11 @@ void ot_language_loss_close(ot_language_loss **loss)
     ot_language_loss *l = *loss;
     if (l == NULL)
         return;
-    void *const all[] = {l->e, l->z, l->block_sums, l->x, l->dx, l->s, l->u};
+    if (l->spec->reads_tokens) {
+        free(l->xk);
+        free(l->dxk);
+    }
+    void *const all[] = {l->e, l->z, l->block_sums, l->x, l->dx, l->embeddings, l->s, l->u};
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++)
         free(all[i]);
     for (uint32_t k = 0; k < OT_MAX_HEADS; k++)
@@ -162,19 +181,37 @@ static int32_t target_of(const ot_language_loss *l, uint32_t i)
     return l->targets->tokens[(size_t)(l->first + i) * l->n_outputs + l->k];
 }
 
+static void read_token_task(void *arg, uint32_t i, uint32_t thread)
+{
+    ot_language_loss *l = arg;
+    const int32_t token = l->targets->before[(size_t)(l->first + i) * l->n_outputs + l->k];
+    float *e = l->embeddings + (size_t)i * l->d, *x = l->xk + (size_t)i * l->n_in;
+    (void)thread;
+    memcpy(x, l->x + (size_t)i * l->n_in, l->n_in * sizeof *x);
+    /* A target that is not there has no token before it either: zeros then, which give no derivatives. */
+    if (token < 0 || ot_model_tensor_row(ot_engine_model(l->engine), "token_embd.weight", (uint32_t)token, e, NULL) != OT_OK) {
+        memset(e, 0, l->d * sizeof *e);
+        return;
+    }
+    for (uint32_t j = 0; j < l->n_in; j++)
+        x[j] += l->kernels->dot(l->b[l->k] + (size_t)j * l->d, e, l->d);
+}
+
 static void packed_task(void *arg, uint32_t task, uint32_t thread)
 {
     ot_language_loss *l = arg;
     const ot_matrix *w = &l->packed[l->k];
     const uint32_t begin = task * PANELS_PER_TASK;
     const uint32_t end = begin + PANELS_PER_TASK < w->n_panels ? begin + PANELS_PER_TASK : w->n_panels;
-    const ot_acts x = {.n_rows = l->n, .n_in = l->n_in, .x = l->x, .x_stride = l->n_in};
+    const ot_acts x = {.n_rows = l->n, .n_in = l->n_in, .x = l->xk, .x_stride = l->n_in};
     (void)thread;
     l->kernels->matmul(l->s, l->d, &x, w, begin, end, false);
 }
 
 static ot_status logits_of_chunk(ot_language_loss *l, ot_error *err)
 {
+    if (l->spec->reads_tokens)
+        ot_pool_run(l->pool, read_token_task, l, l->n);
     ot_pool_run(l->pool, packed_task, l, (l->packed[l->k].n_panels + PANELS_PER_TASK - 1) / PANELS_PER_TASK);
     for (uint32_t i = 0; i < l->n; i++) {
         const float *hidden = ot_engine_hidden(l->engine, l->targets->rows[l->first + i]);
@@ -270,7 +307,7 @@ static void loss_task(void *arg, uint32_t i, uint32_t thread)
     l->row_loss[i] = l->weights[l->k] * nll;
     if (l->outcomes != NULL)
         l->outcomes[(size_t)(l->first + i) * l->n_outputs + l->k] = (ot_token_outcome){nll, rank_of(z, l->n_vocab, token)};
-    if (l->gradient)
+    if (l->gradients != NULL)
         row_gradient(l, i, token, largest, sum, (float)l->weights[l->k]);
 }
 
@@ -289,22 +326,40 @@ static void backward_task(void *arg, uint32_t task, uint32_t thread)
     uint32_t begin = task * ROWS_PER_TASK, end = begin + ROWS_PER_TASK < l->n ? begin + ROWS_PER_TASK : l->n;
     (void)thread;
     if (task < n_row_tasks) {
-        l->kernels->gemm_nn(l->dx, n_in, l->s, l->d, l->w[l->k], n_in, l->d, begin, end, n_in, l->k > 0);
+        const bool sums = l->dxk == l->dx && l->k > 0;
+        l->kernels->gemm_nn(l->dxk, n_in, l->s, l->d, l->w[l->k], n_in, l->d, begin, end, n_in, sums);
         return;
     }
     begin = (task - n_row_tasks) * FEATURES_PER_TASK;
     end = begin + FEATURES_PER_TASK < l->d ? begin + FEATURES_PER_TASK : l->d;
-    l->kernels->gemm_tn(l->d_weights[l->k], n_in, l->s, l->d, l->x, n_in, l->n, begin, end, n_in, l->first > 0);
+    l->kernels->gemm_tn(l->gradients->d_weights[l->k], n_in, l->s, l->d, l->xk, n_in, l->n, begin, end, n_in, l->first > 0);
+}
+
+/* d_B of inputs [begin, end), and what the output adds to dx. */
+static void token_backward_task(void *arg, uint32_t task, uint32_t thread)
+{
+    ot_language_loss *l = arg;
+    const uint32_t begin = task * ROWS_PER_TASK, end = begin + ROWS_PER_TASK < l->n_in ? begin + ROWS_PER_TASK : l->n_in;
+    (void)thread;
+    l->kernels->gemm_tn(l->gradients->d_token_weights[l->k], l->d, l->dxk, l->n_in, l->embeddings, l->d, l->n, begin, end, l->d,
+                        l->first > 0);
+    for (uint32_t i = 0; i < l->n; i++)
+        for (uint32_t j = begin; j < end; j++) {
+            float *sum = l->dx + (size_t)i * l->n_in + j;
+            *sum = (l->k > 0 ? *sum : 0.0f) + l->dxk[(size_t)i * l->n_in + j];
+        }
 }
 
 static void backward_of_chunk(ot_language_loss *l)
 {
     ot_pool_run(l->pool, backward_task, l, row_tasks(l) + (l->d + FEATURES_PER_TASK - 1) / FEATURES_PER_TASK);
+    if (l->spec->reads_tokens)
+        ot_pool_run(l->pool, token_backward_task, l, (l->n_in + ROWS_PER_TASK - 1) / ROWS_PER_TASK);
 }
 
 /* ---- The whole -------------------------------------------------------------------------------------------------- */
 
-static ot_status run_chunk(ot_language_loss *l, float *d_head_in, double *loss, ot_error *err)
+static ot_status run_chunk(ot_language_loss *l, double *loss, ot_error *err)
 {
     ot_status st = OT_OK;
     const uint32_t *rows = l->targets->rows + l->first;
@@ -316,35 +371,43 @@ static ot_status run_chunk(ot_language_loss *l, float *d_head_in, double *loss, 
         ot_pool_run(l->pool, loss_task, l, l->n);
         for (uint32_t i = 0; i < l->n; i++)
             *loss += l->row_loss[i];
-        if (l->gradient)
+        if (l->gradients != NULL)
             backward_of_chunk(l);
     }
-    for (uint32_t i = 0; st == OT_OK && l->gradient && l->spec->input == OT_INPUT_EXTENDED && i < l->n; i++)
-        memcpy(d_head_in + (size_t)rows[i] * l->n_in, l->dx + (size_t)i * l->n_in, l->n_in * sizeof(float));
+    for (uint32_t i = 0; st == OT_OK && l->gradients != NULL && l->spec->input == OT_INPUT_EXTENDED && i < l->n; i++)
+        memcpy(l->gradients->d_head_in + (size_t)rows[i] * l->n_in, l->dx + (size_t)i * l->n_in, l->n_in * sizeof(float));
     return st;
 }
 
+/* Without a target nothing is written, but derivatives of zero. */
+static void clear_gradients(const ot_language_loss *l, const ot_batch *batch, bool all)
+{
+    const size_t n_weights = (size_t)l->d * l->n_in;
+    if (l->spec->input == OT_INPUT_EXTENDED)
+        memset(l->gradients->d_head_in, 0, (size_t)batch->n_rows * l->n_in * sizeof(float));
+    for (uint32_t k = 0; all && k < l->n_outputs; k++) {
+        memset(l->gradients->d_weights[k], 0, n_weights * sizeof(float));
+        if (l->spec->reads_tokens)
+            memset(l->gradients->d_token_weights[k], 0, n_weights * sizeof(float));
+    }
+}
+
 ot_status ot_language_loss_run(ot_language_loss *l, const ot_batch *batch, const ot_token_targets *targets, const double *weights,
-                               uint64_t seed, float *d_head_in, float *const *d_weights, ot_token_outcome *outcomes, double *loss,
+                               uint64_t seed, const ot_language_gradients *gradients, ot_token_outcome *outcomes, double *loss,
                                ot_error *err)
 {
     ot_status st = OT_OK;
     l->targets = targets;
     l->weights = weights;
     l->seed = seed;
-    l->gradient = d_weights != NULL;
-    l->d_weights = d_weights;
+    l->gradients = gradients;
     l->outcomes = outcomes;
     *loss = 0.0;
-    if (l->gradient) {
-        if (l->spec->input == OT_INPUT_EXTENDED)
-            memset(d_head_in, 0, (size_t)batch->n_rows * l->n_in * sizeof(float));
-        for (uint32_t k = 0; targets->n_rows == 0 && k < l->n_outputs; k++)
-            memset(d_weights[k], 0, (size_t)l->d * l->n_in * sizeof(float));
-    }
+    if (gradients != NULL)
+        clear_gradients(l, batch, targets->n_rows == 0);
     for (l->first = 0; st == OT_OK && l->first < targets->n_rows; l->first += CHUNK) {
         l->n = targets->n_rows - l->first < CHUNK ? targets->n_rows - l->first : CHUNK;
-        st = run_chunk(l, d_head_in, loss, err);
+        st = run_chunk(l, loss, err);
     }
     return st;
 }

@@ -44,6 +44,7 @@ static const option table[] = {
                 "                         linear|silu_residual (linear; silu_residual, as Medusa-1, where they read the base)"),
     UINT_OPTION("outputs", outputs, 1, OT_MAX_HEADS, true, "N  outputs of the head (as many as labels or offsets, or 1)"),
     TEXT_OPTION("offsets", offsets, true, "N[,N...]  generation heads: how far each looks ahead; 0: the next token (0)"),
+    SWITCH_OPTION("read-tokens", read_tokens, true, "heads with offsets from 1 on: each also reads the token before the one it names"),
     TEXTS_OPTION("label", labels, n_labels, true, "NAME  name of an output (repeatable)"),
     TEXT_OPTION("init", init, true, "random|normal|copy|mirror  initialisation (mirror)"),
     {"seed", SEED, FIELD(seed), 0, 0, 0, 0, true, "N  seed of every random choice (1)"},
@@ -371,6 +372,7 @@ static ot_status spec_kind(const ot_train_options *o, ot_insertion_spec *s, ot_e
         return unknown("activation", o->activation,
                        s->kind == OT_HEAD_GENERATION ? "linear or silu_residual" : "sigmoid or identity", err);
     s->activation = (ot_activation)activation;
+    s->reads_tokens = o->read_tokens;
     return OT_OK;
 }
 

@@ -12,8 +12,11 @@ ot_status ot_run_language_open(ot_run *run, ot_error *err)
 {
     const ot_insertion_spec *spec = &ot_insertion_get_info(run->insertion)->spec;
     const ot_train_options *o = run->options;
-    for (uint32_t k = 0; k < spec->n_outputs; k++)
-        run->head_gradients[k] = ot_gradients_of_head(run->gradients, k, false);
+    run->language_gradients.d_head_in = run->d_head_in;
+    for (uint32_t k = 0; k < spec->n_outputs; k++) {
+        run->language_gradients.d_weights[k] = ot_gradients_of_head(run->gradients, k, OT_HEAD_WEIGHT);
+        run->language_gradients.d_token_weights[k] = ot_gradients_of_head(run->gradients, k, OT_HEAD_TOKEN_WEIGHT);
+    }
     const ot_status st = ot_language_loss_open(&run->language, run->engine, run->insertion, ot_gradients_tape(run->gradients)->head_in,
                                                o->tail, err);
     return st != OT_OK ? st : ot_text_targets_open(&run->targets, o->batch_tokens, spec->n_outputs, err);
@@ -45,8 +48,8 @@ ot_status ot_run_language_loss(ot_run *run, const ot_batch *batch, double *loss,
         weights[k] = pow(run->options->offset_decay, spec->offsets[k]) / (n > 0 ? n : 1);
     const uint64_t seed = ot_rng_at(run->options->seed, STREAM_TAIL + (run->state.epoch << 8), run->state.batch).state;
     ot_language_loss_commit(run->language);
-    return ot_language_loss_run(run->language, batch, &run->targets.list, weights, seed, run->d_head_in, run->head_gradients, NULL,
-                                loss, err);
+    return ot_language_loss_run(run->language, batch, &run->targets.list, weights, seed, &run->language_gradients, NULL, loss,
+                                err);
 }
 
 /* Outcomes by the trainer's own arithmetic; it knows nothing of the base alone. */
@@ -57,7 +60,7 @@ static ot_status outcomes(void *arg, const ot_batch *batch, const ot_token_targe
     double loss;
     for (uint32_t i = 0; i < targets->n_rows; i++)
         base[i] = (ot_token_outcome){NAN, UINT32_MAX};
-    return ot_language_loss_run(arg, batch, targets, weights, 0, NULL, NULL, out, &loss, err);
+    return ot_language_loss_run(arg, batch, targets, weights, 0, NULL, out, &loss, err);
 }
 
 ot_status ot_run_language_evaluate(ot_run *run, ot_eval_result *result, ot_error *err)

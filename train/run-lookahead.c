@@ -82,7 +82,7 @@ ot_status ot_run_lookahead_loss(ot_run *run, const ot_batch *batch, double *loss
             .level = 0.5 / c->n_positions, .change = run->options->change_weight / c->n_positions,
         };
     return ot_lookahead_loss_run(run->lookahead, batch, run->score_targets, n, run->d_head_in,
-                                 ot_gradients_of_head(run->gradients, 0, false), ot_gradients_of_head(run->gradients, 0, true), loss, err);
+                                 ot_gradients_of_head(run->gradients, 0, OT_HEAD_WEIGHT), ot_gradients_of_head(run->gradients, 0, OT_HEAD_BIAS), loss, err);
 }
 
 static ot_status predict(void *arg, uint32_t row, const int32_t *tokens, uint32_t n, float *scores, ot_error *err)

@@ -45,7 +45,7 @@ typedef struct ot_run {
     float *next_scores;
     ot_score_target *score_targets; /* (batch_tokens + positions with candidates) */
     float *d_head_in;               /* (batch_tokens, d') the same */
-    float *head_gradients[OT_MAX_HEADS];
+    ot_language_gradients language_gradients;
     FILE *curve;                    /* NULL without --curve */
     ot_plan_options plan_options;
     ot_epoch_plan plan;

@@ -9,14 +9,16 @@ ot_status ot_text_targets_open(ot_text_targets *t, uint32_t max_rows, uint32_t n
     *t = (ot_text_targets){.max_rows = max_rows, .n_outputs = n_outputs};
     t->rows = ot_train_alloc(max_rows, sizeof *t->rows);
     t->tokens = ot_train_alloc((size_t)max_rows * n_outputs, sizeof *t->tokens);
-    t->list = (ot_token_targets){.rows = t->rows, .tokens = t->tokens};
-    return t->rows != NULL && t->tokens != NULL ? OT_OK : ot_fail(err, OT_ERR_NOMEM, "out of memory for the targets of %u rows", max_rows);
+    t->before = ot_train_alloc((size_t)max_rows * n_outputs, sizeof *t->before);
+    t->list = (ot_token_targets){.rows = t->rows, .tokens = t->tokens, .before = t->before};
+    return t->rows != NULL && t->tokens != NULL && t->before != NULL ? OT_OK : ot_fail(err, OT_ERR_NOMEM, "out of memory for the targets of %u rows", max_rows);
 }
 
 void ot_text_targets_close(ot_text_targets *t)
 {
     free(t->rows);
     free(t->tokens);
+    free(t->before);
     *t = (ot_text_targets){0};
 }
 
@@ -32,10 +34,11 @@ void ot_text_targets_add(ot_text_targets *t, const ot_insertion_spec *spec, cons
         bool any = false;
         if (share < 1.0 && !(ot_rng_uniform(rng) < share))
             continue;
-        int32_t *row = t->tokens + (size_t)t->list.n_rows * t->n_outputs;
+        int32_t *row = t->tokens + (size_t)t->list.n_rows * t->n_outputs, *before = t->before + (size_t)t->list.n_rows * t->n_outputs;
         for (uint32_t k = 0; k < t->n_outputs; k++) {
             const uint64_t at = (uint64_t)i + 1 + spec->offsets[k];
             row[k] = at < n ? tokens[at] : -1;
+            before[k] = at < n ? tokens[at - 1] : -1;
             any |= at < n;
         }
         if (any)

@@ -9,7 +9,7 @@ typedef struct ot_text_targets {
     uint32_t max_rows, n_outputs;
     ot_token_targets list;      /* what has been added; points into the two below */
     uint32_t *rows;             /* (max_rows) */
-    int32_t *tokens;            /* (max_rows, n_outputs) */
+    int32_t *tokens, *before;   /* (max_rows, n_outputs) */
 } ot_text_targets;
 
 ot_status ot_text_targets_open(ot_text_targets *t, uint32_t max_rows, uint32_t n_outputs, ot_error *err);

@@ -60,6 +60,7 @@ typedef struct ot_train_options {
     uint32_t n_calm;
     char name[64], chat_template[64], type[16], kind[16], input[16], activation[16], init[16], loss[16], only_label[16];
     char offsets[64];              /* of generation heads: "0", "1,2,3" */
+    bool read_tokens;
     uint32_t width, heads, kv_heads, ffn, outputs;
     uint64_t seed;
     double lr, warmup, lambda, clip, weight_decay, beta1, beta2, adam_eps;

@@ -113,10 +113,27 @@ static bool allocate(builder *b, uint32_t n_threads)
     return b->side_by_side != NULL && b->rows != NULL && b->products != NULL && b->tables != NULL;
 }
 
+/* B_h as rows of floats: it meets one token at a time. */
+static ot_status unpack_token_matrices(ot_insertion *x, ot_error *err)
+{
+    const uint32_t in = ot_insertion_head_width(x), d = x->base->info.n_embd;
+    for (uint32_t k = 0; x->info.spec.reads_tokens && k < x->info.spec.n_outputs; k++) {
+        ot_head_weights *h = &x->heads[k];
+        h->token_rows = ot_alloc((size_t)in * d, sizeof(float));
+        if (h->token_rows == NULL)
+            return ot_fail(err, OT_ERR_NOMEM, "out of memory for the heads of insertion '%s'", x->info.spec.name);
+        for (uint32_t i = 0; i < in; i++)
+            ot_matrix_row(&h->token, i, h->token_rows + (size_t)i * d);
+        ot_matrix_free(&h->token);
+    }
+    return OT_OK;
+}
+
 ot_status ot_head_tables_build(ot_insertion *x, ot_error *err)
 {
-    if (!wants_table(x))
-        return OT_OK;
+    const ot_status unpacked = unpack_token_matrices(x, err);
+    if (unpacked != OT_OK || !wants_table(x))
+        return unpacked;
     const ot_model *m = x->base;
     const uint32_t in = ot_insertion_head_width(x);
     builder b = {.insertion = x, .output = ot_gguf_tensor(m->gguf, "output.weight"), .kernels = ot_kernels_select(~0u),

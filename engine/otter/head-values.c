@@ -66,12 +66,24 @@ static ot_status check_output(const ot_insertion *x, uint32_t output, ot_error *
     return OT_OK;
 }
 
+static ot_status check_tokens(const ot_engine *e, const ot_head_rows *h, ot_error *err)
+{
+    const ot_insertion_spec *s = &h->insertion->info.spec;
+    for (uint32_t i = 0; s->reads_tokens && i < h->n_rows; i++)
+        if (h->tokens == NULL || h->tokens[i] < 0 || (uint32_t)h->tokens[i] >= e->model->info.n_vocab)
+            return ot_fail(err, OT_ERR_INVALID, "head '%s' reads tokens, and for row %u it is told none of the vocabulary", s->name,
+                           h->rows[i]);
+    return OT_OK;
+}
+
 static ot_status check_heads(const ot_engine *e, const ot_head_rows *heads, uint32_t n_heads, ot_error *err)
 {
     uint64_t n_rows = 0;
     for (uint32_t k = 0; k < n_heads; k++) {
         const ot_head_rows *h = &heads[k];
-        const ot_status st = check_output(h->insertion, h->output, err);
+        ot_status st = check_output(h->insertion, h->output, err);
+        if (st == OT_OK)
+            st = check_tokens(e, h, err);
         if (st != OT_OK)
             return st;
         for (uint32_t i = 0; i < h->n_rows; i++)
@@ -106,6 +118,15 @@ static void full_rows_task(void *arg, uint32_t task, uint32_t thread)
     finish_full_rows(e, begin, begin + OT_ROWS_PER_TASK < n ? begin + OT_ROWS_PER_TASK : n);
 }
 
+/* x += B_h e(token). */
+static void add_token(ot_engine *e, const ot_head_weights *h, int32_t token, float *x, uint32_t width)
+{
+    const uint32_t d = e->model->info.n_embd;
+    ot_model_token_row(e->model, token, e->token_row);
+    for (uint32_t i = 0; i < width; i++)
+        x[i] += e->kernels->dot(h->token_rows + (size_t)i * d, e->token_row, d);
+}
+
 /* Gathers the inputs of one head at rows of e->head_in from `first`, and queues its product: with its table, or with W_h to rows of
  * e->project_in from `first_full`. */
 static void add_head(ot_engine *e, const ot_head_rows *h, uint32_t first, uint32_t first_full)
@@ -118,6 +139,8 @@ static void add_head(ot_engine *e, const ot_head_rows *h, uint32_t first, uint32
     ot_out_row *out = table ? e->out_rows + e->options.max_rows + first : e->out_rows + first_full;
     for (uint32_t i = 0; i < h->n_rows; i++) {
         memcpy(in->x + (size_t)i * width, head_input(e, h->rows[i], x), width * sizeof(float));
+        if (x->info.spec.reads_tokens)
+            add_token(e, &x->heads[h->output], h->tokens[i], in->x + (size_t)i * width, width);
         out[i] = out_row(x, h->output, h->values[i]);
     }
     ot_buffer_quantize(e, in, 0, h->n_rows, true);

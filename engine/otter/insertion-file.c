@@ -134,6 +134,9 @@ static ot_status read_spec(const reader *r, ot_insertion_spec *s)
         (st = get_str_array(r, "otter.parents", OT_MAX_PARENTS, s->parents, &s->n_parents)) != OT_OK ||
         (st = get_str_array(r, "otter.head.labels", OT_MAX_HEADS, s->labels, &n_labels)) != OT_OK)
         return st;
+    st = ot_gguf_get_bool(r->gguf, "otter.head.reads_tokens", &s->reads_tokens, r->err);
+    if (st != OT_OK && st != OT_ERR_NOT_FOUND)
+        return st;
     s->kind = (ot_head_kind)kind;
     s->input = (ot_head_input)input;
     s->activation = (ot_activation)activation;
@@ -248,7 +251,7 @@ static ot_status open_file(ot_insertion *x, const char *path, const ot_insertion
         return st;
     ot_insertion_finish(x);
     ot_gguf_drop_pages(x->gguf);
-    return OT_OK;
+    return ot_gguf_check(x->gguf, err);
 }
 
 ot_status ot_insertion_open(ot_insertion **out, const ot_model *base, const char *name, const char *path,

@@ -96,6 +96,8 @@ ot_status ot_insertion_walk(ot_insertion *x, ot_slot_visit *visit, void *arg, ot
             visit_slot(&w, VECTOR(x->heads[k].weight, head_in), "otter.head.%u.weight", k);
         else
             visit_slot(&w, MATRIX(x->heads[k].matrix, head_in, base->n_embd), "otter.head.%u.weight", k);
+        if (s->reads_tokens)
+            visit_slot(&w, MATRIX(x->heads[k].token, base->n_embd, head_in), "otter.head.%u.token.weight", k);
         if (s->kind != OT_HEAD_GENERATION)
             visit_slot(&w, VECTOR(x->heads[k].bias, 1), "otter.head.%u.bias", k);
     }
@@ -127,11 +129,14 @@ static ot_status check_head(const ot_insertion_spec *s, ot_error *err)
     if (s->n_outputs == 0 || s->n_outputs > OT_MAX_HEADS)
         return ot_fail_param(err, OT_ERR_INVALID, "otter.head.count", "insertion '%s': %u outputs, expected 1 to %d", s->name,
                              s->n_outputs, OT_MAX_HEADS);
+    if (s->reads_tokens && (s->kind != OT_HEAD_GENERATION || s->input != OT_INPUT_EXTENDED))
+        return ot_fail_param(err, OT_ERR_INVALID, "otter.head.reads_tokens",
+                             "insertion '%s': only generation heads with otter.head.input 'extended' read tokens", s->name);
     for (uint32_t k = 0; s->kind == OT_HEAD_GENERATION && k < s->n_outputs; k++)
-        if (s->offsets[k] > MAX_OFFSET)
+        if (s->offsets[k] > MAX_OFFSET || s->offsets[k] < s->reads_tokens)
             return ot_fail_param(err, OT_ERR_INVALID, "otter.head.offsets",
-                                 "insertion '%s': otter.head.offsets[%u] is %u, expected 0 to %d", s->name, k, s->offsets[k],
-                                 MAX_OFFSET);
+                                 "insertion '%s': otter.head.offsets[%u] is %u, expected %d to %d", s->name, k, s->offsets[k],
+                                 s->reads_tokens, MAX_OFFSET);
     return OT_OK;
 }
 
@@ -198,7 +203,8 @@ void ot_insertion_finish(ot_insertion *x)
     x->info.bytes = 0;
     ot_insertion_walk(x, sum_slot, x, NULL);
     for (uint32_t k = 0; k < OT_MAX_HEADS; k++)
-        x->info.bytes += (size_t)x->heads[k].table.n_panels * x->heads[k].table.panel_bytes;
+        x->info.bytes += (size_t)x->heads[k].table.n_panels * x->heads[k].table.panel_bytes +
+                         (x->heads[k].token_rows != NULL ? (size_t)x->base->info.n_embd * ot_insertion_head_width(x) * sizeof(float) : 0);
     x->info.has_head_tables = x->heads[0].table.n_panels > 0;
 }
 
@@ -228,8 +234,10 @@ void ot_insertion_close(ot_insertion **insertion)
     /* Before ot_insertion_prepare has accepted the sizes, nothing that the walk visits exists. */
     if (x->info.width_in != 0 && (x->layers != NULL || x->info.spec.n_embd == 0))
         ot_insertion_walk(x, free_slot, x, NULL);
-    for (uint32_t k = 0; k < OT_MAX_HEADS; k++)
+    for (uint32_t k = 0; k < OT_MAX_HEADS; k++) {
         ot_matrix_free(&x->heads[k].table);
+        free(x->heads[k].token_rows);
+    }
     for (uint32_t k = 0; k < x->n_params; k++) {
         free(x->params[k].data);
         if (x->buffers != NULL)

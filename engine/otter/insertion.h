@@ -21,6 +21,8 @@ typedef struct ot_head_weights {
     float *bias;      /* (1) */
     ot_matrix matrix; /* W_h [in, d]; freed where there is a table */
     ot_matrix table;  /* G [in, n_vocab], or empty */
+    ot_matrix token;  /* B_h [d, in] of heads that read tokens; freed when a file's has become ... */
+    float *token_rows; /* ... (in, d) floats: one product of a row at a time */
 } ot_head_weights;
 
 struct ot_insertion {
@@ -67,7 +69,7 @@ uint32_t ot_insertion_head_width(const ot_insertion *insertion);
 /* After all tensors are there: flags and sums of info. */
 void ot_insertion_finish(ot_insertion *insertion);
 /* Makes the tables of heads (head-table.c) from their matrices, which it frees; nothing where values come through the output
- * matrix. */
+ * matrix. Unpacks the matrices of heads that read tokens. */
 ot_status ot_head_tables_build(ot_insertion *insertion, ot_error *err);
 /* h' of a token at a position before the first layer, d' floats; scratch as in ot_table_embed. */
 void ot_insertion_embed(const ot_insertion *insertion, int32_t token, uint32_t position, float *dst, float *scratch);

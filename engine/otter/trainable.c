@@ -174,6 +174,8 @@ static ot_status put_keys(const ot_insertion *x, ot_gguf_writer *w)
     PUT(ot_gguf_put_u32_array(w, "otter.head.offsets", s->offsets, s->n_outputs));
     PUT(ot_gguf_put_str_array(w, "otter.head.labels", labels, s->n_outputs));
     PUT(ot_gguf_put_str(w, "otter.head.activation", activation_names[s->activation]));
+    if (s->reads_tokens)
+        PUT(ot_gguf_put_bool(w, "otter.head.reads_tokens", true));
 #undef PUT
     return st;
 }

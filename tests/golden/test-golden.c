@@ -134,7 +134,7 @@ static bool run_heads(ot_engine *engine, const ot_kv_view *views, const ot_row *
                 n_heads = n_rows = 0;
             }
             ot_head_rows *h = &heads[n_heads];
-            *h = (ot_head_rows){insertions[k], o, 0, used[n_heads], values[n_heads]};
+            *h = (ot_head_rows){insertions[k], o, 0, used[n_heads], values[n_heads], NULL};
             for (uint32_t i = 0; i < n_list; i++) {
                 if (k >= views[rows[list[i]].sequence].n_insertions)
                     continue;

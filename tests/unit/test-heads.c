@@ -136,7 +136,7 @@ static bool open_all(fixture *f)
 static float *values_of(const fixture *f, ot_engine *engine, uint32_t insertion, uint32_t output, uint32_t row)
 {
     float *values = calloc(f->n_vocab, sizeof *values);
-    const ot_head_rows head = {f->insertions[insertion], output, 1, &row, &values};
+    const ot_head_rows head = {f->insertions[insertion], output, 1, &row, &values, NULL};
     if (values == NULL || !CHECK_OK(ot_engine_project_heads(engine, &head, 1, &err), &err)) {
         free(values);
         return NULL;
@@ -165,7 +165,7 @@ static bool run_together(const fixture *f, ot_engine *engine, float *values, uin
                 at[k][n_rows[k]] = values + ((size_t)k * N_ROWS + r) * f->n_vocab;
                 rows[k][n_rows[k]++] = r;
             }
-        heads[k] = (ot_head_rows){f->insertions[all_heads[k].insertion], all_heads[k].output, n_rows[k], rows[k], at[k]};
+        heads[k] = (ot_head_rows){f->insertions[all_heads[k].insertion], all_heads[k].output, n_rows[k], rows[k], at[k], NULL};
     }
     return CHECK_OK(ot_engine_project_heads(engine, heads, N_HEADS, &err), &err);
 }
@@ -508,7 +508,7 @@ static void wrong_questions_are_refused(void)
         };
         for (size_t k = 0; k < sizeof bad / sizeof bad[0]; k++) {
             const ot_head_rows head = {f.insertions[bad[k].insertion], bad[k].output, bad[k].n_rows,
-                                       bad[k].n_rows == 1 ? &bad[k].row : rows, values};
+                                       bad[k].n_rows == 1 ? &bad[k].row : rows, values, NULL};
             CHECK_STATUS(ot_engine_project_heads(f.engine, &head, 1, &err), OT_ERR_INVALID, &err);
             CHECK_CONTAINS(err.message, bad[k].names);
         }

@@ -33,7 +33,7 @@ typedef struct fixture {
     int32_t score_tokens[MAX_ROWS * 4];
     float score_values[MAX_ROWS * 4];
     float *d_head_in;
-    float *d_heads[OT_MAX_HEADS];
+    ot_language_gradients gradients;
     ot_test_rng rng;
 } fixture;
 
@@ -108,7 +108,10 @@ static fixture *open_fixture(ot_insertion_spec spec, bool stacked, double lambda
     else if (good)
         good = CHECK_OK(ot_lookahead_loss_open(&f->lookahead, f->base.engine, f->base.x, ot_gradients_tape(f->g)->head_in, &err), &err);
     for (uint32_t k = 0; good && k < spec.n_outputs; k++)
-        f->d_heads[k] = ot_gradients_of_head(f->g, k, false);
+        f->gradients.d_weights[k] = ot_gradients_of_head(f->g, k, OT_HEAD_WEIGHT);
+    for (uint32_t k = 0; good && k < spec.n_outputs; k++)
+        f->gradients.d_token_weights[k] = ot_gradients_of_head(f->g, k, OT_HEAD_TOKEN_WEIGHT);
+    f->gradients.d_head_in = f->d_head_in;
     if (good)
         return f;
     close_fixture(f);
@@ -124,11 +127,11 @@ static double loss_of(void *arg)
         return NAN;
     if (f->language != NULL) {
         ot_language_loss_commit(f->language);
-        CHECK_OK(ot_language_loss_run(f->language, &f->batch, &f->targets.list, f->weights, f->seed, f->d_head_in, f->d_heads, NULL, &loss,
+        CHECK_OK(ot_language_loss_run(f->language, &f->batch, &f->targets.list, f->weights, f->seed, &f->gradients, NULL, &loss,
                                       &err), &err);
     } else {
-        CHECK_OK(ot_lookahead_loss_run(f->lookahead, &f->batch, f->scores, f->n_scores, f->d_head_in, f->d_heads[0],
-                                       ot_gradients_of_head(f->g, 0, true), &loss, &err), &err);
+        CHECK_OK(ot_lookahead_loss_run(f->lookahead, &f->batch, f->scores, f->n_scores, f->d_head_in, f->gradients.d_weights[0],
+                                       ot_gradients_of_head(f->g, 0, OT_HEAD_BIAS), &loss, &err), &err);
     }
     return loss + ot_gradients_backward_from(f->g, &f->batch, f->d_head_in);
 }
@@ -152,6 +155,12 @@ static void expert_gradient(void) { check_all(make_spec(OT_HEAD_GENERATION, 16, 
 static void stacked_expert_gradient(void) { check_all(make_spec(OT_HEAD_GENERATION, 10, OT_ACT_LINEAR, 1, 0), true, 0.0); }
 static void drafts_gradient(void) { check_all(make_spec(OT_HEAD_GENERATION, 16, OT_ACT_LINEAR, 3, 1), false, 0.1); }
 static void wide_drafts_gradient(void) { check_all(make_spec(OT_HEAD_GENERATION, 40, OT_ACT_LINEAR, 2, 0), false, 0.0); }
+static void dependent_drafts_gradient(void)
+{
+    ot_insertion_spec spec = make_spec(OT_HEAD_GENERATION, 16, OT_ACT_LINEAR, 3, 1);
+    spec.reads_tokens = true;
+    check_all(spec, false, 0.1);
+}
 static void medusa_gradient(void) { check_all(make_spec(OT_HEAD_GENERATION, 0, OT_ACT_SILU_RESIDUAL, 3, 1), false, 0.0); }
 static void linear_base_gradient(void) { check_all(make_spec(OT_HEAD_GENERATION, 0, OT_ACT_LINEAR, 2, 1), false, 0.0); }
 static void lookahead_gradient(void) { check_all(make_spec(OT_HEAD_LOOKAHEAD, 16, OT_ACT_SIGMOID, 1, 0), true, 0.1); }
@@ -219,7 +228,7 @@ static void outcomes_are_the_engines(ot_insertion_spec spec)
     REQUIRE_OK(ot_insertion_open(&written, f->base.model, "head", ot_test_temp_path("head.gguf"), NULL, 0, NULL, &err), &err);
     REQUIRE_OK(ot_engine_forward(f->base.engine, &f->batch, &err), &err);
     ot_language_loss_commit(f->language);
-    REQUIRE_OK(ot_language_loss_run(f->language, &f->batch, &f->targets.list, f->weights, 0, NULL, NULL, trained, &loss, &err), &err);
+    REQUIRE_OK(ot_language_loss_run(f->language, &f->batch, &f->targets.list, f->weights, 0, NULL, trained, &loss, &err), &err);
     REQUIRE_OK(ot_sequence_batch_open(&sequences, f->base.model, written, OT_KV_F32, MAX_ROWS, &err), &err);
     ot_sequence_batch_clear(sequences);
     for (uint32_t r = 0, n; r < f->batch.n_rows; r += n) {
@@ -254,6 +263,12 @@ static void outcomes_are_the_engines(ot_insertion_spec spec)
 }
 
 static void narrow_outcomes_are_the_engines(void) { outcomes_are_the_engines(make_spec(OT_HEAD_GENERATION, 16, OT_ACT_LINEAR, 3, 0)); }
+static void dependent_outcomes_are_the_engines(void)
+{
+    ot_insertion_spec spec = make_spec(OT_HEAD_GENERATION, 16, OT_ACT_LINEAR, 3, 1);
+    spec.reads_tokens = true;
+    outcomes_are_the_engines(spec);
+}
 static void medusa_outcomes_are_the_engines(void) { outcomes_are_the_engines(make_spec(OT_HEAD_GENERATION, 0, OT_ACT_SILU_RESIDUAL, 2, 1)); }
 
 /* Candidates of the second pass get the scores that the text with the token gets in a pass of its own. */
@@ -356,6 +371,7 @@ int main(int argc, char **argv)
     RUN(expert_gradient);
     RUN(stacked_expert_gradient);
     RUN(drafts_gradient);
+    RUN(dependent_drafts_gradient);
     RUN(wide_drafts_gradient);
     RUN(medusa_gradient);
     RUN(linear_base_gradient);
@@ -365,6 +381,7 @@ int main(int argc, char **argv)
     RUN(medusa_tail);
     RUN(narrow_tail);
     RUN(narrow_outcomes_are_the_engines);
+    RUN(dependent_outcomes_are_the_engines);
     RUN(medusa_outcomes_are_the_engines);
     RUN(candidates_get_the_scores_of_their_texts);
     RUN(lookahead_starts_from_its_parent);
