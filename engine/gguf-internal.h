@@ -27,6 +27,7 @@ struct ot_gguf {
     const uint8_t *bytes;
     size_t size;
     bool mapped;              /* bytes is our mapping, else borrowed */
+    int guard;                /* 1 + its entry in gguf-guard.c; 0: none */
     char *path;
     char label[128];          /* the path as messages show it: its end, if it is long */
     uint32_t version;
@@ -48,6 +49,10 @@ char *ot_gguf_printable(char dst[80], ot_str name);
 /* Bytes of one value; 0 for strings and arrays. */
 size_t ot_gguf_type_bytes(ot_gguf_type type);
 const char *ot_gguf_type_name(ot_gguf_type type);
+
+/* Registers a mapping, whose bytes and size are set, for the handler of SIGBUS, and takes it out again before it is unmapped. */
+ot_status ot_gguf_guard(ot_gguf *gguf, const char *path, ot_error *err);
+void ot_gguf_unguard(ot_gguf *gguf);
 
 static inline uint32_t ot_load_u32(const uint8_t *p)
 {

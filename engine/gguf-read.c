@@ -463,6 +463,8 @@ static ot_status read_all(ot_gguf **out, ot_gguf *g, const char *path, ot_error 
     if (status == OT_OK)
         status = read_tensors(&r);
     if (status == OT_OK)
+        status = ot_gguf_check(g, err);
+    if (status == OT_OK)
         *out = g;
     else
         ot_gguf_close(&g);
@@ -503,6 +505,7 @@ static ot_status map_file(ot_gguf *g, const char *path, ot_error *err)
             g->bytes = bytes;
             g->size = (size_t)info.st_size;
             g->mapped = true;
+            status = ot_gguf_guard(g, path, err);
         }
     }
     close(fd);
@@ -535,6 +538,7 @@ void ot_gguf_close(ot_gguf **gguf)
     free(g->key_index);
     free(g->tensor_index);
     free(g->path);
+    ot_gguf_unguard(g);
     if (g->mapped)
         munmap((void *)(uintptr_t)g->bytes, g->size);
     free(g);
