@@ -174,7 +174,7 @@ static ot_status open_parts(ot_model *m, const char *path, ot_error *err)
     sum_up(m);
     ot_gguf_fingerprint(m->gguf, m->info.fingerprint);
     ot_gguf_drop_pages(m->gguf);
-    return OT_OK;
+    return ot_gguf_check(m->gguf, err);
 }
 
 ot_status ot_model_open(ot_model **out, const char *path, ot_error *err)
