@@ -159,18 +159,18 @@ def plot(told, path):
     prompt = context.twinx()
     prompt.plot(*zip(*told["context"]["prefill"]), "s--", color="tab:orange")
     context.plot([], [], "s--", color="tab:orange", label="prompt, ms a token (right)")
-    prompt.set_ylim(bottom=0)
+    prompt.set_ylim(0, 1.35 * prompt.get_ylim()[1])
     context.set(title="context", xlabel="tokens")
     batch.plot(*zip(*told["batch"]), "o-", label="decode step, ms")
     batch.plot([n for n, _ in told["batch"]], [n * told["batch"][0][1] / told["batch"][0][0] for n, _ in told["batch"]], ":",
                color="gray", label="one after the other")
-    batch.set(title="batch", xlabel="sequences", ylim=(0, 1.3 * max(ms for _, ms in told["batch"])))
+    batch.set(title="batch", xlabel="sequences", ylim=(0, max(ms for _, ms in told["batch"])))
     heads.plot([n for n, _, _ in told["heads"]], [ms for _, ms, _ in told["heads"]], "o-", label="loaded, not used")
     heads.plot([n for n, _, _ in told["heads"]], [ms for _, _, ms in told["heads"]], "s-", label="all reported as signals")
-    heads.set(title="heads", xlabel="heads loaded")
+    heads.set(title="heads", xlabel="heads loaded", xticks=[n for n, _, _ in told["heads"]])
     for axes in (context, batch, heads):
         axes.set_ylabel("ms a step")
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.35 * axes.get_ylim()[1])  # room for the legend
         axes.grid(alpha=0.3)
         axes.legend()
     figure.savefig(path, metadata={"Date": None})
