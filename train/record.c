@@ -169,7 +169,7 @@ static void put_figures(recorder *r, const ot_train_options *o, const ot_eval_re
     }
 }
 
-static void put_origin(recorder *r, const ot_train_options *o)
+static void put_origin(recorder *r, const ot_train_options *o, const ot_run *run)
 {
     char date[32] = "";
     const time_t now = time(NULL);
@@ -177,6 +177,8 @@ static void put_origin(recorder *r, const ot_train_options *o)
     if (gmtime_r(&now, &utc) != NULL)
         strftime(date, sizeof date, "%Y-%m-%dT%H:%M:%SZ", &utc);
     put_text(r, "init", o->init_from[0] != '\0' ? ot_record_base_name(o->init_from) : o->init);
+    if (run != NULL && run->adds_token_matrices)
+        put_text(r, "init_token_weights", "zero");
     put_count(r, "seed", o->seed);
     put_text(r, "date", date);
     put_text(r, "otter_version", OTTER_VERSION);
@@ -193,7 +195,7 @@ ot_status ot_record_write(const ot_train_options *options, ot_insertion *inserti
     if (st == OT_OK)
         st = ot_insertion_put(insertion, r.w, type, err);
     if (st == OT_OK) {
-        put_origin(&r, options);
+        put_origin(&r, options, run);
         if (run != NULL) {
             put_settings(&r, options, run);
             put_outcome(&r, run);

@@ -9,12 +9,47 @@
 
 /* ---- The insertion ------------------------------------------------------------------------------------------ */
 
+/* Those of `opened` that the insertion stands on, in its own order. Opening it found them all. */
+static void order_parents(const ot_insertion_spec *spec, ot_insertion **opened, uint32_t n_opened, const ot_insertion **ordered)
+{
+    for (uint32_t p = 0; p < spec->n_parents; p++)
+        for (uint32_t i = 0; i < n_opened; i++)
+            if (strcmp(ot_insertion_get_info(opened[i])->spec.name, spec->parents[p]) == 0)
+                ordered[p] = opened[i];
+}
+
+/* Replaces heads that read no tokens by ones that do, with token matrices of zero: they give the values that they gave, and what
+ * the tokens tell is learnt from there on. */
+static ot_status let_read_tokens(const ot_model *model, ot_insertion **parents, uint32_t n_parents, ot_insertion **x, ot_error *err)
+{
+    const ot_insertion *ordered[OT_MAX_PARENTS] = {NULL};
+    ot_insertion_spec spec = ot_insertion_get_info(*x)->spec;
+    ot_insertion *reading = NULL;
+    spec.reads_tokens = true;
+    order_parents(&spec, parents, n_parents, ordered);
+    const ot_status st = ot_insertion_create(&reading, model, &spec, ordered, err);
+    for (uint32_t i = 0; st == OT_OK && i < ot_insertion_n_params(*x); i++) {
+        const ot_param *from = ot_insertion_param(*x, i);
+        memcpy(ot_insertion_find_param(reading, from->name)->data, from->data, (size_t)from->n_in * from->n_out * sizeof(float));
+    }
+    ot_insertion_close(x);
+    *x = reading;
+    if (st == OT_OK)
+        ot_insertion_commit(reading, NULL);
+    return st;
+}
+
 static ot_status open_from_file(const ot_train_options *o, const ot_model *model, ot_insertion **parents, uint32_t n_parents,
-                                const ot_insertion_spec *spec, ot_insertion **out, ot_error *err)
+                                const ot_insertion_spec *spec, ot_run *run, ot_insertion **out, ot_error *err)
 {
     const ot_insertion_options open = {.allow_base_mismatch = o->allow_base_mismatch};
-    return ot_insertion_open_trainable(out, model, spec->name, o->init_from, (const ot_insertion *const *)parents, n_parents, &open,
-                                       err);
+    const ot_status st = ot_insertion_open_trainable(out, model, spec->name, o->init_from, (const ot_insertion *const *)parents,
+                                                     n_parents, &open, err);
+    if (st != OT_OK || !spec->reads_tokens || ot_insertion_get_info(*out)->spec.reads_tokens)
+        return st;
+    fprintf(run->log, "the heads of %s learn to read tokens, through matrices of zero at first\n", o->init_from);
+    run->adds_token_matrices = true;
+    return let_read_tokens(model, parents, n_parents, out, err);
 }
 
 /* A lookahead head starts from its parent's score of the text so far, where its place in the stack allows it. */
@@ -27,7 +62,7 @@ static ot_status start_lookahead(const ot_train_options *o, const ot_model *mode
 }
 
 ot_status ot_run_make_insertion(const ot_train_options *o, const ot_model *model, ot_insertion **parents, uint32_t n_parents,
-                                bool pairwise, FILE *log, ot_insertion **out, ot_error *err)
+                                ot_run *run, FILE *log, ot_insertion **out, ot_error *err)
 {
     ot_insertion_spec spec;
     ot_init_method method;
@@ -35,10 +70,10 @@ ot_status ot_run_make_insertion(const ot_train_options *o, const ot_model *model
     if (st != OT_OK)
         return st;
     if (o->init_from[0] != '\0')
-        return open_from_file(o, model, parents, n_parents, &spec, out, err);
+        return open_from_file(o, model, parents, n_parents, &spec, run, out, err);
     if (!ot_init_method_named(o->init, &method))
         return ot_fail_param(err, OT_ERR_INVALID, "init", "--init '%s' is not random, normal, copy or mirror", o->init);
-    if (pairwise && o->activation[0] == '\0')
+    if (run != NULL && run->loss == OT_LOSS_PAIRWISE && o->activation[0] == '\0')
         spec.activation = OT_ACT_IDENTITY;
     if (spec.kind == OT_HEAD_LOOKAHEAD && o->activation[0] == '\0')
         for (uint32_t i = 0; i < n_parents; i++)
@@ -75,6 +110,9 @@ ot_status ot_train_init_file(const ot_train_options *options, FILE *log, ot_erro
     if (o.model[0] == '\0' || o.out[0] == '\0')
         return ot_fail_param(err, OT_ERR_INVALID, o.model[0] ? "out" : "model", "--%s is missing", o.model[0] ? "out" : "model");
     const bool again = o.init_from[0] != '\0';
+    if (again && o.read_tokens)
+        return ot_fail_param(err, OT_ERR_INVALID, "read-tokens", "init --init-from only writes a file again: heads learn to read tokens "
+                             "by `otter train --init-from %s --read-tokens`", o.init_from);
     if (o.type[0] == '\0')
         strcpy(o.type, "f32");
     ot_status st = ot_model_open(&model, o.model, err);
@@ -85,7 +123,7 @@ ot_status ot_train_init_file(const ot_train_options *options, FILE *log, ot_erro
     if (st == OT_OK && again)
         st = ot_requantize(&o, model, parents, n_parents, log, err);
     else if (st == OT_OK)
-        st = ot_run_make_insertion(&o, model, parents, n_parents, false, log, &insertion, err);
+        st = ot_run_make_insertion(&o, model, parents, n_parents, NULL, log, &insertion, err);
     if (st == OT_OK && !again)
         st = ot_record_write(&o, insertion, NULL, NULL, err);
     ot_insertion_close(&insertion);
@@ -258,8 +296,7 @@ ot_status ot_run_open(ot_run *run, const ot_train_options *o, FILE *log, ot_erro
         (st = ot_train_open_parents(run->model, parents, o->n_parents, o->allow_base_mismatch, run->parents, &run->n_parents,
                                     err)) != OT_OK ||
         (st = load_data(run, err)) != OT_OK || (st = choose_loss(run, err)) != OT_OK ||
-        (st = ot_run_make_insertion(o, run->model, run->parents, run->n_parents, run->loss == OT_LOSS_PAIRWISE, log,
-                                    &run->insertion, err)) != OT_OK ||
+        (st = ot_run_make_insertion(o, run->model, run->parents, run->n_parents, run, log, &run->insertion, err)) != OT_OK ||
         (st = open_engine(run, err)) != OT_OK || (st = open_learner(run, err)) != OT_OK)
         return st;
     set_plan_options(run);

@@ -46,6 +46,7 @@ typedef struct ot_run {
     ot_score_target *score_targets; /* (batch_tokens + positions with candidates) */
     float *d_head_in;               /* (batch_tokens, d') the same */
     ot_language_gradients language_gradients;
+    bool adds_token_matrices;       /* --init-from's heads read no tokens, and --read-tokens lets them */
     FILE *curve;                    /* NULL without --curve */
     ot_plan_options plan_options;
     ot_epoch_plan plan;
@@ -63,9 +64,10 @@ typedef struct ot_run {
 ot_status ot_run_open(ot_run *run, const ot_train_options *options, FILE *log, ot_error *err);
 void ot_run_close(ot_run *run);
 
-/* Creates (or opens, with --init-from) the trainable insertion that the options describe. */
+/* Creates the trainable insertion that the options describe, or opens it (--init-from, only with a run). `run` is NULL, or has its
+ * loss; it notes if heads from a file get token matrices that they did not have (--read-tokens). */
 ot_status ot_run_make_insertion(const ot_train_options *options, const ot_model *model, ot_insertion **parents,
-                                uint32_t n_parents, bool pairwise, FILE *log, ot_insertion **out, ot_error *err);
+                                uint32_t n_parents, ot_run *run, FILE *log, ot_insertion **out, ot_error *err);
 
 /* ---- Generation heads (run-language.c) ---- */
 ot_status ot_run_language_open(ot_run *run, ot_error *err);

@@ -162,6 +162,72 @@ static void drafts_learn(const char *out, bool medusa)
     CHECK_NEAR(recorded(o.out, "otter.training.dev_tokens_per_pass"), r.tokens_per_pass, 1e-4);
 }
 
+static bool has_key(const char *path, const char *key, const char *value)
+{
+    ot_gguf *g = NULL;
+    ot_str s = {"", 0};
+    if (CHECK_OK(ot_gguf_open(&g, path, &err), &err))
+        ot_gguf_get_str(g, key, &s, NULL);
+    const bool found = s.size == strlen(value) && memcmp(s.data, value, s.size) == 0;
+    ot_gguf_close(&g);
+    return found;
+}
+
+/* Heads that read no tokens go on as heads that do: nothing is lost at first, and the record says so. */
+static void drafts_learn_to_read_tokens(void)
+{
+    ot_train_options o = make_options("generation", "answers.jsonl", "blind.gguf");
+    strcpy(o.offsets, "1,2,3");
+    strcpy(o.dev, ot_test_temp_path("answers.dev.jsonl"));
+    strcpy(o.type, "f32");
+    o.steps = 20;
+    REQUIRE_OK(ot_train_run(&o, NULL, quiet, &err), &err);
+    const ot_eval_result blind = evaluate(&o, "answers.dev.jsonl", "");
+    CHECK(!has_key(o.out, "otter.training.init_token_weights", "zero"));
+    strcpy(o.init_from, ot_test_temp_path("blind.gguf"));
+    strcpy(o.out, ot_test_temp_path("reading.gguf"));
+    o.read_tokens = true;
+    o.steps = 1;
+    o.lr = 1e-9;
+    REQUIRE_OK(ot_train_run(&o, NULL, quiet, &err), &err);
+    const ot_eval_result same = evaluate(&o, "answers.dev.jsonl", "");
+    for (uint32_t k = 0; k < 3; k++)
+        CHECK_NEAR(same.heads[k].nll, blind.heads[k].nll, 1e-3);
+    CHECK(has_key(o.out, "otter.training.init", "blind.gguf") && has_key(o.out, "otter.training.init_token_weights", "zero"));
+    o.lr = 0.01;
+    o.steps = 40;
+    REQUIRE_OK(ot_train_run(&o, NULL, quiet, &err), &err);
+    const ot_eval_result reading = evaluate(&o, "answers.dev.jsonl", "");
+    for (uint32_t k = 0; k < 3; k++) {
+        printf("    offset %u: %.4f, then %.4f\n", k + 1, blind.heads[k].nll, reading.heads[k].nll);
+        CHECK(reading.heads[k].nll < 0.5 * blind.heads[k].nll);
+    }
+    /* Once more: they have their matrices already. */
+    strcpy(o.init_from, o.out);
+    strcpy(o.out, ot_test_temp_path("again.gguf"));
+    o.steps = 1;
+    o.lr = 1e-9;
+    REQUIRE_OK(ot_train_run(&o, NULL, quiet, &err), &err);
+    CHECK(!has_key(o.out, "otter.training.init_token_weights", "zero"));
+    ot_gguf *was = NULL, *is = NULL;
+    if (CHECK_OK(ot_gguf_open(&was, o.init_from, &err), &err) && CHECK_OK(ot_gguf_open(&is, o.out, &err), &err)) {
+        const ot_tensor *a = ot_gguf_tensor(was, "otter.head.1.token.weight"), *b = ot_gguf_tensor(is, "otter.head.1.token.weight");
+        float largest = 0, change = 0;
+        if (CHECK(a != NULL && b != NULL && a->type == OT_TYPE_F32 && b->type == OT_TYPE_F32 && a->bytes == b->bytes))
+            for (size_t i = 0; i < a->bytes / sizeof(float); i++) {
+                const float x = ((const float *)(const void *)a->data)[i], y = ((const float *)(const void *)b->data)[i];
+                largest = fmaxf(largest, fabsf(x));
+                change = fmaxf(change, fabsf(x - y));
+            }
+        CHECK(largest > 0.01f);
+        CHECK(change < 1e-6f);
+    }
+    ot_gguf_close(&was);
+    ot_gguf_close(&is);
+    CHECK_STATUS(ot_train_init_file(&o, quiet, &err), OT_ERR_INVALID, &err);
+    CHECK_STR(err.param, "read-tokens");
+}
+
 static void otter_drafts_learn(void) { drafts_learn("drafts.gguf", false); }
 static void medusa_drafts_learn(void) { drafts_learn("medusa.gguf", true); }
 
@@ -303,6 +369,7 @@ int main(int argc, char **argv)
     RUN(write_files);
     RUN(experts_learn_their_texts);
     RUN(otter_drafts_learn);
+    RUN(drafts_learn_to_read_tokens);
     RUN(medusa_drafts_learn);
     RUN(lookahead_learns_the_change);
     RUN(drafts_resume_to_the_same_bits_with_other_threads);
