@@ -120,6 +120,25 @@ static void attend(ot_engine *e, const ot_attn_task *t, uint32_t first, uint32_t
     }
 }
 
+/* Quantises what a task has computed, for the output product; rows of several tasks are gathered in a stage of their own. */
+static void quantize_heads(ot_engine *e, const ot_attn_task *t)
+{
+    const ot_group *g = t->group;
+    const uint32_t n = queries_per_kv_head(e, t->stream) * e->model->info.head_dim, column = t->kv_head * n;
+    ot_stream *s = t->stream;
+    if (s != NULL ? !s->in_blocks : !ot_step_heads_in_blocks(e))
+        return;
+    if (s == NULL)
+        ot_buffer_quantize_blocks(e, &e->att, g->first_row, g->first_row + g->n_rows, column, n, false);
+    for (uint32_t r = g->first_row; r < g->first_row + g->n_rows; r++) {
+        if (s != NULL)
+            ot_buffer_quantize_blocks(e, &s->attn, (uint32_t)s->index[r], (uint32_t)s->index[r] + 1,
+                                      ot_stream_own_column(e, s, OT_PART_HEADS) + column, n, false);
+        if (e->n_streams > 0)
+            ot_streams_give_blocks(e, r, OT_PART_HEADS, s, column, n);
+    }
+}
+
 static void attention_task(void *arg, uint32_t task, uint32_t thread)
 {
     ot_engine *e = arg;
@@ -136,6 +155,7 @@ static void attention_task(void *arg, uint32_t task, uint32_t thread)
     float *scratch = e->scratch + (size_t)thread * e->scratch_floats;
     for (uint32_t r = g->first_row; r < end; r += rows)
         attend(e, t, r, end - r < rows ? end - r : rows, scratch);
+    quantize_heads(e, t);
 }
 
 /* ---- Groups --------------------------------------------------------------------------------------------------------- */

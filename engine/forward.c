@@ -1,7 +1,8 @@
 /* One forward pass over a batch of rows: the base's blocks and, beside them, the inserted stream. step.h lists the stages; what
  * differs between architectures (architecture.h) is the norm, the activation, positions and biases, each in one place below.
  *
- * A bias of a product that adds to the stream is added to the stream before the product, in a stage of rows: (h + b) + W x. */
+ * A bias of a product that adds to the stream is added to the stream before the product, once the norm before has read it:
+ * (h + b) + W x. */
 #include "engine/step.h"
 
 #include <math.h>
@@ -28,6 +29,11 @@ void ot_step_run(ot_engine *e, int stage, ot_task *fn, uint32_t n_tasks)
     e->stages[stage].waited_s += ot_pool_waited_s(e->pool) - waited;
 }
 
+static bool is_last_layer(const ot_engine *e)
+{
+    return e->layer + 1 == e->model->info.n_layers;
+}
+
 static uint32_t row_tasks(uint32_t n_rows)
 {
     return (n_rows + OT_ROWS_PER_TASK - 1) / OT_ROWS_PER_TASK;
@@ -40,22 +46,42 @@ static void task_rows(const ot_engine *e, uint32_t task, uint32_t *begin, uint32
     *end = *begin + OT_ROWS_PER_TASK < e->batch->n_rows ? *begin + OT_ROWS_PER_TASK : e->batch->n_rows;
 }
 
-void ot_buffer_quantize(const ot_engine *e, const ot_buffer *b, uint32_t begin, uint32_t end, bool wide)
+/* Columns from a block's first on, as activations of their own. */
+static ot_acts acts_from(const ot_acts *all, uint32_t column, uint32_t n)
 {
-    const ot_acts *a = &b->acts;
-    if (a->q == NULL)
+    ot_acts part = *all;
+    part.n_in = n;
+    part.x += column;
+    part.q += column;
+    part.scale += column / OT_QBLOCK;
+    part.bsum += column / OT_QBLOCK;
+    part.qsum += column / OT_QBLOCK;
+    return part;
+}
+
+void ot_buffer_quantize_blocks(const ot_engine *e, const ot_buffer *b, uint32_t begin, uint32_t end, uint32_t column, uint32_t n,
+                               bool wide)
+{
+    if (b->acts.q == NULL)
         return;
-    e->kernels->quantize(a, begin, end);
+    const ot_acts a = acts_from(&b->acts, column, n);
+    e->kernels->quantize(&a, begin, end);
     if (!wide)
         return;
     for (uint32_t r = begin; r < end; r++) {
-        const float *x = b->x + (size_t)r * b->width, *scale = a->scale + r * a->b_stride;
-        const int8_t *q = a->q + r * a->q_stride;
-        float *rest = b->rest + (size_t)r * b->width;
-        for (uint32_t i = 0; i < b->width; i++)
+        const float *x = a.x + r * a.x_stride, *scale = a.scale + r * a.b_stride;
+        const int8_t *q = a.q + r * a.q_stride;
+        float *rest = b->rest + (size_t)r * b->width + column;
+        for (uint32_t i = 0; i < n; i++)
             rest[i] = x[i] - scale[i / OT_QBLOCK] * (float)q[i];
     }
-    e->kernels->quantize(&b->low, begin, end);
+    const ot_acts low = acts_from(&b->low, column, n);
+    e->kernels->quantize(&low, begin, end);
+}
+
+void ot_buffer_quantize(const ot_engine *e, const ot_buffer *b, uint32_t begin, uint32_t end, bool wide)
+{
+    ot_buffer_quantize_blocks(e, b, begin, end, 0, b->width, wide);
 }
 
 void ot_buffer_matmul(const ot_engine *e, float *y, size_t y_stride, const ot_acts *x, const ot_acts *low, const ot_matrix *w,
@@ -72,50 +98,105 @@ void ot_step_add_matmul(ot_engine *e, float *y, size_t y_stride, ot_buffer *x, b
     x->acts.n_rows = x->low.n_rows = n_rows;
     const ot_acts *low = wide && ot_matrix_takes_q8(w) ? &x->low : NULL;
     if (n_rows > 0)
-        e->matmuls[e->n_matmuls++] = (ot_matmul){y, y_stride, &x->acts, low, w, accumulate, 0, 0};
+        e->matmuls[e->n_matmuls++] =
+            (ot_matmul){.y = y, .y_stride = y_stride, .x = &x->acts, .low = low, .w = w, .accumulate = accumulate};
+}
+
+void ot_step_add_ffn_in(ot_engine *e, ot_stream *s, float *gate_y, float *up_y, ot_buffer *x, bool wide, uint32_t n_rows,
+                        const ot_linear *gate, const ot_linear *up)
+{
+    if (n_rows == 0)
+        return;
+    ot_step_add_matmul(e, up_y, up->w.n_out, x, wide, n_rows, &up->w, false);
+    ot_matmul *m = &e->matmuls[e->n_matmuls - 1];
+    m->up = up;
+    m->gate = e->model->arch->ffn == OT_FFN_SILU_GATED ? gate : NULL;
+    m->gate_y = gate_y;
+    m->stream = s;
+}
+
+/* Features [first, first + n) of an FFN's inner activations: a task has just computed their products. */
+static void activate(ot_engine *e, const ot_matmul *m, uint32_t first, uint32_t n)
+{
+    ot_stream *s = m->stream;
+    ot_buffer *inner = s != NULL ? &s->ff : &e->inner;
+    const uint32_t n_rows = m->x->n_rows, column = (s != NULL ? ot_stream_own_column(e, s, OT_PART_FF) : 0) + first;
+    for (uint32_t c = 0; c < n_rows; c++) {
+        float *up = m->y + c * m->y_stride + first, *gate = up;
+        ot_step_add_bias(e, up, m->up, first, n);
+        if (m->gate != NULL) {
+            gate = m->gate_y + c * m->y_stride + first;
+            ot_step_add_bias(e, gate, m->gate, first, n);
+        }
+        ot_step_activate(e, inner->x + (size_t)c * inner->width + column, gate, up, n);
+    }
+    if (s == NULL || s->in_blocks)
+        ot_buffer_quantize_blocks(e, inner, 0, n_rows, column, n, s == NULL && is_last_layer(e));
+    for (uint32_t c = 0; c < n_rows && e->n_streams > 0; c++)
+        ot_streams_give_blocks(e, s != NULL ? s->rows[c] : c, OT_PART_FF, s, first, n);
 }
 
 static void matmul_task(void *arg, uint32_t task, uint32_t thread)
 {
     (void)thread;
     ot_engine *e = arg;
-    uint32_t k = 0;
-    while (k + 1 < e->n_matmuls && task >= e->matmuls[k + 1].first_task)
-        k++;
-    const ot_matmul *m = &e->matmuls[k];
-    const uint32_t begin = (task - m->first_task) * m->chunk;
-    const uint32_t end = begin + m->chunk < m->w->n_panels ? begin + m->chunk : m->w->n_panels;
-    ot_buffer_matmul(e, m->y, m->y_stride, m->x, m->low, m->w, begin, end, m->accumulate);
+    const ot_matmul_task *t = &e->matmul_tasks[task];
+    const ot_matmul *m = &e->matmuls[t->matmul];
+    if (m->gate != NULL)
+        ot_buffer_matmul(e, m->gate_y, m->y_stride, m->x, m->low, &m->gate->w, t->begin, t->end, false);
+    ot_buffer_matmul(e, m->y, m->y_stride, m->x, m->low, m->w, t->begin, t->end, m->accumulate);
+    if (m->up != NULL) {
+        const uint32_t first = t->begin * OT_PANEL, last = t->end * OT_PANEL < m->w->n_out ? t->end * OT_PANEL : m->w->n_out;
+        activate(e, m, first, last - first);
+    }
 }
 
-/* All queued products in one run. Tasks are a few panels each, so that threads finish together; a panel's result does not
- * depend on the cut. */
-void ot_step_run_matmuls(ot_engine *e, int stage)
+/* Work of a panel: inputs, times the runs over them. */
+static uint64_t panel_work(const ot_matmul *m)
 {
-    uint64_t work = 0;
-    for (uint32_t k = 0; k < e->n_matmuls; k++) {
-        work += (uint64_t)e->matmuls[k].w->n_panels * e->matmuls[k].w->n_in;
-        ot_step_count_product(e, stage, e->matmuls[k].w, e->matmuls[k].x->n_rows);
-    }
-    const uint64_t per_task = work / (4 * (uint64_t)e->options.n_threads) + 1;
+    return (uint64_t)m->w->n_in * (m->gate != NULL ? 2 : 1) * (m->low != NULL ? 2 : 1);
+}
+
+/* Cuts the queued products into tasks: large ones first, then smaller and smaller, so that threads finish together and yet take
+ * few. A panel's result does not depend on the cut. Panels go in pairs: whole blocks of activations where products feed an FFN, and
+ * a tile of the kernels. */
+static uint32_t cut_matmuls(ot_engine *e)
+{
+    const uint64_t n_threads = e->options.n_threads;
+    uint64_t left = 0;
+    for (uint32_t k = 0; k < e->n_matmuls; k++)
+        left += e->matmuls[k].w->n_panels * panel_work(&e->matmuls[k]);
+    const uint64_t least = left / (OT_MATMUL_TASKS_PER_THREAD * n_threads) + 1;
     uint32_t n_tasks = 0;
     for (uint32_t k = 0; k < e->n_matmuls; k++) {
-        ot_matmul *m = &e->matmuls[k];
-        uint64_t chunk = e->options.n_threads == 1 ? m->w->n_panels : (per_task / m->w->n_in + 3) / 4 * 4;
-        m->chunk = chunk == 0 ? 4 : (uint32_t)chunk;
-        m->first_task = n_tasks;
-        n_tasks += (m->w->n_panels + m->chunk - 1) / m->chunk;
+        const ot_matmul *m = &e->matmuls[k];
+        const uint64_t work = panel_work(m);
+        for (uint32_t begin = 0; begin < m->w->n_panels;) {
+            const uint64_t share = left / (3 * n_threads) > least ? left / (3 * n_threads) : least;
+            const uint64_t n = (share + 2 * work - 1) / (2 * work) * 2;
+            const uint32_t end = n < m->w->n_panels - begin ? begin + (uint32_t)n : m->w->n_panels;
+            e->matmul_tasks[n_tasks++] = (ot_matmul_task){k, begin, end};
+            left -= (end - begin) * work;
+            begin = end;
+        }
     }
-    ot_step_run(e, stage, matmul_task, n_tasks);
+    return n_tasks;
+}
+
+/* All queued products in one run. */
+void ot_step_run_matmuls(ot_engine *e, int stage)
+{
+    for (uint32_t k = 0; k < e->n_matmuls; k++) {
+        const ot_matmul *m = &e->matmuls[k];
+        ot_step_count_product(e, stage, m->w, m->x->n_rows);
+        if (m->gate != NULL)
+            ot_step_count_product(e, stage, &m->gate->w, m->x->n_rows);
+    }
+    ot_step_run(e, stage, matmul_task, cut_matmuls(e));
     e->n_matmuls = 0;
 }
 
 /* ---- Rows of a layer ------------------------------------------------------------------------------------------- */
-
-static bool is_last_layer(const ot_engine *e)
-{
-    return e->layer + 1 == e->model->info.n_layers;
-}
 
 /* dst = n(h) of a batch row; keeps the statistics, which n(h') takes too. */
 static void norm_row(ot_engine *e, uint32_t row, const ot_norm *norm, float *dst)
@@ -150,6 +231,8 @@ void ot_step_add_bias(const ot_engine *e, float *y, const ot_linear *linear, uin
         e->kernels->add(y, linear->bias + first, n);
 }
 
+/* h itself has been read then, so that the bias of the product to come can be added. Where rows are to be left behind the norm
+ * runs twice, and the second time adds it. */
 static void norm_rows(ot_engine *e, uint32_t task, bool ffn)
 {
     const ot_layer *l = &e->model->layers[e->layer];
@@ -159,8 +242,12 @@ static void norm_rows(ot_engine *e, uint32_t task, bool ffn)
     for (uint32_t r = begin; r < end; r++)
         norm_row(e, r, ffn ? &l->ffn_norm : &l->attn_norm, e->xn.x + (size_t)r * d);
     ot_buffer_quantize(e, &e->xn, begin, end, !ffn || is_last_layer(e));
-    for (uint32_t r = begin; r < end && e->n_streams > 0; r++)
-        ot_streams_norm_row(e, r, ffn);
+    for (uint32_t r = begin; r < end; r++) {
+        if (e->n_streams > 0)
+            ot_streams_norm_row(e, r, ffn);
+        if (!e->narrows)
+            ot_step_add_bias(e, e->h + (size_t)r * d, ffn ? &l->down : &l->o, 0, d);
+    }
 }
 
 static void attn_norm_task(void *arg, uint32_t task, uint32_t thread)
@@ -175,37 +262,32 @@ static void ffn_norm_task(void *arg, uint32_t task, uint32_t thread)
     norm_rows(arg, task, true);
 }
 
+bool ot_step_heads_in_blocks(const ot_engine *e)
+{
+    const ot_model_info *i = &e->model->info;
+    return e->att.acts.q != NULL && i->n_heads / i->n_kv_heads * i->head_dim % OT_QBLOCK == 0;
+}
+
 static void concat_task(void *arg, uint32_t task, uint32_t thread)
 {
     (void)thread;
     ot_engine *e = arg;
     uint32_t begin, end;
     task_rows(e, task, &begin, &end);
-    ot_buffer_quantize(e, &e->att, begin, end, false);
-    for (uint32_t r = begin; r < end; r++)
-        ot_step_add_bias(e, e->h + (size_t)r * e->model->info.n_embd, &e->model->layers[e->layer].o, 0, e->model->info.n_embd);
-    for (uint32_t r = begin; r < end && e->n_streams > 0; r++)
-        ot_streams_concat_row(e, r);
+    if (!ot_step_heads_in_blocks(e))
+        ot_buffer_quantize(e, &e->att, begin, end, false);
+    for (uint32_t r = begin; r < end && e->gathers; r++)
+        ot_streams_gather_row(e, r, OT_PART_HEADS);
 }
 
-static void act_task(void *arg, uint32_t task, uint32_t thread)
+static void inner_task(void *arg, uint32_t task, uint32_t thread)
 {
     (void)thread;
     ot_engine *e = arg;
-    const ot_layer *l = &e->model->layers[e->layer];
-    const uint32_t n_ff = e->model->info.n_ff;
     uint32_t begin, end;
     task_rows(e, task, &begin, &end);
-    for (uint32_t r = begin; r < end; r++) {
-        float *gate = e->gate + (size_t)r * n_ff, *up = e->up + (size_t)r * n_ff;
-        ot_step_add_bias(e, gate, &l->gate, 0, n_ff);
-        ot_step_add_bias(e, up, &l->up, 0, n_ff);
-        ot_step_activate(e, e->inner.x + (size_t)r * n_ff, gate, up, n_ff);
-        ot_step_add_bias(e, e->h + (size_t)r * e->model->info.n_embd, &l->down, 0, e->model->info.n_embd);
-    }
-    ot_buffer_quantize(e, &e->inner, begin, end, is_last_layer(e));
-    for (uint32_t r = begin; r < end && e->n_streams > 0; r++)
-        ot_streams_act_row(e, r);
+    for (uint32_t r = begin; r < end; r++)
+        ot_streams_gather_row(e, r, OT_PART_FF);
 }
 
 /* ---- A batch ----------------------------------------------------------------------------------------------------- */
@@ -328,18 +410,18 @@ static void run_layer(ot_engine *e)
     run_qkv(e);
     const uint32_t n = e->batch->n_rows;
     ot_attention_run(e);
-    run_rows(e, OT_STAGE_CONCAT, concat_task);
+    if (e->gathers || !ot_step_heads_in_blocks(e))
+        run_rows(e, OT_STAGE_CONCAT, concat_task);
     ot_step_add_matmul(e, e->h, i->n_embd, &e->att, false, n, &l->o.w, true);
     ot_streams_add_attn_out(e);
     ot_step_run_matmuls(e, OT_STAGE_ATTN_OUT);
 
     run_rows(e, OT_STAGE_NORM, ffn_norm_task);
-    if (e->model->arch->ffn == OT_FFN_SILU_GATED)
-        ot_step_add_matmul(e, e->gate, i->n_ff, &e->xn, last, n, &l->gate.w, false);
-    ot_step_add_matmul(e, e->up, i->n_ff, &e->xn, last, n, &l->up.w, false);
+    ot_step_add_ffn_in(e, NULL, e->gate, e->up, &e->xn, last, n, &l->gate, &l->up);
     ot_streams_add_ffn_in(e);
     ot_step_run_matmuls(e, OT_STAGE_FFN_IN);
-    run_rows(e, OT_STAGE_FFN_ACT, act_task);
+    if (e->gathers)
+        run_rows(e, OT_STAGE_FFN_ACT, inner_task);
     ot_step_add_matmul(e, e->h, i->n_embd, &e->inner, last, n, &l->down.w, true);
     ot_streams_add_ffn_out(e);
     ot_step_run_matmuls(e, OT_STAGE_FFN_OUT);

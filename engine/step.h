@@ -1,17 +1,18 @@
 /* Inside the engine: the workspace of a step and the parts of the forward pass. Users see engine.h.
  *
- * A layer is ten stages; every stage is one run of the thread pool and ends in a barrier:
+ * A layer is seven stages; every stage is one run of the thread pool and ends in a barrier:
  *
- *     rows    norm, gather, quantise    base rows, and for rows with insertions [n(h); parents; n(h')]
+ *     rows    norm, quantise            base rows, and for rows with insertions [n(h); parents; n(h')]
  *     matmul  Q K V                     base and inserted projections in one run
- *     rows    rotary, store K V
- *     groups  attention                 base heads and new heads
- *     rows    gather, quantise          [base heads; parents' heads; own heads]
+ *     heads   rotary, store K V, attention, quantise   base heads and new heads; a prompt's rows are stored in a stage before
  *     matmul  W_O                       added to h and h'
- *     rows    norm, gather, quantise
- *     matmul  gate up
- *     rows    activate, gather, quantise   [base inner; parents' inner; own inner]
+ *     rows    norm, quantise
+ *     matmul  gate up, activate, quantise
  *     matmul  W_d                       added to h and h'
+ *
+ * A block of 32 activations is quantised by itself, so whoever has computed a block quantises it, and gives it to every
+ * concatenation that has it too ([base; parents; own], ot_streams_give_blocks). Where parts do not begin on a block, and where
+ * an insertion has float matrices or is on a tape, rows are gathered and quantised in two further stages instead.
  *
  * Base values are computed first and read by the inserted stream, never written by it: that is promise 1.
  */
@@ -48,6 +49,7 @@ typedef struct ot_stream {
     uint32_t *rows;      /* (max_rows) */
     int32_t *index;      /* (max_rows) batch row -> compact row, or -1 */
     float *ext;          /* (n_rows, d') h' */
+    bool in_blocks;      /* its parts are whole blocks of 32 and it reads no floats: parts are given to it quantised */
     ot_buffer in;        /* (n_rows, D) before Q K V, and again before gate and up */
     ot_buffer attn;      /* (n_rows, A) */
     ot_buffer ff;        /* (n_rows, F) */
@@ -83,8 +85,19 @@ typedef struct ot_matmul {
     const ot_acts *low; /* the second half of wide activations, or NULL */
     const ot_matrix *w;
     bool accumulate;
-    uint32_t chunk, first_task; /* panels in a task, and where this product's tasks begin */
+    /* The products into an FFN (up not NULL): y is up's; the same panels of gate go to gate_y, and then their features are
+     * activated and quantised, for the base (stream NULL) or a stream. */
+    const ot_linear *gate, *up;
+    float *gate_y;
+    ot_stream *stream;
 } ot_matmul;
+
+/* Panels [begin, end) of a queued product. */
+typedef struct ot_matmul_task {
+    uint32_t matmul, begin, end;
+} ot_matmul_task;
+
+enum { OT_MATMUL_TASKS_PER_THREAD = 64 }; /* at most, rounding apart */
 
 /* Where a row of values goes, and what is done to each value before: value + bias (NULL: none), through the sigmoid or not. */
 typedef struct ot_out_row {
@@ -132,7 +145,6 @@ struct ot_engine {
     int32_t *output_index;       /* (max_rows) batch row -> row of hidden, or -1 */
     ot_buffer project_in;        /* (max_rows, d) rows that go through the output matrix */
     float *token_row;            /* (d) head values: the embedding of a token that a head reads */
-    float *token_row;            /* (d) head values: the embedding of a token that a head reads */
     bool *full_rows_silu;        /* (max_rows) head values: whether a row of project_in takes a SiLU first */
     ot_buffer head_in;           /* (max_rows, max(d, max_ext_width)) inputs of heads, each head's as a buffer of its own width: */
     ot_buffer *head_parts;       /* (max_rows) at the index of its first row */
@@ -155,6 +167,8 @@ struct ot_engine {
     uint32_t max_attn_tasks;
     uint32_t n_matmuls;
     ot_matmul *matmuls;          /* (3 + 3 * max_insertions, or max_rows) */
+    ot_matmul_task *matmul_tasks; /* (OT_MATMUL_TASKS_PER_THREAD * threads + matmuls) */
+    bool gathers;                /* some stream of the batch is not in_blocks */
 
     const ot_batch *batch;       /* the last one; within its last layer &kept, where rows without output have been left behind */
     ot_batch kept;
@@ -194,8 +208,16 @@ void ot_step_run(ot_engine *e, int stage, ot_task *fn, uint32_t n_tasks);
 void ot_step_add_matmul(ot_engine *e, float *y, size_t y_stride, ot_buffer *x, bool wide, uint32_t n_rows,
                         const ot_matrix *w, bool accumulate);
 void ot_step_run_matmuls(ot_engine *e, int stage);
+/* Queues the products into an FFN, and what follows on their results: of the base (s NULL) or a stream. */
+void ot_step_add_ffn_in(ot_engine *e, ot_stream *s, float *gate_y, float *up_y, ot_buffer *x, bool wide, uint32_t n_rows,
+                        const ot_linear *gate, const ot_linear *up);
 /* Quantises rows [begin, end) of a buffer, where it has a quantised form; its low half too if wide. */
 void ot_buffer_quantize(const ot_engine *e, const ot_buffer *b, uint32_t begin, uint32_t end, bool wide);
+/* The same for columns [column, column + n), whole blocks. */
+void ot_buffer_quantize_blocks(const ot_engine *e, const ot_buffer *b, uint32_t begin, uint32_t end, uint32_t column, uint32_t n,
+                               bool wide);
+/* Whether the attention's outputs of a KV head are whole blocks, so that its task can quantise them. */
+bool ot_step_heads_in_blocks(const ot_engine *e);
 /* One product for panels [begin, end): both halves of wide activations while the weights are in the cache. */
 void ot_buffer_matmul(const ot_engine *e, float *y, size_t y_stride, const ot_acts *x, const ot_acts *low, const ot_matrix *w,
                       uint32_t begin, uint32_t end, bool accumulate);
@@ -231,8 +253,14 @@ uint32_t ot_available_cpus(void);
 ot_status ot_streams_begin(ot_engine *e, const ot_batch *batch, ot_error *err);
 void ot_streams_layer(ot_engine *e);                       /* at each layer: points buffers into the tape, if any */
 void ot_streams_norm_row(ot_engine *e, uint32_t row, bool ffn);
-void ot_streams_concat_row(ot_engine *e, uint32_t row);
-void ot_streams_act_row(ot_engine *e, uint32_t row);
+/* The three concatenations that inserted projections read. */
+typedef enum ot_part_kind { OT_PART_IN, OT_PART_HEADS, OT_PART_FF } ot_part_kind;
+/* Streams that are not in_blocks: a row's concatenation of floats, quantised; own parts are there. */
+void ot_streams_gather_row(ot_engine *e, uint32_t row, ot_part_kind kind);
+/* Streams that are in_blocks get columns [column, column + n) of what a batch row's base (source NULL) or parent has quantised. */
+void ot_streams_give_blocks(ot_engine *e, uint32_t row, ot_part_kind kind, const ot_stream *source, uint32_t column, uint32_t n);
+/* The column at which a stream's own part of a concatenation begins. */
+uint32_t ot_stream_own_column(const ot_engine *e, const ot_stream *s, ot_part_kind kind);
 void ot_streams_add_keys_values(ot_engine *e);
 void ot_streams_add_queries(ot_engine *e);
 void ot_streams_add_attn_out(ot_engine *e);

@@ -121,7 +121,6 @@ static void lay_out(ot_engine *e)
     e->output_index = take(e, n, sizeof *e->output_index);
     take_buffer(e, &e->project_in, o->max_rows, i->n_embd, true);
     e->token_row = take(e, e->model->info.n_embd, sizeof *e->token_row);
-    e->token_row = take(e, e->model->info.n_embd, sizeof *e->token_row);
     e->full_rows_silu = take(e, n, sizeof *e->full_rows_silu);
     /* Whole cache lines a row, so that every part has the alignment that kernels ask for. */
     const uint32_t head_width = i->n_embd > o->max_ext_width ? i->n_embd : o->max_ext_width;
@@ -138,7 +137,9 @@ static void lay_out(ot_engine *e)
     e->kept_rows = take(e, n, sizeof *e->kept_rows);
     e->attn_tasks = take(e, e->max_attn_tasks, sizeof *e->attn_tasks);
     const size_t layer_matmuls = 3 + 3 * (size_t)o->max_insertions;
-    e->matmuls = take(e, layer_matmuls > n ? layer_matmuls : n, sizeof *e->matmuls);
+    const size_t n_matmuls = layer_matmuls > n ? layer_matmuls : n;
+    e->matmuls = take(e, n_matmuls, sizeof *e->matmuls);
+    e->matmul_tasks = take(e, (size_t)o->n_threads * OT_MATMUL_TASKS_PER_THREAD + n_matmuls, sizeof *e->matmul_tasks);
     ot_stream unused;
     for (uint32_t k = 0; k < o->max_insertions; k++)
         take_stream(e, e->arena != NULL ? &e->streams[k] : &unused);

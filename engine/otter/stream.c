@@ -29,6 +29,29 @@ static void bind_buffer(ot_buffer *b, float *x, uint32_t width)
     b->acts.b_stride = width / OT_QBLOCK;
 }
 
+static bool has_blocks(const ot_linear *linear)
+{
+    return linear->w.data == NULL || ot_matrix_takes_q8(&linear->w);
+}
+
+/* Whether all parts of the stream's concatenations are whole blocks, and none of its matrices reads floats. Parents have been asked. */
+static bool can_take_blocks(const ot_engine *e, const ot_stream *s)
+{
+    const ot_insertion *x = s->insertion;
+    const ot_insertion_spec *spec = &x->info.spec;
+    const uint32_t own_heads = spec->n_heads > 0 ? spec->n_heads / spec->n_kv_heads * e->model->info.head_dim : 0;
+    bool can = e->batch->tape == NULL && spec->n_embd > 0 && ot_step_heads_in_blocks(e) && e->xn.acts.q != NULL &&
+               e->inner.acts.q != NULL && (spec->n_embd | spec->n_ff | own_heads) % OT_QBLOCK == 0;
+    for (uint32_t p = 0; p < s->n_parents; p++)
+        can = can && (s->parents[p]->in_blocks || s->parents[p]->insertion->info.spec.n_embd == 0);
+    for (uint32_t k = 0; can && k < e->model->info.n_layers; k++) {
+        const ot_ext_layer *l = &x->layers[k];
+        can = has_blocks(&l->q) && has_blocks(&l->k) && has_blocks(&l->v) && has_blocks(&l->o) && has_blocks(&l->gate) &&
+              has_blocks(&l->up) && has_blocks(&l->down);
+    }
+    return can;
+}
+
 static ot_status open_stream(ot_engine *e, const ot_insertion *x, ot_error *err)
 {
     const ot_insertion_info *i = &x->info;
@@ -57,6 +80,8 @@ static ot_status open_stream(ot_engine *e, const ot_insertion *x, ot_error *err)
     s->v = s->storage_v;
     s->gate = s->storage_gate;
     s->up = s->storage_up;
+    s->in_blocks = can_take_blocks(e, s);
+    e->gathers |= !s->in_blocks && i->spec.n_embd > 0;
     memset(s->index, 0xff, e->batch->n_rows * sizeof *s->index);
     e->n_streams++;
     return OT_OK;
@@ -72,6 +97,7 @@ static void embed_row(const ot_stream *s, const ot_row *row)
 ot_status ot_streams_begin(ot_engine *e, const ot_batch *batch, ot_error *err)
 {
     e->n_streams = 0;
+    e->gathers = false;
     for (uint32_t q = 0; q < batch->n_sequences; q++) {
         const ot_kv_view *view = &batch->sequences[q];
         if (view->n_insertions > e->options.max_insertions)
@@ -184,101 +210,139 @@ static void tape_norm_row(const ot_engine *e, uint32_t row, bool ffn)
 
 /* ---- Rows ------------------------------------------------------------------------------------------------------ */
 
-/* [base; parents' own parts; own part] of compact row c: dst gets the base's n_base floats and each parent's last n floats. */
-static void gather(float *dst, const float *base, uint32_t n_base, const ot_stream *s, uint32_t row,
-                   const ot_buffer *(*buffer_of)(const ot_stream *), uint32_t (*own_width)(const ot_stream *, uint32_t hd),
-                   uint32_t hd)
+static ot_buffer *part_buffer(ot_stream *s, ot_part_kind kind)
 {
-    memcpy(dst, base, n_base * sizeof(float));
-    dst += n_base;
+    return kind == OT_PART_IN ? &s->in : kind == OT_PART_HEADS ? &s->attn : &s->ff;
+}
+
+static const ot_buffer *const_part_buffer(const ot_stream *s, ot_part_kind kind)
+{
+    return kind == OT_PART_IN ? &s->in : kind == OT_PART_HEADS ? &s->attn : &s->ff;
+}
+
+static const ot_buffer *base_buffer(const ot_engine *e, ot_part_kind kind)
+{
+    return kind == OT_PART_IN ? &e->xn : kind == OT_PART_HEADS ? &e->att : &e->inner;
+}
+
+/* Width of a stream's own part. */
+static uint32_t own_width(const ot_engine *e, const ot_stream *s, ot_part_kind kind)
+{
+    const ot_insertion_spec *spec = &s->insertion->info.spec;
+    return kind == OT_PART_IN ? spec->n_embd : kind == OT_PART_HEADS ? spec->n_heads * e->model->info.head_dim : spec->n_ff;
+}
+
+uint32_t ot_stream_own_column(const ot_engine *e, const ot_stream *s, ot_part_kind kind)
+{
+    return const_part_buffer(s, kind)->width - own_width(e, s, kind);
+}
+
+/* Floats of the base and of the parents to compact row c of a concatenation. */
+static void gather(const ot_engine *e, const ot_stream *s, const ot_buffer *to, uint32_t row, ot_part_kind kind)
+{
+    const ot_buffer *base = base_buffer(e, kind);
+    float *dst = to->x + (size_t)s->index[row] * to->width;
+    memcpy(dst, base->x + (size_t)row * base->width, base->width * sizeof(float));
+    dst += base->width;
     for (uint32_t p = 0; p < s->n_parents; p++) {
         const ot_stream *parent = s->parents[p];
-        const ot_buffer *b = buffer_of(parent);
-        const uint32_t n = own_width(parent, hd);
+        const ot_buffer *b = const_part_buffer(parent, kind);
+        const uint32_t n = own_width(e, parent, kind);
         memcpy(dst, b->x + (size_t)(parent->index[row] + 1) * b->width - n, n * sizeof(float));
         dst += n;
     }
 }
 
-static const ot_buffer *buffer_in(const ot_stream *s) { return &s->in; }
-static const ot_buffer *buffer_attn(const ot_stream *s) { return &s->attn; }
-static const ot_buffer *buffer_ff(const ot_stream *s) { return &s->ff; }
-static uint32_t own_embd(const ot_stream *s, uint32_t hd) { (void)hd; return s->insertion->info.spec.n_embd; }
-static uint32_t own_heads(const ot_stream *s, uint32_t hd) { return s->insertion->info.spec.n_heads * hd; }
-static uint32_t own_ff(const ot_stream *s, uint32_t hd) { (void)hd; return s->insertion->info.spec.n_ff; }
-
-/* The own part of a compact row in a concatenation. */
-static float *own_part(const ot_buffer *b, uint32_t c, uint32_t n_own)
+/* Whether a stream's concatenations have a part from this source (NULL: the base), and its first column. */
+static bool find_part(const ot_engine *e, const ot_stream *s, const ot_stream *source, ot_part_kind kind, uint32_t *column)
 {
-    return b->x + (size_t)(c + 1) * b->width - n_own;
+    *column = 0;
+    if (source == NULL)
+        return true;
+    *column = base_buffer(e, kind)->width;
+    for (uint32_t p = 0; p < s->n_parents; p++) {
+        if (s->parents[p] == source)
+            return true;
+        *column += own_width(e, s->parents[p], kind);
+    }
+    return false;
 }
 
+static void copy_blocks(const ot_acts *dst, size_t dst_row, uint32_t dst_column, const ot_acts *src, size_t src_row,
+                        uint32_t src_column, uint32_t n)
+{
+    const size_t to = dst_row * dst->b_stride + dst_column / OT_QBLOCK, n_blocks = n / OT_QBLOCK;
+    const size_t from = src_row * src->b_stride + src_column / OT_QBLOCK;
+    memcpy(dst->q + dst_row * dst->q_stride + dst_column, src->q + src_row * src->q_stride + src_column, n);
+    memcpy(dst->scale + to, src->scale + from, n_blocks * sizeof *dst->scale);
+    memcpy(dst->bsum + to, src->bsum + from, n_blocks * sizeof *dst->bsum);
+    memcpy(dst->qsum + to, src->qsum + from, n_blocks * sizeof *dst->qsum);
+}
+
+void ot_streams_give_blocks(ot_engine *e, uint32_t row, ot_part_kind kind, const ot_stream *source, uint32_t column, uint32_t n)
+{
+    uint32_t n_streams, to;
+    ot_stream *const *of = ot_streams_of_row(e, row, &n_streams);
+    const ot_buffer *from = source != NULL ? const_part_buffer(source, kind) : base_buffer(e, kind);
+    const size_t from_row = source != NULL ? (size_t)source->index[row] : row;
+    const uint32_t from_column = column + (source != NULL ? ot_stream_own_column(e, source, kind) : 0);
+    for (uint32_t j = 0; j < n_streams; j++) {
+        ot_stream *s = of[j];
+        if (s->in_blocks && find_part(e, s, source, kind, &to))
+            copy_blocks(&part_buffer(s, kind)->acts, (size_t)s->index[row], to + column, &from->acts, from_row, from_column, n);
+    }
+}
+
+/* n(h') and, where parts are not whole blocks, the concatenation around it. */
+static void norm_stream_row(ot_engine *e, const ot_stream *s, uint32_t row, bool ffn)
+{
+    const uint32_t de = s->insertion->info.spec.n_embd, c = (uint32_t)s->index[row];
+    const ot_ext_layer *l = &s->insertion->layers[e->layer];
+    const ot_tape *t = e->batch->tape != NULL && e->batch->tape->insertion == s->insertion ? e->batch->tape : NULL;
+    float *ext = s->ext + (size_t)c * de;
+    ot_buffer in = s->in;
+    if (ffn && t != NULL)
+        in.x = tape_at(t, t->ffn_in, e->layer, in.width);
+    in.acts.x = in.x;
+    ot_step_norm_extended(e, row, ffn ? &l->ffn_norm : &l->attn_norm, ext, de, in.x + (size_t)(c + 1) * in.width - de);
+    if (s->in_blocks) {
+        ot_buffer_quantize_blocks(e, &in, c, c + 1, in.width - de, de, false);
+        ot_streams_give_blocks(e, row, OT_PART_IN, s, 0, de);
+    } else {
+        gather(e, s, &in, row, OT_PART_IN);
+        if (s->insertion->takes_q8)
+            ot_buffer_quantize(e, &in, c, c + 1, false);
+    }
+    if (t != NULL)
+        tape_norm_row(e, row, ffn);
+    if (!e->narrows)
+        ot_step_add_bias(e, ext, ffn ? &l->down : &l->o, 0, de);
+}
+
+/* A parent comes before its children, which take its part. */
 void ot_streams_norm_row(ot_engine *e, uint32_t row, bool ffn)
 {
     uint32_t n;
     ot_stream *const *of = ot_streams_of_row(e, row, &n);
-    const uint32_t d = e->model->info.n_embd;
-    for (uint32_t j = 0; j < n; j++) {
-        const ot_stream *s = of[j];
-        const uint32_t de = s->insertion->info.spec.n_embd, c = (uint32_t)s->index[row];
-        if (de == 0)
-            continue;
-        const ot_ext_layer *l = &s->insertion->layers[e->layer];
-        const ot_tape *t = e->batch->tape;
-        ot_buffer in = s->in;
-        if (ffn && t != NULL && t->insertion == s->insertion)
-            in.x = tape_at(t, t->ffn_in, e->layer, in.width);
-        in.acts.x = in.x;
-        gather(in.x + (size_t)c * in.width, e->xn.x + (size_t)row * d, d, s, row, buffer_in, own_embd, 0);
-        ot_step_norm_extended(e, row, ffn ? &l->ffn_norm : &l->attn_norm, s->ext + (size_t)c * de, de, own_part(&in, c, de));
-        if (s->insertion->takes_q8)
-            ot_buffer_quantize(e, &in, c, c + 1, false);
-        if (t != NULL && t->insertion == s->insertion)
-            tape_norm_row(e, row, ffn);
-    }
+    if (n > 0)
+        ot_streams_give_blocks(e, row, OT_PART_IN, NULL, 0, e->xn.width);
+    for (uint32_t j = 0; j < n; j++)
+        if (of[j]->insertion->info.spec.n_embd > 0)
+            norm_stream_row(e, of[j], row, ffn);
 }
 
-void ot_streams_concat_row(ot_engine *e, uint32_t row)
+void ot_streams_gather_row(ot_engine *e, uint32_t row, ot_part_kind kind)
 {
     uint32_t n;
     ot_stream *const *of = ot_streams_of_row(e, row, &n);
     for (uint32_t j = 0; j < n; j++) {
-        const ot_stream *s = of[j];
+        ot_stream *s = of[j];
         const uint32_t c = (uint32_t)s->index[row];
-        const uint32_t de = s->insertion->info.spec.n_embd;
-        if (de == 0)
+        if (s->in_blocks || s->insertion->info.spec.n_embd == 0)
             continue;
-        ot_step_add_bias(e, s->ext + (size_t)c * de, &s->insertion->layers[e->layer].o, 0, de);
-        /* The own heads were written in place by the attention. */
-        gather(s->attn.x + (size_t)c * s->attn.width, e->att.x + (size_t)row * e->att.width, e->att.width, s, row,
-               buffer_attn, own_heads, e->model->info.head_dim);
+        gather(e, s, part_buffer(s, kind), row, kind);
         if (s->insertion->takes_q8)
-            ot_buffer_quantize(e, &s->attn, c, c + 1, false);
-    }
-}
-
-void ot_streams_act_row(ot_engine *e, uint32_t row)
-{
-    uint32_t n;
-    ot_stream *const *of = ot_streams_of_row(e, row, &n);
-    for (uint32_t j = 0; j < n; j++) {
-        const ot_stream *s = of[j];
-        const ot_insertion_spec *spec = &s->insertion->info.spec;
-        const uint32_t c = (uint32_t)s->index[row];
-        if (spec->n_embd == 0)
-            continue;
-        const ot_ext_layer *l = &s->insertion->layers[e->layer];
-        if (spec->n_ff > 0) {
-            float *gate = s->gate + (size_t)c * spec->n_ff, *up = s->up + (size_t)c * spec->n_ff;
-            ot_step_add_bias(e, gate, &l->gate, 0, spec->n_ff);
-            ot_step_add_bias(e, up, &l->up, 0, spec->n_ff);
-            ot_step_activate(e, own_part(&s->ff, c, spec->n_ff), gate, up, spec->n_ff);
-        }
-        ot_step_add_bias(e, s->ext + (size_t)c * spec->n_embd, &l->down, 0, spec->n_embd);
-        gather(s->ff.x + (size_t)c * s->ff.width, e->inner.x + (size_t)row * e->inner.width, e->inner.width, s, row,
-               buffer_ff, own_ff, 0);
-        if (s->insertion->takes_q8)
-            ot_buffer_quantize(e, &s->ff, c, c + 1, false);
+            ot_buffer_quantize(e, part_buffer(s, kind), c, c + 1, false);
     }
 }
 
@@ -330,9 +394,7 @@ void ot_streams_add_ffn_in(ot_engine *e)
         const ot_ext_layer *l = &s->insertion->layers[e->layer];
         if (t != NULL && t->insertion == s->insertion)
             bind_buffer(&s->in, tape_at(t, t->ffn_in, e->layer, s->in.width), s->in.width);
-        if (e->model->arch->ffn == OT_FFN_SILU_GATED)
-            ot_step_add_matmul(e, s->gate, spec->n_ff, &s->in, false, s->n_rows, &l->gate.w, false);
-        ot_step_add_matmul(e, s->up, spec->n_ff, &s->in, false, s->n_rows, &l->up.w, false);
+        ot_step_add_ffn_in(e, s, s->gate, s->up, &s->in, false, s->n_rows, &l->gate, &l->up);
     }
 }
 
