@@ -199,7 +199,7 @@ def put_inserted_layer(maker, base, prefix, width, n_ff, heads, kv_heads, n_in, 
 
 
 def make_insertion(path, seed, base, width, n_ff, heads, kv_heads, parents=(), outputs=1, activation="sigmoid", reads="extended",
-                   type_of=None, kind="scalar", first_offset=0, head_scale=0.7):
+                   type_of=None, kind="scalar", first_offset=0, head_scale=0.7, reads_tokens=False):
     """A small insertion for `base` (a reference.Model). `parents`: (name, reference.Insertion) pairs, lowest first."""
     maker = Maker(seed, type_of)
     w = maker.writer
@@ -221,6 +221,8 @@ def make_insertion(path, seed, base, width, n_ff, heads, kv_heads, parents=(), o
     w.put("otter.head.offsets", gguf_io.ARRAY,
           [first_offset + k if kind == "generation" else 0 for k in range(outputs)], gguf_io.U32)
     w.put("otter.head.labels", gguf_io.ARRAY, [f"label{k}" for k in range(outputs)], gguf_io.STRING)
+    if reads_tokens:
+        w.put("otter.head.reads_tokens", gguf_io.BOOL, True)
     w.put("otter.training.data", gguf_io.STRING, "none: random weights")
 
     hd = base.head_dim
@@ -242,6 +244,10 @@ def make_insertion(path, seed, base, width, n_ff, heads, kv_heads, parents=(), o
             maker.matrix(f"otter.head.{k}.weight", 1, n_head, 1.5)
         else:
             maker.matrix(f"otter.head.{k}.weight", base.d, n_head, head_scale)
+        if reads_tokens:
+            # B_h e(token) about as large as H'.
+            length = np.sqrt(base.d) * base.weights.get("token_embd.weight").std()
+            maker.matrix(f"otter.head.{k}.token.weight", n_head, base.d, np.sqrt(base.d) / length)
         if kind != "generation":
             maker.vector(f"otter.head.{k}.bias", 1, spread=0.5)
     w.write(path)
@@ -356,8 +362,19 @@ GPT2_INSERTIONS = {
     "gpt2-q8-full": ("gpt2-q8", dict(seed=137, width=32, n_ff=64, heads=3, kv_heads=3, type_of={"*": "Q8_0", "head": "F32"})),
 }
 
-LOOSE = {"expert": HALF_TABLE, "anti-expert": HALF_TABLE, "drafts": HALF_TABLE, "lookahead": HALF_TABLE, "broad-expert": BYTE_TABLE,
-         "broad-anti-expert": BYTE_TABLE, "q4-medusa": (0.25, 0.25),
+# Heads that read tokens: with tables in halves and in 8 bits, and through the output matrix; GPT-2 adds positions to embeddings, which
+# heads do not read.
+DRAFTS = dict(kind="generation", activation="linear", first_offset=1, reads_tokens=True)
+READING = {
+    "reading": ("tied", dict(seed=150, width=16, n_ff=24, heads=1, kv_heads=1, outputs=3, **DRAFTS)),
+    "reading-wide": ("separate", dict(seed=151, width=40, n_ff=24, heads=2, kv_heads=1, outputs=2, **DRAFTS)),
+    "reading-broad": ("broad", dict(seed=152, width=32, n_ff=0, heads=0, kv_heads=0, outputs=4, **DRAFTS)),
+    "reading-q4": ("q4", dict(seed=153, width=32, n_ff=32, heads=0, kv_heads=0, outputs=2, type_of={"*": "Q8_0"}, **DRAFTS)),
+    "reading-gpt2": ("gpt2", dict(seed=154, width=20, n_ff=40, heads=2, kv_heads=2, outputs=2, **DRAFTS)),
+}
+
+LOOSE = {"reading": HALF_TABLE, "reading-broad": BYTE_TABLE, "reading-gpt2": HALF_TABLE, "expert": HALF_TABLE, "anti-expert": HALF_TABLE, "drafts": HALF_TABLE, "lookahead": HALF_TABLE, "broad-expert": BYTE_TABLE,
+         "broad-anti-expert": BYTE_TABLE, "q4-medusa": (0.25, 0.25), "reading-q4": (0.25, 0.25),
          "gpt2-expert": HALF_TABLE}
 
 
@@ -377,10 +394,17 @@ CASES += [("two", "tied", ["full", "grouped"], EXACT),
           ("two-broad", "broad", ["broad-expert", "broad-anti-expert", "broad-medusa"], BYTE_TABLE)]
 CASES += cases_of(GPT2_MODELS, GPT2_INSERTIONS, ("gpt2-q8", "gpt2-blocks"))
 CASES += [("gpt2-many", "gpt2", ["gpt2-no-heads", "gpt2-task-head", "gpt2-full", "gpt2-stacked", "gpt2-odd", "gpt2-grouped"], EXACT)]
+CASES += cases_of({}, READING, ("q4",))
+CASES += [("reading-and-others", "tied", ["drafts", "reading", "medusa"], HALF_TABLE)]
+
+
+def told(tokens, offset):
+    """What test-golden tells heads that read tokens, at a row: any token will do that follows from the row alone."""
+    return (7 * tokens + 13 * offset + np.arange(len(tokens))) % 300
 
 
 def expected_rows(model, insertions, tokens, **how):
-    result = model.forward(tokens, insertions, **how)
+    result = model.forward(tokens, insertions, told=told, **how)
     return model.logits(result.hidden), [s.reshape(len(s), -1) for s in result.scores]
 
 
@@ -423,7 +447,7 @@ def make_all(folder):
         else:
             make_gpt2(at(name), **GPT2_MODELS[name])
         models[name] = reference.Model(at(name), np.float64)
-    recipes = {**INSERTIONS, **GPT2_INSERTIONS}
+    recipes = {**INSERTIONS, **GPT2_INSERTIONS, **READING}
     for name, (base, how) in recipes.items():
         parents = [(p, insertions[p]) for p in how.get("parents", [])]
         make_insertion(at(name + ".head"), base=models[base], **{**how, "parents": parents})

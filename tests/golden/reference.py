@@ -171,6 +171,7 @@ class Insertion:
         assert len(self.parents) == len(key("parents", []))
         self.kind = key("head.kind")
         self.input, self.activation, self.n_outputs = key("head.input"), key("head.activation"), key("head.count")
+        self.offsets, self.reads_tokens = key("head.offsets", [0] * self.n_outputs), key("head.reads_tokens", False)
         self.weights = Weights(reader, dtype)
 
     def scores(self, head_in):
@@ -192,11 +193,18 @@ class Insertion:
         u = self.product(k, head_in)
         return (silu(u) if self.activation == "silu_residual" else u) + hidden
 
-    def values(self, head_in, hidden, logits):
+    def token_part(self, k, embedding):
+        """B_k e of a head that reads tokens (Hydra's dependence on the drafts before): (n, d) -> (n, d')."""
+        return embedding @ self.weights.get(f"otter.head.{k}.token.weight").T
+
+    def values(self, head_in, hidden, logits, embedding_told):
         """A value for every token: (n, outputs, vocab). Generation heads: their logits less the base's own. Lookahead:
-        sigma(lm_head(W_h x) + b). `logits` is lm_head."""
-        out = []
+        sigma(lm_head(W_h x) + b). `logits` is lm_head; embedding_told(offset) are the base's embeddings of the tokens that heads
+        which read them are told."""
+        out, h = [], head_in
         for k in range(self.n_outputs):
+            if self.reads_tokens:
+                head_in = h + self.token_part(k, embedding_told(self.offsets[k]))
             if self.kind == "lookahead":
                 z = logits(self.product(k, head_in)) + self.weights.get(f"otter.head.{k}.bias")[0]
                 out.append(sigmoid(z) if self.activation == "sigmoid" else z)
@@ -313,9 +321,9 @@ class Model:
         position = weights.maybe(prefix + "position_embd.weight")
         return h if position is None else h + position[:len(tokens)]
 
-    def forward(self, tokens, insertions=(), inputs=unchanged, kv_round=lambda x: x, values=True):
+    def forward(self, tokens, insertions=(), inputs=unchanged, kv_round=lambda x: x, values=True, told=None):
         """tokens: ids of one sequence from position 0. insertions: parents before their children. values=False leaves out those
-        for every token, which are large."""
+        for every token, which are large. told(tokens, offset) gives the tokens that heads of this offset read, one for each row."""
         tokens = np.asarray(tokens)
         h = self._embed(self.weights, "", tokens, self.d)
         streams, of = [], {}
@@ -330,7 +338,8 @@ class Model:
         hidden = self._norm("output_norm", h, streams)
         extended = [s.normed for s in streams]
         head_in = [hidden if i.input == "base" else e for i, e in zip(insertions, extended)]
-        scores = [i.scores(x) if i.kind == "scalar" else i.values(x, hidden, self.logits) if values else None
+        embedding_told = lambda offset: self.weights.get("token_embd.weight")[told(tokens, offset)]
+        scores = [i.scores(x) if i.kind == "scalar" else i.values(x, hidden, self.logits, embedding_told) if values else None
                   for i, x in zip(insertions, head_in)]
         return Result(hidden, extended, scores)
 

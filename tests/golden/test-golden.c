@@ -88,9 +88,14 @@ static ot_row plain_row(uint32_t position)
                     .flags = OT_ROW_OUTPUT};
 }
 
+static const ot_insertion_spec *spec_of(uint32_t i)
+{
+    return &ot_insertion_get_info(insertions[i])->spec;
+}
+
 static ot_head_kind kind_of(uint32_t i)
 {
-    return ot_insertion_get_info(insertions[i])->spec.kind;
+    return spec_of(i)->kind;
 }
 
 /* Where the values of an insertion's output at a row of results belong. */
@@ -115,6 +120,12 @@ static void check_lookahead(ot_engine *engine, uint32_t row, uint32_t i, uint32_
         CHECK_SAME_FLOATS(some, of_all, 9);
 }
 
+/* What make_golden.py's `told` says. */
+static int32_t told_at(const ot_row *row, uint32_t offset)
+{
+    return (int32_t)((7 * (uint32_t)row->token + 13 * offset + row->position) % want.n_vocab);
+}
+
 /* Values for every token at the listed rows of the last batch, to the results that are about to be appended: all heads in one
  * call while they fit. */
 static bool run_heads(ot_engine *engine, const ot_kv_view *views, const ot_row *rows, const uint32_t *list, uint32_t n_list,
@@ -123,6 +134,7 @@ static bool run_heads(ot_engine *engine, const ot_kv_view *views, const ot_row *
     enum { MAX_HEADS = 32 };
     static uint32_t used[MAX_HEADS][MAX_ROWS];
     static float *values[MAX_HEADS][MAX_ROWS];
+    static int32_t told[MAX_HEADS][MAX_ROWS];
     ot_head_rows heads[MAX_HEADS];
     ot_error err = {0};
     uint32_t n_heads = 0, n_rows = 0;
@@ -134,11 +146,13 @@ static bool run_heads(ot_engine *engine, const ot_kv_view *views, const ot_row *
                 n_heads = n_rows = 0;
             }
             ot_head_rows *h = &heads[n_heads];
-            *h = (ot_head_rows){insertions[k], o, 0, used[n_heads], values[n_heads], NULL};
+            *h = (ot_head_rows){insertions[k], o, 0, used[n_heads], values[n_heads],
+                                .tokens = spec_of(k)->reads_tokens ? told[n_heads] : NULL};
             for (uint32_t i = 0; i < n_list; i++) {
                 if (k >= views[rows[list[i]].sequence].n_insertions)
                     continue;
                 used[n_heads][h->n_rows] = list[i];
+                told[n_heads][h->n_rows] = told_at(&rows[list[i]], spec_of(k)->offsets[o]);
                 values[n_heads][h->n_rows++] = values_at(r, k, r->n_rows + i, o);
             }
             n_rows += h->n_rows;
