@@ -87,9 +87,7 @@ void ot_buffer_quantize(const ot_engine *e, const ot_buffer *b, uint32_t begin, 
 void ot_buffer_matmul(const ot_engine *e, float *y, size_t y_stride, const ot_acts *x, const ot_acts *low, const ot_matrix *w,
                       uint32_t begin, uint32_t end, bool accumulate)
 {
-    e->kernels->matmul(y, y_stride, x, w, begin, end, accumulate);
-    if (low != NULL)
-        e->kernels->matmul(y, y_stride, low, w, begin, end, true);
+    e->kernels->matmul_wide(y, y_stride, x, low, w, begin, end, accumulate);
 }
 
 void ot_step_add_matmul(ot_engine *e, float *y, size_t y_stride, ot_buffer *x, bool wide, uint32_t n_rows,
@@ -445,6 +443,16 @@ static void head_task(void *arg, uint32_t task, uint32_t thread)
     }
 }
 
+/* Embedding rows come from mapped files: they must still have been there. */
+static ot_status check_files(const ot_engine *e, ot_error *err)
+{
+    ot_status st = ot_gguf_check(e->model->gguf, err);
+    for (uint32_t k = 0; k < e->n_streams && st == OT_OK; k++)
+        if (e->streams[k].insertion->gguf != NULL)
+            st = ot_gguf_check(e->streams[k].insertion->gguf, err);
+    return st;
+}
+
 ot_status ot_engine_forward(ot_engine *e, const ot_batch *batch, ot_error *err)
 {
     ot_status st = check_batch(e, batch, err);
@@ -469,7 +477,9 @@ ot_status ot_engine_forward(ot_engine *e, const ot_batch *batch, ot_error *err)
         e->batch = batch;
         ot_streams_restore_rows(e, batch->n_rows);
     }
-    return OT_OK;
+    if ((st = check_files(e, err)) != OT_OK)
+        e->batch = NULL;
+    return st;
 }
 
 /* ---- What a batch left behind ------------------------------------------------------------------------------------ */
