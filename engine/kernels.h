@@ -124,6 +124,12 @@ typedef struct ot_kernels {
     void (*matmul)(float *y, size_t y_stride, const ot_acts *x, const ot_matrix *w, uint32_t panel_begin,
                    uint32_t panel_end, bool accumulate);
 
+    /* The product of wide activations: `low` holds what quantisation took from the same rows, with x's strides. y as matmul makes it
+     * from x; then, of quantised weights, y = y + the sum that matmul makes from low, in one sweep over the weights. Float weights
+     * read x alone. low may be NULL: then it is matmul. */
+    void (*matmul_wide)(float *y, size_t y_stride, const ot_acts *x, const ot_acts *low, const ot_matrix *w, uint32_t panel_begin,
+                        uint32_t panel_end, bool accumulate);
+
     /* dst[i] = x[i] * inv * gamma[i] in this order of products; inv = 1 / sqrtf(sum(x^2) / n + eps) by 16 partial sums
      * (fma). Returns inv, so that the inserted stream can be scaled by it (method: statistics of h alone). */
     float (*rms_norm)(float *dst, const float *x, const float *gamma, uint32_t n, float eps);

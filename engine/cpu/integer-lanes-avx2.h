@@ -14,6 +14,8 @@
 /* The register tile: rows x panels. */
 #define OT_INT_ROWS 4
 #define OT_INT_PANELS 1
+/* Wide activations of up to so many rows share a sweep over the weights. */
+#define OT_WIDE_ROWS 1
 
 typedef struct line16 {
     __m256i lo, hi;
@@ -33,6 +35,8 @@ OT_INLINE line16 line_high(line16 c)
     return line_low((line16){_mm256_srli_epi16(c.lo, 4), _mm256_srli_epi16(c.hi, 4)});
 }
 OT_INLINE quad16 quad_set1(int32_t i) { return _mm256_set1_epi32(i); }
+/* *i * 2^bits. The shift is made on the vector: a scalar one costs a register more than there are, and a way between the units. */
+OT_INLINE quad16 quad_scaled(const int32_t *i, int bits) { return _mm256_slli_epi32(_mm256_set1_epi32(*i), bits); }
 OT_INLINE quad16 quad_load(const int8_t *q)
 {
     int32_t quad;

@@ -16,6 +16,8 @@
 /* The register tile: rows x panels. */
 #define OT_INT_ROWS 4
 #define OT_INT_PANELS 2
+/* Wide activations of up to so many rows share a sweep over the weights. */
+#define OT_WIDE_ROWS 2
 
 typedef __m512i line16;
 typedef __m512i quad16;
@@ -25,6 +27,8 @@ OT_INLINE line16 line_load(const uint8_t *codes) { return _mm512_loadu_si512(cod
 OT_INLINE line16 line_low(line16 c) { return _mm512_and_si512(c, _mm512_set1_epi8(15)); }
 OT_INLINE line16 line_high(line16 c) { return _mm512_and_si512(_mm512_srli_epi16(c, 4), _mm512_set1_epi8(15)); }
 OT_INLINE quad16 quad_set1(int32_t i) { return _mm512_set1_epi32(i); }
+/* *i * 2^bits. The shift is made on the vector: a scalar one costs a register more than there are, and a way between the units. */
+OT_INLINE quad16 quad_scaled(const int32_t *i, int bits) { return _mm512_slli_epi32(_mm512_set1_epi32(*i), bits); }
 OT_INLINE quad16 quad_load(const int8_t *q)
 {
     int32_t quad;

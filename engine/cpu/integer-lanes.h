@@ -8,10 +8,11 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* What a product needs to know of the weights at compile time. */
+/* What a product needs to know of the weights, and of the activations, at compile time. */
 typedef struct code_kind {
     bool nibbles, has_min;
     int n_scales;
+    bool wide; /* activations in two parts: x and low */
 } code_kind;
 
 #if defined(__AVX512F__)

@@ -267,6 +267,14 @@ static void c_matmul(float *y, size_t y_stride, const ot_acts *x, const ot_matri
     }
 }
 
+static void c_matmul_wide(float *y, size_t y_stride, const ot_acts *x, const ot_acts *low, const ot_matrix *w, uint32_t panel_begin,
+                          uint32_t panel_end, bool accumulate)
+{
+    c_matmul(y, y_stride, x, w, panel_begin, panel_end, accumulate);
+    if (low != NULL && ot_matrix_takes_q8(w))
+        c_matmul(y, y_stride, low, w, panel_begin, panel_end, true);
+}
+
 /* ---- Attention ------------------------------------------------------------------------------------------- */
 
 /* Element `i` of the half or float array at `base`. */
@@ -379,6 +387,7 @@ const ot_kernels ot_kernels_c = {
     .name = "c",
     .quantize = c_quantize,
     .matmul = c_matmul,
+    .matmul_wide = c_matmul_wide,
     .rms_norm = c_rms_norm,
     .scale_norm = c_scale_norm,
     .layer_norm = c_layer_norm,

@@ -7,27 +7,32 @@
 #include "engine/cpu/kernel-tables.h"
 #include "engine/cpu/vector-kernels.h"
 
-static void lanes_matmul(float *y, size_t y_stride, const ot_acts *x, const ot_matrix *w, uint32_t panel_begin,
-                         uint32_t panel_end, bool accumulate)
+static void lanes_matmul_wide(float *y, size_t y_stride, const ot_acts *x, const ot_acts *low, const ot_matrix *w, uint32_t panel_begin,
+                              uint32_t panel_end, bool accumulate)
 {
-    const product p = {y, y_stride, x, w, accumulate};
+    const product p = {y, y_stride, x, w, accumulate, low};
     if (panel_end > w->n_panels)
         panel_end = w->n_panels;
     switch (w->format) {
     case OT_PACK_F32: matmul_f32(&p, panel_begin, panel_end); break;
     case OT_PACK_F16: matmul_f16(&p, panel_begin, panel_end); break;
     case OT_PACK_BF16: matmul_bf16(&p, panel_begin, panel_end); break;
-    case OT_PACK_U4: (w->has_min ? matmul_u4_min : matmul_u4)(&p, panel_begin, panel_end); break;
-    case OT_PACK_S8:
-        (w->n_scales == 2 ? matmul_s8_two_scales : w->has_min ? matmul_s8_min : matmul_s8)(&p, panel_begin, panel_end);
-        break;
+    case OT_PACK_U4:
+    case OT_PACK_S8: integer_matmul(&p, panel_begin, panel_end); break;
     }
+}
+
+static void lanes_matmul(float *y, size_t y_stride, const ot_acts *x, const ot_matrix *w, uint32_t panel_begin,
+                         uint32_t panel_end, bool accumulate)
+{
+    lanes_matmul_wide(y, y_stride, x, NULL, w, panel_begin, panel_end, accumulate);
 }
 
 const ot_kernels OT_TABLE = {
     .name = OT_TABLE_NAME,
     .quantize = lanes_quantize,
     .matmul = lanes_matmul,
+    .matmul_wide = lanes_matmul_wide,
     .rms_norm = lanes_rms_norm,
     .scale_norm = lanes_scale_norm,
     .layer_norm = lanes_layer_norm,

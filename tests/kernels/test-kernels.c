@@ -233,12 +233,11 @@ typedef struct acts_buffers {
     size_t x_size, q_size, b_size; /* elements */
 } acts_buffers;
 
-static void acts_open(acts_buffers *b, uint32_t n_rows, uint32_t n_in)
+static void acts_open_strided(acts_buffers *b, uint32_t n_rows, uint32_t n_in, size_t x_stride, size_t b_stride)
 {
-    const size_t blocks = n_in / OT_QBLOCK, x_stride = n_in + below(5);
     memset(b, 0, sizeof *b);
     b->acts = (ot_acts){.n_rows = n_rows, .n_in = n_in, .x_stride = x_stride, .q_stride = ((size_t)n_in + 63) / 64 * 64,
-                        .b_stride = blocks + below(3)};
+                        .b_stride = b_stride};
     b->x_size = (n_rows - 1) * x_stride + n_in;
     b->q_size = n_rows * b->acts.q_stride;
     b->b_size = n_rows * b->acts.b_stride + 1;
@@ -251,6 +250,12 @@ static void acts_open(acts_buffers *b, uint32_t n_rows, uint32_t n_in)
     memset(b->acts.scale, 0, b->b_size * sizeof(float));
     memset(b->acts.bsum, 0, b->b_size * sizeof(float));
     memset(b->acts.qsum, 0, b->b_size * sizeof(float));
+}
+
+static void acts_open(acts_buffers *b, uint32_t n_rows, uint32_t n_in)
+{
+    const size_t x_stride = n_in + below(5);
+    acts_open_strided(b, n_rows, n_in, x_stride, n_in / OT_QBLOCK + below(3));
 }
 
 static void acts_close(acts_buffers *b)
@@ -418,6 +423,19 @@ static void repacking_is_packing(void)
     ot_matrix_free(&m);
 }
 
+/* The row r of activations alone. */
+static ot_acts acts_row(const ot_acts *all, uint32_t r)
+{
+    ot_acts row = *all;
+    row.n_rows = 1;
+    row.x += r * row.x_stride;
+    row.q += r * row.q_stride;
+    row.scale += r * row.b_stride;
+    row.bsum += r * row.b_stride;
+    row.qsum += r * row.b_stride;
+    return row;
+}
+
 /* One product of n_rows rows, whole, in two cuts, and row by row: all equal to the reference; nothing is written outside. */
 static void check_product(const ot_matrix *m, acts_buffers *a, bool accumulate)
 {
@@ -441,16 +459,45 @@ static void check_product(const ot_matrix *m, acts_buffers *a, bool accumulate)
 
     memcpy(got, before, size * sizeof *got);
     for (uint32_t r = 0; r < n_rows; r++) {
-        ot_acts row = a->acts;
-        row.n_rows = 1;
-        row.x += r * row.x_stride;
-        row.q += r * row.q_stride;
-        row.scale += r * row.b_stride;
-        row.bsum += r * row.b_stride;
-        row.qsum += r * row.b_stride;
+        const ot_acts row = acts_row(&a->acts, r);
         fast->matmul(got + r * stride, stride, &row, m, 0, m->n_panels, accumulate);
     }
     CHECK(same(got, expected, size, "matmul row by row"));
+    free_floats(before, size), free_floats(expected, size), free_floats(got, size);
+}
+
+/* Wide activations in one sweep give the bits of two products, whole, in two cuts, and row by row; float weights see x alone. */
+static void check_wide_product(const ot_matrix *m, acts_buffers *a, acts_buffers *low, bool accumulate)
+{
+    const uint32_t n_rows = a->acts.n_rows, cut = below(m->n_panels + 1);
+    const size_t stride = m->n_out + below(4), size = (n_rows - 1) * stride + m->n_out;
+    float *before = guarded_floats(size), *expected = guarded_floats(size), *got = guarded_floats(size);
+    REQUIRE(before && expected && got);
+    fill(before, size, ORDINARY);
+    memcpy(expected, before, size * sizeof *got);
+    ref->matmul(expected, stride, &a->acts, m, 0, m->n_panels, accumulate);
+    if (ot_matrix_takes_q8(m))
+        ref->matmul(expected, stride, &low->acts, m, 0, m->n_panels, true);
+
+    const ot_kernels *const both[] = {ref, fast};
+    for (int k = 0; k < 2; k++) {
+        memcpy(got, before, size * sizeof *got);
+        both[k]->matmul_wide(got, stride, &a->acts, &low->acts, m, cut, m->n_panels, accumulate);
+        both[k]->matmul_wide(got, stride, &a->acts, &low->acts, m, 0, cut, accumulate);
+        CHECK(same(got, expected, size, "wide product in two cuts"));
+    }
+    memcpy(got, before, size * sizeof *got);
+    for (uint32_t r = 0; r < n_rows; r++) {
+        const ot_acts row = acts_row(&a->acts, r), rest = acts_row(&low->acts, r);
+        fast->matmul_wide(got + r * stride, stride, &row, &rest, m, 0, m->n_panels, accumulate);
+    }
+    CHECK(same(got, expected, size, "wide product row by row"));
+
+    memcpy(got, before, size * sizeof *got);
+    memcpy(expected, before, size * sizeof *got);
+    ref->matmul(expected, stride, &a->acts, m, 0, m->n_panels, accumulate);
+    fast->matmul_wide(got, stride, &a->acts, NULL, m, 0, m->n_panels, accumulate);
+    CHECK(same(got, expected, size, "wide product without a low part"));
     free_floats(before, size), free_floats(expected, size), free_floats(got, size);
 }
 
@@ -458,7 +505,7 @@ static void check_matrix(ot_type type, uint32_t n_in, uint32_t n_out, uint32_t n
 {
     size_t row_bytes;
     uint8_t *rows = random_rows(type, n_in, n_out, extreme, &row_bytes);
-    acts_buffers a;
+    acts_buffers a, low;
     ot_matrix m;
     ot_error err = {0};
     REQUIRE(rows);
@@ -472,6 +519,11 @@ static void check_matrix(ot_type type, uint32_t n_in, uint32_t n_out, uint32_t n
     ref->quantize(&a.acts, 0, n_rows);
     ot_test_context("%s, %s, %u -> %u, %u rows, extreme %d", fast->name, ot_type_name(type), n_in, n_out, n_rows, extreme);
     check_product(&m, &a, below(2));
+    acts_open_strided(&low, n_rows, n_in, a.acts.x_stride, a.acts.b_stride);
+    fill(acts_x(&low), low.x_size, extreme ? ANYTHING : ORDINARY);
+    ref->quantize(&low.acts, 0, n_rows);
+    check_wide_product(&m, &a, &low, below(2));
+    acts_close(&low);
     acts_close(&a);
     ot_matrix_free(&m);
 }
