@@ -270,6 +270,7 @@ typedef struct ot_head_rows {
     const uint32_t *rows;  /* (n_rows) */
     float *const *values;  /* (n_rows) n_vocab floats each, overwritten; the caller's */
     const int32_t *tokens; /* (n_rows) for heads that read them; NULL for others */
+    uint32_t n_tokens;     /* values are wanted of tokens [0, n_tokens) only, and the rest of a row is undefined; 0: of all */
 } ot_head_rows;
 /* All heads in one run of the pool. OT_ERR_INVALID for a row without output, a scalar head, a token that is missing or not in the vocabulary, or more than max_rows rows together. */
 ot_status ot_engine_project_heads(ot_engine *engine, const ot_head_rows *heads, uint32_t n_heads, ot_error *err);

@@ -7,9 +7,9 @@
 
 #define TILE_PANELS (OT_TILE_COLUMNS / OT_PANEL)
 
-static uint32_t panel_chunks(const ot_matrix *w)
+static uint32_t n_panels(const ot_projection *p)
 {
-    return (w->n_panels + TILE_PANELS - 1) / TILE_PANELS;
+    return (p->n_out + OT_PANEL - 1) / OT_PANEL;
 }
 
 /* Rows [r, r + n) of activations. */
@@ -44,8 +44,8 @@ static void tile_task(void *arg, uint32_t task, uint32_t thread)
     const ot_projection *p = &e->projections[k];
     const ot_matrix *w = p->w;
     const uint32_t n_rows = p->in->acts.n_rows, begin = (task - p->first_task) * TILE_PANELS;
-    const uint32_t end = begin + TILE_PANELS < w->n_panels ? begin + TILE_PANELS : w->n_panels;
-    const uint32_t column = begin * OT_PANEL, last = end * OT_PANEL < w->n_out ? end * OT_PANEL : w->n_out;
+    const uint32_t end = begin + TILE_PANELS < n_panels(p) ? begin + TILE_PANELS : n_panels(p);
+    const uint32_t column = begin * OT_PANEL, last = end * OT_PANEL < p->n_out ? end * OT_PANEL : p->n_out;
     float *tile = e->tiles + (size_t)thread * OT_TILE_ROWS * OT_TILE_COLUMNS;
     for (uint32_t r = 0; r < n_rows; r += OT_TILE_ROWS) {
         const uint32_t n = n_rows - r < OT_TILE_ROWS ? n_rows - r : OT_TILE_ROWS;
@@ -57,18 +57,19 @@ static void tile_task(void *arg, uint32_t task, uint32_t thread)
     }
 }
 
-void ot_project_add(ot_engine *e, const ot_buffer *in, const ot_matrix *w, const ot_out_row *out)
+void ot_project_add(ot_engine *e, const ot_buffer *in, const ot_matrix *w, uint32_t n_out, const ot_out_row *out)
 {
-    e->projections[e->n_projections++] = (ot_projection){in, w, out, 0};
+    e->projections[e->n_projections++] = (ot_projection){in, w, n_out, out, 0};
 }
 
 void ot_project_run(ot_engine *e)
 {
     uint32_t n_tasks = 0;
     for (uint32_t k = 0; k < e->n_projections; k++) {
-        e->projections[k].first_task = n_tasks;
-        n_tasks += panel_chunks(e->projections[k].w);
-        ot_step_count_product(e, OT_STAGE_PROJECT, e->projections[k].w, e->projections[k].in->acts.n_rows);
+        ot_projection *p = &e->projections[k];
+        p->first_task = n_tasks;
+        n_tasks += (n_panels(p) + TILE_PANELS - 1) / TILE_PANELS;
+        ot_step_count_part(e, OT_STAGE_PROJECT, p->w, p->n_out, p->in->acts.n_rows);
     }
     ot_step_run(e, OT_STAGE_PROJECT, tile_task, n_tasks);
     e->n_projections = 0;
@@ -81,7 +82,7 @@ static void project_gathered(ot_engine *e, uint32_t n, float *const *logits)
     ot_buffer_quantize(e, &e->project_in, 0, n, true);
     for (uint32_t k = 0; k < n; k++)
         e->out_rows[k] = (ot_out_row){logits[k], NULL, false};
-    ot_project_add(e, &e->project_in, &e->model->output, e->out_rows);
+    ot_project_add(e, &e->project_in, &e->model->output, e->model->output.n_out, e->out_rows);
     ot_project_run(e);
 }
 

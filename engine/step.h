@@ -113,10 +113,11 @@ static inline float ot_out_value(const ot_out_row *out, float value)
     return out->sigmoid ? ot_sigmoid(value) : value;
 }
 
-/* A product of quantised rows with the output matrix or the table of a head: in->acts.n_rows rows. */
+/* A product of quantised rows with the first n_out rows of the output matrix or of a head's table: in->acts.n_rows rows. */
 typedef struct ot_projection {
     const ot_buffer *in;
     const ot_matrix *w;
+    uint32_t n_out;
     const ot_out_row *out;
     uint32_t first_task;
 } ot_projection;
@@ -179,12 +180,16 @@ struct ot_engine {
     ot_stage_time stages[OT_N_STAGES]; /* what each has done so far; names are filled in by ot_engine_stage_times */
 };
 
-/* Books a product of n_rows rows with w. */
+/* Books a product of n_rows rows with the first n_out rows of w. */
+static inline void ot_step_count_part(ot_engine *e, int stage, const ot_matrix *w, uint32_t n_out, uint32_t n_rows)
+{
+    const double ops = 2.0 * n_rows * w->n_in * n_out;
+    *(ot_matrix_takes_q8(w) ? &e->stages[stage].int8_ops : &e->stages[stage].float_ops) += ops;
+    e->stages[stage].bytes += (double)w->panel_bytes * ((n_out + OT_PANEL - 1) / OT_PANEL);
+}
 static inline void ot_step_count_product(ot_engine *e, int stage, const ot_matrix *w, uint32_t n_rows)
 {
-    const double ops = 2.0 * n_rows * w->n_in * w->n_out;
-    *(ot_matrix_takes_q8(w) ? &e->stages[stage].int8_ops : &e->stages[stage].float_ops) += ops;
-    e->stages[stage].bytes += (double)w->panel_bytes * w->n_panels;
+    ot_step_count_part(e, stage, w, w->n_out, n_rows);
 }
 
 #define OT_TILE_ROWS 32
@@ -240,8 +245,9 @@ void ot_attention_store(ot_engine *e);     /* keys and values of the groups that
 void ot_attention_store_all(ot_engine *e); /* ... of all groups */
 void ot_attention_run(ot_engine *e);
 
-/* Queues a product for the next ot_project_run; `in` is quantised, low half too, and stays as it is until then. */
-void ot_project_add(ot_engine *e, const ot_buffer *in, const ot_matrix *w, const ot_out_row *out);
+/* Queues a product with the first n_out rows of w for the next ot_project_run; `in` is quantised, low half too, and stays as it is
+ * until then. */
+void ot_project_add(ot_engine *e, const ot_buffer *in, const ot_matrix *w, uint32_t n_out, const ot_out_row *out);
 /* Runs all queued products in one run of the pool. */
 void ot_project_run(ot_engine *e);
 /* Processors that this process may use. */

@@ -18,6 +18,7 @@
 
 #include "engine/engine.h"
 #include "kv-cache/kv-cache.h"
+#include "scheduler/draft-costs.h"
 #include "scheduler/request.h"
 #include "scheduler/sampling.h"
 #include "scheduler/scheduler.h"
@@ -89,6 +90,7 @@ struct ot_scheduler {
     ot_kv_cache *cache;
     ot_sampler *sampler;
     struct ot_draft_heads *draft_heads;
+    ot_draft_costs draft_costs;
     uint32_t n_companions;
     struct ot_companion *companions; /* (n_companions) in order of loading; fixed after opening */
     double draft_models_s;         /* time that guessing took in this step */

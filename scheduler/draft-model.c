@@ -39,7 +39,8 @@ static uint32_t least(uint32_t a, uint32_t b)
 /* Whether one more guess, after n of them, is worth its pass and its row, if this is the chance that it is needed and right. */
 static bool pays(const ot_scheduler *s, const ot_companion *m, uint32_t n, float chance)
 {
-    float row = ot_draft_time(s->n_active, 1, n + 1) - ot_draft_time(s->n_active, 1, n);
+    const ot_draft_costs *costs = &s->draft_costs;
+    float row = ot_draft_time(costs, s->n_active, 1, n + 1) - ot_draft_time(costs, s->n_active, 1, n);
     return chance > m->pass_time + row;
 }
 

@@ -1,6 +1,6 @@
 /* The pace of drafts: are they worth their rows, and how many?
  *
- * Cost. Few rows cost little more than one, since a pass over them mostly reads weights; beyond CHEAP_ROWS each costs its share of
+ * Cost (draft-costs.c). Few rows cost little more than one, since a pass over them mostly reads weights; further ones cost their share of
  * arithmetic. Where several sequences decode the step is full sooner, so a guess has to be surer there.
  *
  * Chances. How likely a guess is right is learnt from the guesses of this choice alone: heads and models claim a probability, which is
@@ -17,14 +17,6 @@
 #include "scheduler/companion.h"
 #include "scheduler/ngram-drafts.h"
 
-/* Forward and project of SmolLM2-135M Q4_1 after 200 tokens, one thread of an EPYC with AVX-512, by 1, 2, 3, 4, 6, 8, 16, 32 rows: 6.5 ms
- * times 1, 1.10, 1.19, 1.32, 1.73, 2.17, 3.75, 7.05. */
-#define CHEAP_ROWS 4
-#define CHEAP_ROW_TIME 0.1f  /* of a one-row pass: each row up to CHEAP_ROWS ... */
-#define ROW_TIME 0.2f        /* ... and beyond */
-/* Values and the best tokens of one head at one row: 0.27 ms from a table of 32 inputs, 0.82 ms through the output matrix. */
-#define HEAD_TIME 0.04f
-#define WIDE_HEAD_TIME 0.125f
 #define PRIOR 3.0f
 #define DECAY 0.9f
 #define WORTH_MEMORY 0.875f
@@ -34,24 +26,18 @@ enum { FIRST_REST = 2, MAX_RESTS = 5 };
 
 /* ---- Cost ------------------------------------------------------------------------------------------------ */
 
-static float pass_time(uint32_t n_rows)
+float ot_draft_time(const ot_draft_costs *costs, uint32_t n_sharing, uint32_t n_rows, uint32_t n_guesses)
 {
-    uint32_t few = n_rows < CHEAP_ROWS ? n_rows : CHEAP_ROWS;
-    return 1 + CHEAP_ROW_TIME * (float)(few - 1) + ROW_TIME * (float)(n_rows - few);
+    return ot_draft_cost_of_rows(costs, n_sharing * (n_rows + n_guesses)) / ot_draft_cost_of_rows(costs, n_sharing * n_rows);
 }
 
-float ot_draft_time(uint32_t n_sharing, uint32_t n_rows, uint32_t n_guesses)
-{
-    return pass_time(n_sharing * (n_rows + n_guesses)) / pass_time(n_sharing * n_rows);
-}
-
-float ot_draft_proposal_time(const ot_choice *c, uint32_t n_sharing)
+float ot_draft_proposal_time(const ot_draft_costs *costs, const ot_choice *c, uint32_t n_sharing)
 {
     const ot_insertion *insertion = c->request->draft.insertion;
     if (insertion == NULL)
         return 0; /* a draft model's time is not known here */
-    float time = ot_insertion_get_info(insertion)->has_head_tables ? HEAD_TIME : WIDE_HEAD_TIME;
-    return time * (float)(c->proposal.n_depths * n_sharing) / pass_time(n_sharing);
+    const float time = ot_draft_cost_of_guess(costs, ot_insertion_get_info(insertion)->has_head_tables);
+    return time * (float)(c->proposal.n_depths * n_sharing) / ot_draft_cost_of_rows(costs, n_sharing);
 }
 
 /* ---- Chances --------------------------------------------------------------------------------------------- */
@@ -164,8 +150,8 @@ void ot_draft_end_turn(ot_scheduler *s, ot_choice *c, const ot_turn *t)
         learn(pace, t);
         if (was_guessed)
             follow_depth(pace, t, c->proposal.n_depths);
-        float time = ot_draft_time(t->n_sharing, n_plain, t->n_optional) +
-                     (was_guessed ? ot_draft_proposal_time(c, t->n_sharing) : 0);
+        float time = ot_draft_time(&s->draft_costs, t->n_sharing, n_plain, t->n_optional) +
+                     (was_guessed ? ot_draft_proposal_time(&s->draft_costs, c, t->n_sharing) : 0);
         weigh(pace, (float)(1 + accepted) / time - 1);
     }
 }

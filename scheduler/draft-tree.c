@@ -72,9 +72,10 @@ static ot_guess judge_guess(const growth *g, uint32_t depth, int32_t token, bool
 /* Whether one more row for a token this likely raises tokens by time. */
 static bool pays(const growth *g, float chance)
 {
-    uint32_t n = g->t->n_optional;
-    float now = ot_draft_time(g->t->n_sharing, g->n_plain, n), more = ot_draft_time(g->t->n_sharing, g->n_plain, n + 1);
-    float proposal = g->proposal != NULL ? ot_draft_proposal_time(g->c, g->t->n_sharing) : 0;
+    const ot_draft_costs *costs = &g->c->request->scheduler->draft_costs;
+    uint32_t n = g->t->n_optional, n_sharing = g->t->n_sharing;
+    float now = ot_draft_time(costs, n_sharing, g->n_plain, n), more = ot_draft_time(costs, n_sharing, g->n_plain, n + 1);
+    float proposal = g->proposal != NULL ? ot_draft_proposal_time(costs, g->c, n_sharing) : 0;
     return chance * (now + proposal) > g->expected * (more - now);
 }
 

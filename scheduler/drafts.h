@@ -1,9 +1,11 @@
 /* Inside scheduler/: guessing ahead, for every policy that can check a guess.
  *
  *     draft-heads.c   proposals of draft heads, from the row that decided the pending token
+ *     draft-best.c    the best tokens of a head's values
  *     ngram-drafts.c  prompt lookup
  *     draft-tree.c    proposals and lookup together make a chain or a tree of nodes below a turn's first node
- *     draft-pace.c    what rows cost, how guesses fared, when to leave it
+ *     draft-costs.c   what rows and guesses cost (draft-costs.h)
+ *     draft-pace.c    how guesses fared, when to leave it
  *     policy-draft.c  plain decoding along the guesses; the walk that policies share
  *
  * Nothing here can be seen in a text: guesses only change how many passes it takes. */
@@ -23,6 +25,9 @@ void ot_draft_heads_close(ot_draft_heads **heads);
 void ot_draft_heads_add(ot_scheduler *s, ot_choice *c, const ot_logits *logits);
 /* Fills the proposals of all choices added since the last call: one call of the engine for every OT_LOGIT_ROWS values. */
 void ot_draft_heads_run(ot_scheduler *s);
+/* The n_best tokens of base + values, which values are afterwards (both n floats), best first, ties by lower id; and how likely they are among the
+ * n. Returns how many there are: fewer where logits are -inf or no numbers. */
+uint32_t ot_draft_best(const ot_kernels *kernels, const float *base, float *values, uint32_t n, uint32_t n_best, ot_draft_guess *best);
 /* Tokens that a draft head guesses ahead: its offsets 1, 2, ... as far as they go. */
 uint32_t ot_draft_head_depths(const ot_insertion *insertion);
 
@@ -31,9 +36,9 @@ uint32_t ot_draft_head_depths(const ot_insertion *insertion);
 /* Whether the choice's next turn can use guesses: whoever makes them asks first. */
 bool ot_draft_wanted(const ot_choice *c);
 /* Time of a step in which each of n_sharing sequences runs n_rows + n_guesses rows, with that of n_rows rows as the unit. */
-float ot_draft_time(uint32_t n_sharing, uint32_t n_rows, uint32_t n_guesses);
+float ot_draft_time(const ot_draft_costs *costs, uint32_t n_sharing, uint32_t n_rows, uint32_t n_guesses);
 /* Time that it takes to fill the choice's proposal, in units of a plain step for each of n_sharing sequences. */
-float ot_draft_proposal_time(const ot_choice *c, uint32_t n_sharing);
+float ot_draft_proposal_time(const ot_draft_costs *costs, const ot_choice *c, uint32_t n_sharing);
 /* How many tokens ahead it makes sense to ask a head, which has `n_heads` depths. */
 uint32_t ot_draft_depth(const ot_choice *c, uint32_t n_heads);
 /* By how much to multiply what heads or models claim. */

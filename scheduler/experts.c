@@ -103,7 +103,7 @@ static ot_status answer(ot_scheduler *s, const ask *asks, uint32_t n, ot_error *
         for (end = i + 1; end < n && same_expert(asks[end].head, head); end++)
             ;
         if (head->insertion != NULL)
-            lists[n_lists++] = (ot_head_rows){head->insertion, head->output, end - i, rows + i, values + i, NULL};
+            lists[n_lists++] = (ot_head_rows){head->insertion, head->output, end - i, rows + i, values + i, NULL, 0};
         else
             st = ot_companion_values(s, head->head, rows + i, end - i, base + i, values + i, err);
     }

@@ -300,7 +300,7 @@ bool ot_step_once(ot_scheduler *s)
     ot_batch_compose(s);
     bool ran = s->batch.engine.n_rows > 0;
     if (ran) {
-        double t1 = ot_clock_s();
+        double t1 = ot_clock_s(), cpu1 = ot_draft_costs_clock_s();
         ot_error err;
         ot_status st = ot_engine_forward(s->engine, &s->batch.engine, &err);
         if (st == OT_OK)
@@ -311,6 +311,8 @@ bool ot_step_once(ot_scheduler *s)
             project_s = read_results(s);
             settle_turns(s);
         }
+        ot_draft_costs_end_step(&s->draft_costs, st == OT_OK && s->batch.n_chunks == 0, s->batch.engine.n_rows,
+                                ot_draft_costs_clock_s() - cpu1);
         end_batch(s, st == OT_OK ? NULL : &err);
         double t3 = ot_clock_s();
         observe_step(s, OT_STEP_SCHEDULE, t1 - t0 - s->draft_models_s);

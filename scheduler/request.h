@@ -53,6 +53,11 @@ typedef struct ot_draft_pace {
 
 #define OT_DRAFT_BRANCHES 8
 
+typedef struct ot_draft_guess {
+    int32_t token;
+    float logprob; /* of the guesser's own distribution */
+} ot_draft_guess;
+
 /* What a draft head or a draft model guesses for the positions after the pending token. A draft head fills it when the token before is
  * accepted, a draft model just before the turns are planned; policy-draft.c makes a chain or a tree of it. */
 typedef struct ot_proposal {
@@ -60,10 +65,7 @@ typedef struct ot_proposal {
     uint32_t n_depths;                       /* 0: no guess */
     bool follows_best;                       /* guesses[i > 0] hold behind guesses[0 .. i)[0] only, not behind any combination */
     uint32_t n_branches[OT_MAX_DRAFT];       /* guesses[i][0 .. n): for text position at + 1 + i, likeliest first */
-    struct {
-        int32_t token;
-        float logprob;                       /* of the guesser's own distribution */
-    } guesses[OT_MAX_DRAFT][OT_DRAFT_BRANCHES];
+    ot_draft_guess guesses[OT_MAX_DRAFT][OT_DRAFT_BRANCHES];
 } ot_proposal;
 
 #define OT_MAX_COMPANIONS 8

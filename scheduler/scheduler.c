@@ -208,6 +208,7 @@ static ot_status open_parts(ot_scheduler *s, ot_error *err)
         st = ot_experts_open(s, err);
     if (st == OT_OK)
         st = ot_draft_heads_open(&s->draft_heads, s->n_vocab, err);
+    ot_draft_costs_open(&s->draft_costs, s->options.fixed_draft_costs);
     if (st == OT_OK)
         st = open_batch(s, err);
     if (st != OT_OK)

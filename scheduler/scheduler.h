@@ -221,6 +221,7 @@ typedef struct ot_scheduler_options {
     ot_kv_type kv_type;
     unsigned cpu_mask;
     bool prefix_cache;
+    bool fixed_draft_costs;       /* drafts go by built-in times instead of those of the steps that ran: for tests that count guesses */
     void (*on_output)(void *ctx); /* called on the engine thread when ot_scheduler_poll has something; must not block */
     void *on_output_ctx;
 } ot_scheduler_options;

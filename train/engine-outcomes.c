@@ -81,7 +81,7 @@ static ot_status outcomes_of_rows(ot_engine_outcomes *o, const ot_batch *batch, 
     a.outcomes = outcomes;
     a.values = values;
     for (a.k = 0; st == OT_OK && a.k < a.n_outputs; a.k++) {
-        const ot_head_rows head = {o->insertion, a.k, n, rows, values, read};
+        const ot_head_rows head = {o->insertion, a.k, n, rows, values, read, 0};
         /* Where the text has ended nothing is judged: any token will do. */
         for (uint32_t i = 0; i < n; i++)
             read[i] = before[(size_t)i * a.n_outputs + a.k] >= 0 ? before[(size_t)i * a.n_outputs + a.k] : 0;

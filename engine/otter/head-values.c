@@ -118,6 +118,13 @@ static void full_rows_task(void *arg, uint32_t task, uint32_t thread)
     finish_full_rows(e, begin, begin + OT_ROWS_PER_TASK < n ? begin + OT_ROWS_PER_TASK : n);
 }
 
+/* How many values of a row are wanted. */
+static uint32_t n_wanted(const ot_engine *e, const ot_head_rows *h)
+{
+    const uint32_t n_vocab = e->model->output.n_out;
+    return h->n_tokens > 0 && h->n_tokens < n_vocab ? h->n_tokens : n_vocab;
+}
+
 /* x += B_h e(token). */
 static void add_token(ot_engine *e, const ot_head_weights *h, int32_t token, float *x, uint32_t width)
 {
@@ -145,7 +152,7 @@ static void add_head(ot_engine *e, const ot_head_rows *h, uint32_t first, uint32
     }
     ot_buffer_quantize(e, in, 0, h->n_rows, true);
     if (table) {
-        ot_project_add(e, in, &x->heads[h->output].table, out);
+        ot_project_add(e, in, &x->heads[h->output].table, n_wanted(e, h), out);
         return;
     }
     memset(e->full_rows_silu + first_full, x->info.spec.activation == OT_ACT_SILU_RESIDUAL, h->n_rows);
@@ -157,19 +164,22 @@ ot_status ot_engine_project_heads(ot_engine *e, const ot_head_rows *heads, uint3
     const ot_status st = check_heads(e, heads, n_heads, err);
     if (st != OT_OK)
         return st;
-    uint32_t first = 0, n_full = 0;
+    uint32_t first = 0, n_full = 0, n_full_out = 0;
     for (uint32_t k = 0; k < n_heads; k++) {
         if (heads[k].n_rows == 0)
             continue;
         add_head(e, &heads[k], first, n_full);
         first += heads[k].n_rows;
-        n_full += has_table(heads[k].insertion, heads[k].output) ? 0 : heads[k].n_rows;
+        if (has_table(heads[k].insertion, heads[k].output))
+            continue;
+        n_full += heads[k].n_rows;
+        n_full_out = n_wanted(e, &heads[k]) > n_full_out ? n_wanted(e, &heads[k]) : n_full_out;
     }
     if (n_full > 0) {
         ot_step_run_matmuls(e, OT_STAGE_PROJECT);
         e->project_in.acts.n_rows = n_full;
         ot_step_run(e, OT_STAGE_PROJECT, full_rows_task, (n_full + OT_ROWS_PER_TASK - 1) / OT_ROWS_PER_TASK);
-        ot_project_add(e, &e->project_in, &e->model->output, e->out_rows);
+        ot_project_add(e, &e->project_in, &e->model->output, n_full_out, e->out_rows);
     }
     ot_project_run(e);
     return OT_OK;

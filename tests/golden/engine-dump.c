@@ -62,7 +62,7 @@ static float log_probability(const float *logits, uint32_t n, int32_t token)
 static ot_status score_generation(scorer *s, uint32_t row, const ot_insertion *head, uint32_t output, int32_t next, float *score,
                                   ot_error *err)
 {
-    const ot_head_rows rows = {head, output, 1, &row, &s->values, NULL};
+    const ot_head_rows rows = {head, output, 1, &row, &s->values, NULL, 0};
     const ot_status st = ot_engine_project_heads(s->engine, &rows, 1, err);
     for (uint32_t v = 0; v < s->n_vocab; v++)
         s->values[v] += s->logits[(size_t)row * s->n_vocab + v];

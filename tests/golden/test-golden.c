@@ -147,7 +147,7 @@ static bool run_heads(ot_engine *engine, const ot_kv_view *views, const ot_row *
             }
             ot_head_rows *h = &heads[n_heads];
             *h = (ot_head_rows){insertions[k], o, 0, used[n_heads], values[n_heads],
-                                .tokens = spec_of(k)->reads_tokens ? told[n_heads] : NULL};
+                                spec_of(k)->reads_tokens ? told[n_heads] : NULL, 0};
             for (uint32_t i = 0; i < n_list; i++) {
                 if (k >= views[rows[list[i]].sequence].n_insertions)
                     continue;

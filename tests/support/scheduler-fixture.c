@@ -128,6 +128,7 @@ ot_scheduler_options ot_fixture_options(void)
     o.max_batch_tokens = 64;
     o.max_sequences = 24;
     o.max_queue = 64;
+    o.fixed_draft_costs = true;
     return o;
 }
 

@@ -22,7 +22,7 @@ typedef struct ot_fixture {
 ot_fixture *ot_fixture_get(void);
 void ot_fixture_close(void);
 
-/* Small and deterministic: 2 threads, context 512, 4 MiB of KV, 64 rows a step. */
+/* Small and deterministic: 2 threads, context 512, 4 MiB of KV, 64 rows a step, drafts by built-in costs. */
 ot_scheduler_options ot_fixture_options(void);
 ot_scheduler *ot_fixture_scheduler(const ot_scheduler_options *options); /* NULL and a failed check */
 

@@ -74,7 +74,7 @@ static uint32_t vocab(void)
 bool ot_by_hand_values(ot_by_hand *h, uint32_t row, const ot_head *head, uint32_t output, float *values)
 {
     ot_error err = {0};
-    ot_head_rows rows = {ot_head_insertion(head), output, 1, &row, &values, NULL};
+    ot_head_rows rows = {ot_head_insertion(head), output, 1, &row, &values, NULL, 0};
     return CHECK_OK(ot_engine_project_heads(h->engine, &rows, 1, &err), &err);
 }
 

@@ -63,7 +63,14 @@ static ot_insertion_spec medusa(uint32_t n_outputs)
     return s;
 }
 
-enum { MOOD, EXPERT, ANTI_EXPERT, DRAFTS, MEDUSA, AHEAD, AHEAD_ON_BASE };
+static ot_insertion_spec reading(uint32_t n_outputs)
+{
+    ot_insertion_spec s = ot_tiny_insertion_spec("reading", OT_HEAD_GENERATION, 32, n_outputs);
+    s.reads_tokens = true;
+    return s;
+}
+
+enum { MOOD, EXPERT, ANTI_EXPERT, DRAFTS, MEDUSA, AHEAD, AHEAD_ON_BASE, READING };
 
 /* Tables in 8 bits (expert, anti-expert) and halves (ahead), and heads through the output matrix. */
 static bool add_all(fixture *f)
@@ -74,7 +81,8 @@ static bool add_all(fixture *f)
            add(f, ot_tiny_insertion_spec("drafts", OT_HEAD_GENERATION, 64, 3), OT_TYPE_Q8_0) &&
            add(f, medusa(2), OT_TYPE_Q8_0) &&
            add(f, stacked(ot_tiny_insertion_spec("ahead", OT_HEAD_LOOKAHEAD, 8, 2), "mood"), OT_TYPE_F32) &&
-           add(f, ot_tiny_insertion_spec("ahead-on-base", OT_HEAD_LOOKAHEAD, 0, 1), OT_TYPE_F16);
+           add(f, ot_tiny_insertion_spec("ahead-on-base", OT_HEAD_LOOKAHEAD, 0, 1), OT_TYPE_F16) &&
+           add(f, reading(2), OT_TYPE_Q8_0);
 }
 
 static ot_engine *open_engine(const fixture *f, uint32_t n_threads, unsigned cpu_mask, ot_pool *pool)
@@ -132,11 +140,18 @@ static bool open_all(fixture *f)
     return open_tiny(f) && add_all(f) && open_rows(f);
 }
 
+/* What a head that reads tokens is told at a row. */
+static int32_t told_at(const fixture *f, uint32_t row, uint32_t output)
+{
+    return (int32_t)((row * 31 + output * 7 + 3) % f->n_vocab);
+}
+
 /* Values of one output at one row, in new memory. */
 static float *values_of(const fixture *f, ot_engine *engine, uint32_t insertion, uint32_t output, uint32_t row)
 {
     float *values = calloc(f->n_vocab, sizeof *values);
-    const ot_head_rows head = {f->insertions[insertion], output, 1, &row, &values, NULL};
+    const int32_t told = told_at(f, row, output);
+    const ot_head_rows head = {f->insertions[insertion], output, 1, &row, &values, &told, 0};
     if (values == NULL || !CHECK_OK(ot_engine_project_heads(engine, &head, 1, &err), &err)) {
         free(values);
         return NULL;
@@ -146,26 +161,29 @@ static float *values_of(const fixture *f, ot_engine *engine, uint32_t insertion,
 
 /* ---- The same bits in any company ---------------------------------------------------------------------------- */
 
-#define N_HEADS 10
+#define N_HEADS 12
 static const struct { uint32_t insertion, output; } all_heads[N_HEADS] = {
     {EXPERT, 0}, {DRAFTS, 0}, {AHEAD, 0}, {DRAFTS, 1}, {MEDUSA, 0}, {AHEAD_ON_BASE, 0}, {DRAFTS, 2}, {ANTI_EXPERT, 0},
-    {MEDUSA, 1}, {AHEAD, 1},
+    {MEDUSA, 1}, {AHEAD, 1}, {READING, 1}, {READING, 0},
 };
 
-/* Head k at rows k, k + 3, ...: all in one call. values: (N_HEADS, N_ROWS, n_vocab). */
+/* Head k at rows k, k + 4, ...: all in one call. values: (N_HEADS, N_ROWS, n_vocab). */
 static bool run_together(const fixture *f, ot_engine *engine, float *values, uint32_t rows[N_HEADS][N_ROWS],
                          uint32_t n_rows[N_HEADS])
 {
     static float *at[N_HEADS][N_ROWS];
+    static int32_t told[N_HEADS][N_ROWS];
     ot_head_rows heads[N_HEADS];
     for (uint32_t k = 0; k < N_HEADS; k++) {
         n_rows[k] = 0;
-        for (uint32_t r = k; r < N_ROWS; r += 3)
+        for (uint32_t r = k; r < N_ROWS; r += 4)
             if (r != 5) {
                 at[k][n_rows[k]] = values + ((size_t)k * N_ROWS + r) * f->n_vocab;
+                told[k][n_rows[k]] = told_at(f, r, all_heads[k].output);
                 rows[k][n_rows[k]++] = r;
             }
-        heads[k] = (ot_head_rows){f->insertions[all_heads[k].insertion], all_heads[k].output, n_rows[k], rows[k], at[k], NULL};
+        heads[k] = (ot_head_rows){f->insertions[all_heads[k].insertion], all_heads[k].output, n_rows[k], rows[k], at[k],
+                                   told[k], 0};
     }
     return CHECK_OK(ot_engine_project_heads(engine, heads, N_HEADS, &err), &err);
 }
@@ -201,6 +219,65 @@ static void values_depend_on_their_row_alone(void)
         }
         free(together);
         free(other);
+    }
+    close_fixture(&f);
+}
+
+/* Values of the first tokens only are the bits that they have among all, beside heads of which more is wanted. */
+static void the_first_tokens_have_the_values_that_they_have_among_all(void)
+{
+    static const uint32_t wanted[] = {1, 16, 17, 100, 0, 1u << 20};
+    fixture f;
+    if (open_all(&f)) {
+        float *all[N_HEADS] = {NULL}, *some[N_HEADS] = {NULL};
+        bool good = true;
+        for (uint32_t k = 0; k < N_HEADS; k++) {
+            all[k] = values_of(&f, f.engine, all_heads[k].insertion, all_heads[k].output, 9);
+            some[k] = calloc(f.n_vocab, sizeof(float));
+            good = good && CHECK(all[k] != NULL && some[k] != NULL);
+        }
+        for (size_t w = 0; good && w < sizeof wanted / sizeof wanted[0]; w++) {
+            ot_head_rows heads[N_HEADS];
+            int32_t told[N_HEADS];
+            uint32_t row = 9, n[N_HEADS];
+            for (uint32_t k = 0; k < N_HEADS; k++) {
+                told[k] = told_at(&f, row, all_heads[k].output);
+                n[k] = wanted[(w + k) % (sizeof wanted / sizeof wanted[0])];
+                heads[k] = (ot_head_rows){f.insertions[all_heads[k].insertion], all_heads[k].output, 1, &row, &some[k], &told[k], n[k]};
+                memset(some[k], 0xff, f.n_vocab * sizeof(float));
+            }
+            if (CHECK_OK(ot_engine_project_heads(f.engine, heads, N_HEADS, &err), &err))
+                for (uint32_t k = 0; k < N_HEADS; k++)
+                    CHECK_SAME_FLOATS(some[k], all[k], n[k] > 0 && n[k] < f.n_vocab ? n[k] : f.n_vocab);
+        }
+        for (uint32_t k = 0; k < N_HEADS; k++) {
+            free(all[k]);
+            free(some[k]);
+        }
+    }
+    close_fixture(&f);
+}
+
+/* One row may be asked behind several tokens at once. */
+static void a_row_is_read_behind_several_tokens(void)
+{
+    fixture f;
+    if (open_all(&f)) {
+        const uint32_t rows[3] = {9, 9, 9};
+        const int32_t told[3] = {told_at(&f, 9, 1), 5, told_at(&f, 9, 1)};
+        float *values[3], *alone = values_of(&f, f.engine, READING, 1, 9);
+        for (int i = 0; i < 3; i++)
+            values[i] = calloc(f.n_vocab, sizeof(float));
+        const ot_head_rows head = {f.insertions[READING], 1, 3, rows, values, told, 0};
+        if (CHECK(alone != NULL && values[0] != NULL && values[1] != NULL && values[2] != NULL) &&
+            CHECK_OK(ot_engine_project_heads(f.engine, &head, 1, &err), &err)) {
+            CHECK_SAME_FLOATS(values[0], alone, f.n_vocab);
+            CHECK_SAME_FLOATS(values[2], alone, f.n_vocab);
+            CHECK(memcmp(values[1], alone, f.n_vocab * sizeof(float)) != 0);
+        }
+        for (int i = 0; i < 3; i++)
+            free(values[i]);
+        free(alone);
     }
     close_fixture(&f);
 }
@@ -508,9 +585,16 @@ static void wrong_questions_are_refused(void)
         };
         for (size_t k = 0; k < sizeof bad / sizeof bad[0]; k++) {
             const ot_head_rows head = {f.insertions[bad[k].insertion], bad[k].output, bad[k].n_rows,
-                                       bad[k].n_rows == 1 ? &bad[k].row : rows, values, NULL};
+                                       bad[k].n_rows == 1 ? &bad[k].row : rows, values, NULL, 0};
             CHECK_STATUS(ot_engine_project_heads(f.engine, &head, 1, &err), OT_ERR_INVALID, &err);
             CHECK_CONTAINS(err.message, bad[k].names);
+        }
+        const int32_t told[] = {-1, (int32_t)f.n_vocab};
+        for (int i = -1; i < 2; i++) {
+            const ot_head_rows head = {f.insertions[READING], 0, 1, rows, values, i < 0 ? NULL : &told[i], 0};
+            CHECK_STATUS(ot_engine_project_heads(f.engine, &head, 1, &err), OT_ERR_INVALID, &err);
+            CHECK_CONTAINS(err.message, "'reading' reads tokens");
+            CHECK_CONTAINS(err.message, "row 7");
         }
         CHECK_STATUS(ot_engine_lookahead(f.engine, 7, f.insertions[EXPERT], 0, tokens, 1, &score, &err), OT_ERR_INVALID, &err);
         CHECK_STATUS(ot_engine_lookahead(f.engine, 7, f.insertions[AHEAD], 2, tokens, 1, &score, &err), OT_ERR_INVALID, &err);
@@ -560,7 +644,8 @@ static void bad_files_are_named(void)
     fixture f;
     ot_insertion_spec expert = ot_tiny_insertion_spec("expert", OT_HEAD_GENERATION, 32, 2);
     ot_insertion_spec ahead = ot_tiny_insertion_spec("ahead", OT_HEAD_LOOKAHEAD, 8, 1);
-    if (open_tiny(&f) && add(&f, expert, OT_TYPE_F32) && add(&f, ahead, OT_TYPE_F32)) {
+    if (open_tiny(&f) && add(&f, expert, OT_TYPE_F32) && add(&f, ahead, OT_TYPE_F32) && add(&f, reading(2), OT_TYPE_F32)) {
+        const uint32_t ordinary[2] = {0, 2};
         const uint64_t right[2] = {32, 128}, transposed[2] = {128, 32};
         const uint32_t offsets[2] = {1, 2}, far[2] = {1, 65}, negative[2] = {1, (uint32_t)-1}, count = 2, counts = 3;
         const float not_a_number = NAN;
@@ -574,6 +659,9 @@ static void bad_files_are_named(void)
         check_patched(&f, "expert.head", "otter.head.1.weight", right, transposed, 16, "otter.head.1.weight");
         check_patched(&f, "expert.head", "otter.head.1.weight", "weight", "weihgt", 6, "otter.head.1.weight");
         check_patched(&f, "ahead.head", "otter.head.0.bias", "bias", "biaz", 4, "otter.head.0.bias");
+        check_patched(&f, "reading.head", "otter.head.offsets", offsets, ordinary, 8, "otter.head.offsets");
+        check_patched(&f, "reading.head", "otter.head.1.token.weight", "token", "tokem", 5, "otter.head.1.token.weight");
+        check_patched(&f, "reading.head", "otter.head.0.token.weight", transposed, right, 16, "otter.head.0.token.weight");
         /* The last bytes of the file are the last head's weights; the writer pads after them to 32 bytes at most. */
         size_t size;
         uint8_t *bytes = read_bytes(ot_test_temp_path("expert.head"), &size);
@@ -595,18 +683,29 @@ static void specs_that_make_no_sense_are_refused(void)
     fixture f;
     ot_insertion *x;
     if (open_tiny(&f)) {
-        ot_insertion_spec bad[6];
-        for (int k = 0; k < 6; k++)
+        ot_insertion_spec bad[10];
+        for (int k = 0; k < 10; k++) {
             bad[k] = ot_tiny_insertion_spec("bad", k < 4 ? OT_HEAD_GENERATION : OT_HEAD_LOOKAHEAD, 16, 2);
-        const char *const named[6] = {"otter.head.activation", "otter.head.input", "otter.head.offsets", "otter.head.count",
-                                      "otter.head.activation", "otter.head.activation"};
+            if (k >= 6)
+                bad[k] = reading(2);
+        }
+        const char *const named[10] = {"otter.head.activation", "otter.head.input", "otter.head.offsets", "otter.head.count",
+                                       "otter.head.activation", "otter.head.activation", "otter.head.offsets",
+                                       "otter.head.reads_tokens", "otter.head.reads_tokens", "otter.head.reads_tokens"};
         bad[0].activation = OT_ACT_SIGMOID;
         bad[1].activation = OT_ACT_SILU_RESIDUAL;
         bad[2].offsets[1] = 65;
         bad[3].n_outputs = OT_MAX_HEADS + 1;
         bad[4].activation = OT_ACT_LINEAR;
         bad[5].activation = OT_ACT_SILU_RESIDUAL;
-        for (int k = 0; k < 6; k++) {
+        bad[6].offsets[0] = 0;
+        bad[7] = ot_tiny_insertion_spec("bad", OT_HEAD_SCALAR, 16, 2);
+        bad[7].reads_tokens = true;
+        bad[8].kind = OT_HEAD_LOOKAHEAD;
+        bad[8].activation = OT_ACT_IDENTITY;
+        bad[9] = medusa(2);
+        bad[9].reads_tokens = true;
+        for (int k = 0; k < 10; k++) {
             CHECK_STATUS(ot_insertion_create(&x, f.model, &bad[k], NULL, &err), OT_ERR_INVALID, &err);
             CHECK_STR(err.param, named[k]);
         }
@@ -640,6 +739,8 @@ int main(int argc, char **argv)
 {
     ot_test_start(argc, argv);
     RUN(values_depend_on_their_row_alone);
+    RUN(the_first_tokens_have_the_values_that_they_have_among_all);
+    RUN(a_row_is_read_behind_several_tokens);
     RUN(lookahead_scores_are_those_of_all_tokens);
     RUN(a_child_changes_nothing_below_it);
     RUN(the_toxicity_head_bears_a_lookahead_head);

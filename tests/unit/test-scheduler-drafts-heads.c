@@ -1,7 +1,8 @@
 /* Drafts by heads, as chains and trees, with the lookup and alone: every result equals decoding without drafts to the bit, whatever steers.
  *
  * An "oracle" is a head solved for one text: at each of its positions W_h H_o is the output row of the token to be guessed, so that it
- * guesses that text. Where the text is another one it guesses wildly, like the fixture's random head. */
+ * guesses that text. Where the text is another one it guesses wildly, like the fixture's random head. A "bigram oracle" sees nothing but the
+ * token that it is told, and names the one that comes after it: no head that reads no tokens could. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -23,7 +24,7 @@ static ot_result with[32], without[32];
 
 #define MAX_VOCAB 1024
 
-static double gram[MAX_TEXT][MAX_TEXT + D], states[MAX_TEXT][D];
+static double gram[MAX_TEXT][MAX_TEXT + D], states[MAX_TEXT][D], targets[MAX_TEXT][D];
 static float logits[MAX_TEXT][MAX_VOCAB];
 
 static int32_t runner_up[MAX_TEXT];
@@ -71,17 +72,16 @@ static void set_target(const float *base, int32_t a, int32_t b, bool two, double
         target[i] = alpha * u[i] + beta * v[i];
 }
 
-/* W with E W states[x] high at text[x + 1 + offset] alone, or just as high at the runner-up of that position. */
-static void solve(const int32_t *text, uint32_t n, uint32_t offset, bool two, float *w)
+/* W with W states[x] = targets[x] for x < last, the shortest one. */
+static void solve_linear(uint32_t last, double ridge, float *w)
 {
-    uint32_t last = n - 1 - offset;
     for (uint32_t x = 0; x < last; x++) {
         memset(gram[x], 0, sizeof gram[x]);
         for (uint32_t y = 0; y < last; y++)
             for (uint32_t i = 0; i < D; i++)
                 gram[x][y] += states[x][i] * states[y][i];
-        gram[x][x] += 1e-6;
-        set_target(logits[x], text[x + 1 + offset], runner_up[x + offset], two, gram[x] + last);
+        gram[x][x] += ridge;
+        memcpy(gram[x] + last, targets[x], sizeof targets[x]);
     }
     for (uint32_t k = 0; k < last; k++)
         for (uint32_t x = 0; x < last; x++) {
@@ -98,11 +98,29 @@ static void solve(const int32_t *text, uint32_t n, uint32_t offset, bool two, fl
         }
 }
 
+/* W with E W states[x] high at text[x + 1 + offset] alone, or just as high at the runner-up of that position. */
+static void solve(const int32_t *text, uint32_t n, uint32_t offset, bool two, float *w)
+{
+    uint32_t last = n - 1 - offset;
+    for (uint32_t x = 0; x < last; x++)
+        set_target(logits[x], text[x + 1 + offset], runner_up[x + offset], two, targets[x]);
+    solve_linear(last, 1e-6, w);
+}
+
+static bool write_insertion(ot_insertion *x, const char *path)
+{
+    ot_error err = {0};
+    ot_gguf_writer *w = NULL;
+    bool ok = CHECK_OK(ot_gguf_writer_open(&w, &err), &err) && CHECK_OK(ot_insertion_put(x, w, OT_TYPE_F32, &err), &err) &&
+              CHECK_OK(ot_gguf_write(w, path, &err), &err);
+    ot_gguf_writer_close(&w);
+    return ok;
+}
+
 static bool write_oracle(const char *path, const int32_t *text, uint32_t n, uint32_t n_outputs, bool two)
 {
     ot_error err = {0};
     ot_insertion *x = NULL;
-    ot_gguf_writer *w = NULL;
     ot_insertion_spec spec = ot_tiny_insertion_spec("oracle", OT_HEAD_GENERATION, 0, n_outputs);
     for (uint32_t i = 0; i < n_outputs; i++)
         spec.offsets[i] = n_outputs - i; /* in whatever order */
@@ -117,11 +135,79 @@ static bool write_oracle(const char *path, const int32_t *text, uint32_t n, uint
         if (ok)
             solve(text + skip, n - skip, spec.offsets[i], two, p->data);
     }
-    ok = ok && CHECK_OK(ot_gguf_writer_open(&w, &err), &err) && CHECK_OK(ot_insertion_put(x, w, OT_TYPE_F32, &err), &err) &&
-         CHECK_OK(ot_gguf_write(w, path, &err), &err);
-    ot_gguf_writer_close(&w);
+    ok = ok && write_insertion(x, path);
     ot_insertion_close(&x);
     return ok;
+}
+
+/* ---- Bigram oracles: H' is zero, B the identity, and W takes each token's embedding to its successor's row of E ---- */
+
+typedef struct bigrams {
+    uint32_t n;
+    int32_t tokens[MAX_TEXT], successors[MAX_TEXT];
+} bigrams;
+
+/* The first successor of each token that there is room for. */
+static void note_bigrams(bigrams *b, const int32_t *text, uint32_t n)
+{
+    for (uint32_t i = 0; i + 1 < n; i++) {
+        uint32_t k = 0;
+        while (k < b->n && b->tokens[k] != text[i])
+            k++;
+        if (k < b->n || b->n == MAX_TEXT)
+            continue;
+        b->tokens[b->n] = text[i];
+        b->successors[b->n++] = text[i + 1];
+    }
+}
+
+static void solve_bigrams(const bigrams *b, float *w)
+{
+    static const float no_logits[MAX_VOCAB];
+    ot_error err = {0};
+    for (uint32_t x = 0; x < b->n; x++) {
+        float e[D];
+        CHECK_OK(ot_model_tensor_row(ot_fixture_get()->model, "token_embd.weight", (uint32_t)b->tokens[x], e, &err), &err);
+        for (uint32_t i = 0; i < D; i++)
+            states[x][i] = e[i];
+        set_target(no_logits, b->successors[x], 0, false, targets[x]);
+    }
+    solve_linear(b->n, 1e-9, w);
+}
+
+static bool write_bigram_oracle(const char *path, const bigrams *b, uint32_t n_outputs)
+{
+    ot_error err = {0};
+    ot_insertion *x = NULL;
+    ot_insertion_spec spec = ot_tiny_insertion_spec("bigrams", OT_HEAD_GENERATION, D, n_outputs);
+    spec.reads_tokens = true;
+    spec.n_ff = spec.n_heads = spec.n_kv_heads = 0;
+    bool ok = CHECK_OK(ot_insertion_create(&x, ot_fixture_get()->model, &spec, NULL, &err), &err);
+    for (uint32_t i = 0; ok && i < ot_insertion_n_params(x); i++) {
+        ot_param *p = ot_insertion_param(x, i);
+        memset(p->data, 0, (size_t)p->n_in * p->n_out * sizeof(float)); /* the norm before the heads, too */
+        if (strstr(p->name, ".token.weight") != NULL)
+            for (uint32_t k = 0; k < D; k++)
+                p->data[k * D + k] = 1;
+        else if (strncmp(p->name, "otter.head.", 11) == 0)
+            solve_bigrams(b, p->data);
+    }
+    ok = ok && write_insertion(x, path);
+    ot_insertion_close(&x);
+    return ok;
+}
+
+static bool load_bigrams(const bigrams *b, uint32_t n_outputs)
+{
+    static uint32_t files;
+    ot_error err = {0};
+    char name[32];
+    snprintf(name, sizeof name, "bigrams%u.gguf", files++);
+    const char *path = ot_test_temp_path(name);
+    const ot_insertion_options options = {false};
+    ot_heads_unload(ot_fixture_get()->heads, "bigrams", &err); /* there is none at first */
+    return write_bigram_oracle(path, b, n_outputs) &&
+           CHECK_OK(ot_heads_load(ot_fixture_get()->heads, "bigrams", path, &options, &err), &err);
 }
 
 /* Replaces the fixture's "oracle" by one for this text. */
@@ -197,6 +283,76 @@ static void right_guesses_save_passes(void)
             CHECK(drafted.accepted_tokens >= 24);
             CHECK(drafted.accepted_tokens * 10 >= drafted.draft_tokens * 8);
         }
+}
+
+/* No token twice, so that each has one successor. */
+static ot_request_params varied_params(const int32_t *prompt, uint32_t n_new)
+{
+    ot_request_params p = ot_fixture_params(prompt, N_PROMPT, n_new);
+    p.sampling.repetition_penalty = 4;
+    return p;
+}
+
+static void heads_that_read_tokens_follow_their_own_guesses(void)
+{
+    int32_t prompt[N_PROMPT];
+    oracle_prompt(prompt);
+    for (uint32_t tree = 0; tree < 2; tree++) {
+        ot_stats plain, drafted;
+        bigrams b = {.n = 0};
+        ot_request_params p = varied_params(prompt, 44);
+        REQUIRE(run_counted(&p, &without[0], &plain));
+        note_bigrams(&b, without[0].tokens, without[0].n);
+        CHECK_UINT(b.n, 43);
+        REQUIRE(load_bigrams(&b, 4));
+        p = varied_params(prompt, 44);
+        draft_with(&p, "bigrams", 4, tree * 12, false);
+        REQUIRE(run_counted(&p, &with[0], &drafted));
+        ot_check_same_result(&with[0], &without[0], 0, tree ? "tree" : "chain");
+        printf("    %s: %llu of %llu accepted\n", tree ? "tree" : "chain", (unsigned long long)drafted.accepted_tokens,
+               (unsigned long long)drafted.draft_tokens);
+        CHECK_UINT(drafted.iteration_tokens.count, plain.iteration_tokens.count - drafted.accepted_tokens);
+        CHECK(drafted.accepted_tokens >= 28);
+        CHECK(drafted.accepted_tokens * 10 >= drafted.draft_tokens * 8);
+    }
+}
+
+/* Choices that begin differently after the same row: each is told its own token. */
+static void choices_of_one_prompt_get_guesses_of_their_own(void)
+{
+    enum { N_CHOICES = 3 };
+    int32_t prompt[N_PROMPT];
+    oracle_prompt(prompt);
+    for (uint32_t k = 0; k < 4; k++) {
+        const uint32_t tree = k % 2, n_new = k < 2 ? 6 : 18; /* in 6 tokens the first guesses decide */
+        ot_stats stats;
+        bigrams b = {.n = 0};
+        for (uint32_t drafts = 0; drafts < 2; drafts++) {
+            ot_request_params p = varied_params(prompt, n_new);
+            p.sampling.temperature = 1;
+            p.sampling.seed = 5;
+            p.n_choices = N_CHOICES;
+            if (drafts)
+                draft_with(&p, "bigrams", 4, tree * 12, false);
+            ot_scheduler *s = ot_fixture_scheduler(NULL);
+            ot_request *r = s != NULL ? ot_fixture_submit(s, &p) : NULL;
+            REQUIRE(r != NULL && ot_fixture_finish(s, &r, 1, N_CHOICES, drafts ? with : without));
+            ot_request_release(&r);
+            CHECK(ot_fixture_is_clean(s));
+            ot_scheduler_get_stats(s, &stats);
+            ot_scheduler_close(&s);
+            for (uint32_t i = 0; i < N_CHOICES && !drafts; i++)
+                note_bigrams(&b, without[i].tokens, without[i].n);
+            REQUIRE(drafts || load_bigrams(&b, 4));
+        }
+        CHECK(without[0].tokens[0] != without[1].tokens[0] && without[1].tokens[0] != without[2].tokens[0]);
+        for (uint32_t i = 0; i < N_CHOICES; i++)
+            ot_check_same_result(&with[i], &without[i], 0, tree ? "tree" : "chain");
+        printf("    %s: %llu of %llu accepted\n", tree ? "tree" : "chain", (unsigned long long)stats.accepted_tokens,
+               (unsigned long long)stats.draft_tokens);
+        CHECK(stats.accepted_tokens >= (n_new == 6 ? 7 : 24));
+        CHECK(n_new == 6 || stats.accepted_tokens * 10 >= stats.draft_tokens * 7); /* some tokens have one successor here, another there */
+    }
 }
 
 /* A head with two equal guesses: a chain follows one, a tree both. */
@@ -318,7 +474,7 @@ static ot_request_params mixed(uint32_t i, int32_t *prompt, bool drafts)
         p.intervention.guard_max_resamples = 4;
     }
     if (drafts && i != 4)
-        draft_with(&p, i % 6 == 5 ? "guess" : "oracle", 1 + i % 4, i % 2 ? 4 + i : 0, i % 4 >= 2);
+        draft_with(&p, i % 6 == 5 ? "guess" : i % 6 == 0 ? "bigrams" : "oracle", 1 + i % 4, i % 2 ? 4 + i : 0, i % 4 >= 2);
     return p;
 }
 
@@ -340,6 +496,10 @@ static bool solve_for_mixed(bool two)
     ot_request_params p = ot_fixture_params(prompt, N_PROMPT, 44);
     if (!ot_value_heads_load() || !prepare(&p, 4, two, &without[0], &stats))
         return false;
+    bigrams b = {.n = 0};
+    note_bigrams(&b, without[0].tokens, without[0].n);
+    if (!load_bigrams(&b, 4))
+        return false;
     return ot_mix_run(&(ot_mix){mixed, N_MIXED, .apart = true}, NULL, without, NULL, &stats);
 }
 
@@ -360,6 +520,9 @@ static void nothing_shows(void)
     o.n_threads = 1;
     check_mixed(&o, &stats);
     CHECK(stats.accepted_tokens > 10);
+    o = ot_fixture_options();
+    o.fixed_draft_costs = false;
+    check_mixed(&o, &stats);
 }
 
 static void nothing_shows_of_trees(void)
@@ -469,6 +632,8 @@ int main(int argc, char **argv)
 {
     ot_test_start(argc, argv);
     RUN(right_guesses_save_passes);
+    RUN(heads_that_read_tokens_follow_their_own_guesses);
+    RUN(choices_of_one_prompt_get_guesses_of_their_own);
     RUN(a_tree_holds_the_second_guess);
     RUN(wild_guesses_turn_themselves_off);
     RUN(args_goes_on_along_right_guesses);
