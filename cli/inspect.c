@@ -149,9 +149,11 @@ static void print_insertion(const ot_gguf *g)
     printf("  sizes     d' %s, f' %s, %s new heads on %s key/value heads\n", key_text(g, "otter.embedding_length", a, sizeof a),
            key_text(g, "otter.feed_forward_length", b, sizeof b), key_text(g, "otter.attention.head_count", c, sizeof c),
            key_text(g, "otter.attention.head_count_kv", d, sizeof d));
-    printf("  heads     %s %s reading %s, activation %s\n", key_text(g, "otter.head.count", a, sizeof a),
+    bool reads_tokens = false;
+    ot_gguf_get_bool(g, "otter.head.reads_tokens", &reads_tokens, NULL);
+    printf("  heads     %s %s reading %s%s, activation %s\n", key_text(g, "otter.head.count", a, sizeof a),
            key_text(g, "otter.head.kind", b, sizeof b), key_text(g, "otter.head.input", c, sizeof c),
-           key_text(g, "otter.head.activation", d, sizeof d));
+           reads_tokens ? " and tokens" : "", key_text(g, "otter.head.activation", d, sizeof d));
     printf("  labels    %s\n", key_text(g, "otter.head.labels", a, sizeof a));
     printf("  offsets   %s\n", key_text(g, "otter.head.offsets", a, sizeof a));
     printf("  parents   %s\n", key_text(g, "otter.parents", a, sizeof a));

@@ -72,6 +72,7 @@ static void put_outputs(const ot_insertion_spec *spec, ot_text *out)
     for (uint32_t i = 0; i < spec->n_outputs; i++)
         ot_json_uint(out, NULL, spec->offsets[i]);
     ot_json_end_array(out);
+    ot_json_bool(out, "reads_tokens", spec->reads_tokens);
     ot_json_begin_array(out, "parents");
     for (uint32_t i = 0; i < spec->n_parents; i++)
         ot_json_string(out, NULL, spec->parents[i]);

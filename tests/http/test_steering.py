@@ -49,6 +49,7 @@ def lists_heads_and_models(server):
         "other": ("expert_model", "generation", "base"), "model": ("draft_model", "generation", "base")})
     expect({name: head["offsets"] for name, head in heads.items() if head["role"] == "insertion" and head["kind"] == "generation"},
            {"nontoxic": [0], "toxic": [0], "draft-otter": [1, 2, 3], "draft-medusa": [1, 2, 3]})
+    expect([name for name, head in heads.items() if head["reads_tokens"]], ["draft-otter"])
     expect([heads["toxic"]["parents"], heads["toxicity-lookahead"]["parents"]], [["nontoxic"], ["toxicity"]])
     base = server.get("/version").ok()["model"]
     for name in ("judge", "twin", "other", "model"):

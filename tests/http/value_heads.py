@@ -16,7 +16,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "golden"
 import gguf_io  # noqa: E402
 
 
-def rewrite(path, kind, activation, offsets, scale, seed):
+def rewrite(path, kind, activation, offsets, scale, seed, reads_tokens=False):
     """Replaces the outputs of an insertion file by `len(offsets)` matrices of this kind."""
     reader, writer = gguf_io.Reader(path), gguf_io.Writer()
     d = reader.keys["otter.base.embedding_length"]
@@ -31,12 +31,16 @@ def rewrite(path, kind, activation, offsets, scale, seed):
     writer.put("otter.head.count", gguf_io.U32, len(offsets))
     writer.put("otter.head.offsets", gguf_io.ARRAY, offsets, gguf_io.U32)
     writer.put("otter.head.labels", gguf_io.ARRAY, [f"out{i}" for i in range(len(offsets))], gguf_io.STRING)
+    if reads_tokens:
+        writer.put("otter.head.reads_tokens", gguf_io.BOOL, True)
     for name, tensor in reader.tensors.items():
         if not name.startswith("otter.head."):
             writer.raw_tensor(name, tensor.type, tensor.dims, bytes(tensor.data))
     random = np.random.default_rng(seed)
     for k in range(len(offsets)):
         writer.tensor(f"otter.head.{k}.weight", random.normal(0, scale, (d, n_in)).astype(np.float32), "F16")
+        if reads_tokens:
+            writer.tensor(f"otter.head.{k}.token.weight", random.normal(0, 0.3, (n_in, d)).astype(np.float32), "F16")
         if kind == "lookahead":
             writer.tensor(f"otter.head.{k}.bias", np.zeros(1, np.float32))
     data = path.with_suffix(".new")
@@ -59,7 +63,7 @@ def make_all_heads():
     paths.update(make_heads(**{"draft-otter": [*small, "--seed", "13"], "draft-medusa": ["--width", "0", "--label", "x"]}))
     rewrite(paths["nontoxic"], "generation", "linear", [0], 0.01, 1)
     rewrite(paths["toxic"], "generation", "linear", [0], 0.01, 2)
-    rewrite(paths["draft-otter"], "generation", "linear", [1, 2, 3], 0.003, 3)
+    rewrite(paths["draft-otter"], "generation", "linear", [1, 2, 3], 0.003, 3, reads_tokens=True)
     rewrite(paths["draft-medusa"], "generation", "silu_residual", [1, 2, 3], 0.003, 4)
     rewrite(paths["toxicity-lookahead"], "lookahead", "sigmoid", [0], 0.01, 5)
     return paths

@@ -27,7 +27,9 @@ def text(value):
 
 
 def value(item):
-    """Type and bytes: int as u32, float as f32, str as string, list of str or int as array."""
+    """Type and bytes: bool, int as u32, float as f32, str as string, list of str or int as array."""
+    if isinstance(item, bool):
+        return 7, struct.pack("<?", item)
     if isinstance(item, int):
         return 4, struct.pack("<I", item)
     if isinstance(item, float):
@@ -84,6 +86,10 @@ def listing_for_people(path):
     record = dict(line.split(None, 1) for line in done.stdout.split("\nTraining\n")[1].split("\n\n")[0].splitlines())
     check("training record", record, {"data": "some rows\\x1b[31m", "steps": "800", "loss": "0.125"})
     check("no escape reaches the terminal", "\x1b" in done.stdout, False)
+    drafts = path.with_name("drafts.gguf")
+    drafts.write_bytes(gguf({**KEYS, "otter.head.kind": "generation", "otter.head.reads_tokens": True}, TENSORS))
+    check("heads that read tokens", "  heads     1 generation reading extended and tokens, activation sigmoid" in inspect(drafts).stdout.splitlines(),
+          True)
     marked = [line.split()[0] for line in lines if "not a type that the engine computes with" in line]
     check("marked types", marked, ["odd"])
 
