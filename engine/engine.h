@@ -49,6 +49,9 @@ ot_status ot_model_open(ot_model **out, const char *path, ot_error *err);
 void ot_model_close(ot_model **model);
 const ot_model_info *ot_model_get_info(const ot_model *model);
 const ot_tokenizer *ot_model_tokenizer(const ot_model *model);
+/* OT_ERR_IO, which names the file, if it was cut short under its mapping (gguf-guard.c): what was read of it since may be zeros, and a
+ * pass that reads it fails. From any thread. */
+ot_status ot_model_check(const ot_model *model, ot_error *err);
 /* tokenizer.chat_template, or an empty string. */
 ot_str ot_model_chat_template(const ot_model *model);
 /* The rotary embedding of one position, as ot_kernels.rope takes it: n_rot / 2 pairs cos, sin in `table`, which has room
@@ -108,6 +111,8 @@ ot_status ot_insertion_open(ot_insertion **out, const ot_model *base, const char
                             const ot_insertion *const *loaded, uint32_t n_loaded,
                             const ot_insertion_options *options, ot_error *err);
 void ot_insertion_close(ot_insertion **insertion);
+/* As ot_model_check, for the insertion's own file. */
+ot_status ot_insertion_check(const ot_insertion *insertion, ot_error *err);
 const ot_insertion_info *ot_insertion_get_info(const ot_insertion *insertion);
 uint32_t ot_insertion_n_parents(const ot_insertion *insertion);
 const ot_insertion *ot_insertion_parent(const ot_insertion *insertion, uint32_t i);

@@ -40,6 +40,20 @@ static void copy_str(char *dst, size_t size, ot_str s)
     dst[n] = '\0';
 }
 
+/* A copy, since it is told to clients long after loading and the mapping may have lost it by then (gguf-guard.c). */
+static ot_status copy_template(ot_model *m, ot_error *err)
+{
+    ot_str s;
+    if (ot_gguf_get_str(m->gguf, "tokenizer.chat_template", &s, NULL) != OT_OK)
+        s = (ot_str){"", 0};
+    m->chat_template = ot_alloc(s.size + 1, 1);
+    if (m->chat_template == NULL)
+        return ot_fail(err, OT_ERR_NOMEM, "%s: out of memory for the chat template", ot_gguf_path(m->gguf));
+    memcpy(m->chat_template, s.data, s.size);
+    m->chat_template_size = s.size;
+    return OT_OK;
+}
+
 static ot_status read_names(ot_model *m, ot_error *err)
 {
     ot_model_info *info = &m->info;
@@ -65,9 +79,7 @@ static ot_status read_names(ot_model *m, ot_error *err)
         s = (ot_str){base, strlen(base)};
     }
     copy_str(info->name, sizeof info->name, s);
-    if (ot_gguf_get_str(m->gguf, "tokenizer.chat_template", &m->chat_template, NULL) != OT_OK)
-        m->chat_template = (ot_str){"", 0};
-    return OT_OK;
+    return copy_template(m, err);
 }
 
 static ot_status read_sizes(ot_model *m, ot_error *err)
@@ -202,9 +214,15 @@ void ot_model_close(ot_model **model)
     ot_matrix_free(&m->output);
     ot_rope_close(&m->rope);
     ot_tokenizer_close(&m->tokenizer);
+    free(m->chat_template);
     ot_gguf_close(&m->gguf);
     free(m);
     *model = NULL;
+}
+
+ot_status ot_model_check(const ot_model *model, ot_error *err)
+{
+    return ot_gguf_check(model->gguf, err);
 }
 
 const ot_model_info *ot_model_get_info(const ot_model *model)
@@ -219,7 +237,7 @@ const ot_tokenizer *ot_model_tokenizer(const ot_model *model)
 
 ot_str ot_model_chat_template(const ot_model *model)
 {
-    return model->chat_template;
+    return (ot_str){model->chat_template, model->chat_template_size};
 }
 
 static const uint8_t *tensor_row(const ot_tensor *t, uint64_t row)

@@ -42,7 +42,8 @@ struct ot_model {
     const ot_architecture *arch;
     ot_gguf *gguf;                 /* stays open: embedding rows are read from the mapping */
     ot_tokenizer *tokenizer;
-    ot_str chat_template;
+    char *chat_template;
+    size_t chat_template_size;
     const ot_tensor *token_embd;   /* (n_vocab rows of n_embd) */
     ot_table position_embd;        /* (n_ctx_train rows of n_embd), where positions are learned */
     ot_layer *layers;

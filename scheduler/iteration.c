@@ -15,6 +15,7 @@
 
 #include "scheduler/choice-pages.h"
 #include "scheduler/companion.h"
+#include "scheduler/damaged-files.h"
 #include "scheduler/drafts.h"
 #include "scheduler/experts.h"
 
@@ -313,7 +314,7 @@ bool ot_step_once(ot_scheduler *s)
         }
         ot_draft_costs_end_step(&s->draft_costs, st == OT_OK && s->batch.n_chunks == 0, s->batch.engine.n_rows,
                                 ot_draft_costs_clock_s() - cpu1);
-        end_batch(s, st == OT_OK ? NULL : &err);
+        end_batch(s, st == OT_OK || ot_damage_end_requests(s) ? NULL : &err);
         double t3 = ot_clock_s();
         observe_step(s, OT_STEP_SCHEDULE, t1 - t0 - s->draft_models_s);
         observe_step(s, OT_STEP_FORWARD, t2 - t1 + s->draft_models_s);

@@ -238,7 +238,7 @@ static ot_status read_training(ot_insertion *x, ot_error *err)
 }
 
 static ot_status open_file(ot_insertion *x, const char *path, const ot_insertion *const *loaded, uint32_t n_loaded,
-                           const ot_insertion_options *options, ot_error *err)
+                           const ot_insertion_options *options, bool builds_tables, ot_error *err)
 {
     ot_status st;
     if ((st = ot_gguf_open(&x->gguf, path, err)) != OT_OK)
@@ -247,16 +247,16 @@ static ot_status open_file(ot_insertion *x, const char *path, const ot_insertion
     if ((st = check_base(&r, &x->base->info, options != NULL && options->allow_base_mismatch)) != OT_OK ||
         (st = read_spec(&r, &x->info.spec)) != OT_OK || (st = find_parents(x, loaded, n_loaded, err)) != OT_OK ||
         (st = ot_insertion_prepare(x, err)) != OT_OK || (st = ot_insertion_walk(x, load_slot, x, err)) != OT_OK ||
-        (st = ot_head_tables_build(x, err)) != OT_OK || (st = read_training(x, err)) != OT_OK)
+        (builds_tables && (st = ot_head_tables_build(x, err)) != OT_OK) || (st = read_training(x, err)) != OT_OK)
         return st;
     ot_insertion_finish(x);
     ot_gguf_drop_pages(x->gguf);
     return ot_gguf_check(x->gguf, err);
 }
 
-ot_status ot_insertion_open(ot_insertion **out, const ot_model *base, const char *name, const char *path,
-                            const ot_insertion *const *loaded, uint32_t n_loaded, const ot_insertion_options *options,
-                            ot_error *err)
+ot_status ot_insertion_open_file(ot_insertion **out, const ot_model *base, const char *name, const char *path,
+                                 const ot_insertion *const *loaded, uint32_t n_loaded, const ot_insertion_options *options,
+                                 bool builds_tables, ot_error *err)
 {
     *out = NULL;
     ot_insertion *x = ot_alloc(1, sizeof *x);
@@ -269,11 +269,18 @@ ot_status ot_insertion_open(ot_insertion **out, const ot_model *base, const char
         st = ot_fail_param(err, OT_ERR_INVALID, "name", "a head's name has 1 to %zu bytes", sizeof x->info.spec.name - 1);
     snprintf(x->info.spec.name, sizeof x->info.spec.name, "%s", name);
     if (st == OT_OK)
-        st = open_file(x, path, loaded, n_loaded, options, err);
+        st = open_file(x, path, loaded, n_loaded, options, builds_tables, err);
     if (st != OT_OK) {
         ot_insertion_close(&x);
         return st;
     }
     *out = x;
     return OT_OK;
+}
+
+ot_status ot_insertion_open(ot_insertion **out, const ot_model *base, const char *name, const char *path,
+                            const ot_insertion *const *loaded, uint32_t n_loaded, const ot_insertion_options *options,
+                            ot_error *err)
+{
+    return ot_insertion_open_file(out, base, name, path, loaded, n_loaded, options, true, err);
 }

@@ -255,6 +255,11 @@ void ot_insertion_close(ot_insertion **insertion)
     *insertion = NULL;
 }
 
+ot_status ot_insertion_check(const ot_insertion *insertion, ot_error *err)
+{
+    return insertion->gguf != NULL ? ot_gguf_check(insertion->gguf, err) : OT_OK;
+}
+
 const ot_insertion_info *ot_insertion_get_info(const ot_insertion *insertion)
 {
     return &insertion->info;

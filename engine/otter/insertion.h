@@ -62,6 +62,10 @@ typedef ot_status ot_slot_visit(void *arg, const ot_slot *slot, ot_error *err);
 /* Calls visit for every tensor that the insertion's sizes imply, in file order; stops at the first error. */
 ot_status ot_insertion_walk(ot_insertion *insertion, ot_slot_visit *visit, void *arg, ot_error *err);
 
+/* ot_insertion_open, or the same without the tables of heads, which take seconds: enough for who reads the file's tensors alone. */
+ot_status ot_insertion_open_file(ot_insertion **out, const ot_model *base, const char *name, const char *path,
+                                 const ot_insertion *const *loaded, uint32_t n_loaded, const ot_insertion_options *options,
+                                 bool builds_tables, ot_error *err);
 /* Computes the widths and checks a spec against the base. */
 ot_status ot_insertion_prepare(ot_insertion *insertion, ot_error *err);
 /* Inputs of the heads: d' or d. */

@@ -83,7 +83,7 @@ ot_status ot_insertion_open_trainable(ot_insertion **out, const ot_model *base, 
                                       const ot_insertion_options *options, ot_error *err)
 {
     ot_insertion *file, *x;
-    ot_status st = ot_insertion_open(&file, base, name, path, loaded, n_loaded, options, err);
+    ot_status st = ot_insertion_open_file(&file, base, name, path, loaded, n_loaded, options, false, err);
     *out = NULL;
     if (st != OT_OK)
         return st;
