@@ -134,9 +134,10 @@ static ot_status read_spec(const reader *r, ot_insertion_spec *s)
         (st = get_str_array(r, "otter.parents", OT_MAX_PARENTS, s->parents, &s->n_parents)) != OT_OK ||
         (st = get_str_array(r, "otter.head.labels", OT_MAX_HEADS, s->labels, &n_labels)) != OT_OK)
         return st;
-    st = ot_gguf_get_bool(r->gguf, "otter.head.reads_tokens", &s->reads_tokens, r->err);
+    ot_error why = {0};
+    st = ot_gguf_get_bool(r->gguf, "otter.head.reads_tokens", &s->reads_tokens, &why);
     if (st != OT_OK && st != OT_ERR_NOT_FOUND)
-        return st;
+        return ot_fail_param(r->err, st, "otter.head.reads_tokens", "%s", why.message);
     s->kind = (ot_head_kind)kind;
     s->input = (ot_head_input)input;
     s->activation = (ot_activation)activation;

@@ -731,6 +731,13 @@ static void tables_count_as_memory(void)
         CHECK_INT(a->spec.kind, OT_HEAD_GENERATION);
         CHECK_INT(a->spec.activation, OT_ACT_LINEAR);
         CHECK_STR(a->spec.labels[2], "label2");
+        /* What a file may leave out is no error: none is left behind. */
+        ot_insertion *again = NULL;
+        ot_error untouched = {0};
+        CHECK_OK(ot_insertion_open(&again, f.model, "again", ot_test_temp_path("with.head"), NULL, 0, NULL, &untouched), &untouched);
+        CHECK_STR(untouched.message, "");
+        CHECK_STR(untouched.param, "");
+        ot_insertion_close(&again);
     }
     close_fixture(&f);
 }
