@@ -3,7 +3,8 @@
  *
  * The row's own logits are still at hand when its choice has been advanced, so a head's logits are those plus its values
  * (ot_engine_project_heads), and all heads at all rows of a group of logits take one run of the pool. Heads that read tokens go one
- * after the other instead, each told the likeliest guess of the one before. Choices of one prompt share the row that they begin
+ * after the other instead, each told the likeliest guess of the one before; for a tree also behind the second likeliest first
+ * guess, as a further row of the same products. Choices of one prompt share the row that they begin
  * with, and its guesses. A head that fails to give values gives no guesses; the text does not need them.
  *
  * A guess costs a product with a table of the vocabulary, so only the likelier part of it is looked at: byte pair encodings and unigram
@@ -102,6 +103,12 @@ static bool reads_tokens(const ot_insertion *insertion)
     return ot_insertion_get_info(insertion)->spec.reads_tokens;
 }
 
+/* How many ways on are asked about one token at a time; 0 where heads are told none. */
+static uint32_t n_paths(const job *j)
+{
+    return !reads_tokens(j->insertion) ? 0 : j->n_branches > 1 ? OT_DRAFT_PATHS : 1;
+}
+
 static bool share(ot_draft_heads *d, ot_choice *c, const ot_logits *logits)
 {
     const job *last = d->n_jobs > 0 ? &d->jobs[d->n_jobs - 1] : NULL;
@@ -131,35 +138,30 @@ void ot_draft_heads_add(ot_scheduler *s, ot_choice *c, const ot_logits *logits)
 
 /* ---- Running --------------------------------------------------------------------------------------------- */
 
-/* Values of one depth become the best tokens of base logits + values. */
-static uint32_t read_depth(ot_scheduler *s, const job *j, float *values, ot_proposal *p, uint32_t depth)
-{
-    return ot_draft_best(ot_engine_kernels(s->engine), j->logits->raw, values, s->draft_heads->n_likely, j->n_branches,
-                         p->guesses[depth]);
-}
-
 static void begin_proposal(const job *j)
 {
     ot_proposal *p = &j->first->proposal;
     p->at = j->first->n_text;
     p->n_depths = 0;
-    p->follows_best = reads_tokens(j->insertion);
+    p->n_paths = n_paths(j);
+    memset(p->n_branches, 0, sizeof p->n_branches);
 }
 
-/* The next depth of a proposal, unless an earlier one found nothing. */
-static void add_depth(ot_scheduler *s, const job *j, float *values, uint32_t depth)
+/* The next depth of a path: values become the best tokens of base logits + values. Nothing, if an earlier depth found nothing. */
+static void add_depth(ot_scheduler *s, const job *j, float *values, uint32_t path, uint32_t depth)
 {
     ot_proposal *p = &j->first->proposal;
     if (p->n_depths < depth)
         return;
-    p->n_branches[depth] = read_depth(s, j, values, p, depth);
-    p->n_depths += p->n_branches[depth] > 0;
+    p->n_branches[path][depth] = ot_draft_best(ot_engine_kernels(s->engine), j->logits->raw, values, s->draft_heads->n_likely,
+                                               j->n_branches, p->guesses[path][depth]);
+    p->n_depths += path == 0 && p->n_branches[path][depth] > 0;
 }
 
 /* Whether two rows can go through the same heads together. */
 static bool goes_with(const job *a, const job *b)
 {
-    return a->insertion == b->insertion && n_depths(a) == n_depths(b);
+    return a->insertion == b->insertion && n_depths(a) == n_depths(b) && n_paths(a) == n_paths(b);
 }
 
 /* All heads at once: value i * n + j is of depth i and the j-th of the n jobs. */
@@ -176,28 +178,47 @@ static void run_together(ot_scheduler *s, const job *jobs, uint32_t n, const uin
         return;
     for (uint32_t i = 0; i < depths; i++)
         for (uint32_t j = 0; j < n; j++)
-            add_depth(s, jobs + j, d->rows[i * n + j], i);
+            add_depth(s, jobs + j, d->rows[i * n + j], 0, i);
+}
+
+/* What the head of one depth is asked: a row for each path. */
+typedef struct question {
+    uint32_t n;
+    const job *jobs[OT_LOGIT_ROWS];
+    uint32_t paths[OT_LOGIT_ROWS], rows[OT_LOGIT_ROWS];
+    int32_t before[OT_LOGIT_ROWS]; /* the token that it is told */
+} question;
+
+/* Goes on along the paths that have a guess at the depth before. */
+static void ask_about(question *q, const job *j, uint32_t depth)
+{
+    const ot_proposal *p = &j->first->proposal;
+    for (uint32_t path = 0; path < (depth == 0 ? 1 : n_paths(j)); path++) {
+        const uint32_t from = depth == 1 ? 0 : path, branch = depth == 1 ? path : 0;
+        if (depth > 0 && p->n_branches[from][depth - 1] <= branch)
+            continue;
+        q->jobs[q->n] = j;
+        q->paths[q->n] = path;
+        q->rows[q->n] = j->logits->row;
+        q->before[q->n++] = depth == 0 ? pending_token(j->first) : p->guesses[from][depth - 1][branch].token;
+    }
 }
 
 /* Head by head, each behind the likeliest guesses so far. */
-static void run_in_turn(ot_scheduler *s, const job *jobs, uint32_t n, const uint32_t *rows)
+static void run_in_turn(ot_scheduler *s, const job *jobs, uint32_t n)
 {
     ot_draft_heads *d = s->draft_heads;
     const ot_insertion_spec *spec = &ot_insertion_get_info(jobs->insertion)->spec;
-    int32_t before[OT_LOGIT_ROWS];
     ot_error err;
-    for (uint32_t j = 0; j < n; j++)
-        before[j] = pending_token(jobs[j].first);
     for (uint32_t i = 0; i < n_depths(jobs); i++) {
-        const ot_head_rows head = {jobs->insertion, find_offset(spec, i + 1), n, rows, d->rows, before, d->n_likely};
+        question q = {.n = 0};
+        for (uint32_t j = 0; j < n; j++)
+            ask_about(&q, jobs + j, i);
+        const ot_head_rows head = {jobs->insertion, find_offset(spec, i + 1), q.n, q.rows, d->rows, q.before, d->n_likely};
         if (ot_engine_project_heads(s->engine, &head, 1, &err) != OT_OK)
             return;
-        for (uint32_t j = 0; j < n; j++) {
-            const ot_proposal *p = &jobs[j].first->proposal;
-            add_depth(s, jobs + j, d->rows[j], i);
-            if (p->n_depths == i + 1)
-                before[j] = p->guesses[i][0].token;
-        }
+        for (uint32_t k = 0; k < q.n; k++)
+            add_depth(s, q.jobs[k], d->rows[k], q.paths[k], i);
     }
 }
 
@@ -205,16 +226,15 @@ static void run_in_turn(ot_scheduler *s, const job *jobs, uint32_t n, const uint
 static uint32_t run_some(ot_scheduler *s, uint32_t begin)
 {
     const job *first = &s->draft_heads->jobs[begin];
-    const bool in_turn = reads_tokens(first->insertion);
-    const uint32_t values = in_turn ? 1 : n_depths(first); /* of a row, at a time */
+    const uint32_t values = n_paths(first) > 0 ? n_paths(first) : n_depths(first); /* of a row, at a time */
     uint32_t rows[OT_LOGIT_ROWS], n = 0;
     for (; begin + n < s->draft_heads->n_jobs && (n + 1) * values <= OT_LOGIT_ROWS && goes_with(first, first + n); n++) {
         rows[n] = first[n].logits->row;
         begin_proposal(first + n);
     }
     ot_draft_costs_begin_guesses(&s->draft_costs);
-    if (in_turn)
-        run_in_turn(s, first, n, rows);
+    if (n_paths(first) > 0)
+        run_in_turn(s, first, n);
     else
         run_together(s, first, n, rows);
     ot_draft_costs_end_guesses(&s->draft_costs, ot_insertion_get_info(first->insertion)->has_head_tables, n * n_depths(first));

@@ -115,10 +115,10 @@ static void note_guess(ot_scheduler *s, ot_guesser *g, const float *logits)
     int32_t token;
     ot_sampler_top(s->sampler, logits, 1, &token);
     uint32_t depth = p->n_depths++;
-    p->n_branches[depth] = 1;
-    p->guesses[depth][0].token = token;
-    p->guesses[depth][0].logprob = ot_log_prob(norm, logits, token);
-    g->chance *= expf(p->guesses[depth][0].logprob);
+    ot_draft_guess *guess = &p->guesses[0][depth][0];
+    p->n_branches[0][depth] = 1;
+    *guess = (ot_draft_guess){token, ot_log_prob(norm, logits, token)};
+    g->chance *= expf(guess->logprob);
 }
 
 static ot_status guess_once(ot_scheduler *s, ot_companion *m, ot_error *err)
@@ -142,7 +142,7 @@ static bool goes_on(const ot_scheduler *s, const ot_companion *m, const ot_guess
     const ot_proposal *p = &g->choice->proposal;
     if (!pays(s, m, p->n_depths, g->chance * ot_draft_scale(&g->choice->pace)))
         return false;
-    int32_t last = p->guesses[p->n_depths - 1][0].token;
+    int32_t last = p->guesses[0][p->n_depths - 1][0].token;
     return p->n_depths < g->wanted && (g->choice->request->ignore_eos || !ot_tokenizer_is_eog(s->tokenizer, last));
 }
 
@@ -157,7 +157,7 @@ static void add_guesses(const ot_scheduler *s, ot_companion *m)
             continue;
         ot_draft_reader *d = &g.choice->reader;
         const ot_proposal *p = &g.choice->proposal;
-        int32_t token = p->guesses[p->n_depths - 1][0].token;
+        int32_t token = p->guesses[0][p->n_depths - 1][0].token;
         g.row = m->batch.n_rows;
         add_row(m, d->n_read + d->n_ahead, token, g.sequence, OT_ROW_OUTPUT);
         d->ahead[d->n_ahead++] = token;

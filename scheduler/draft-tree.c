@@ -6,6 +6,9 @@
  * each further node is less likely and costs no less. What the lookup found is one more branch of the tree. A token
  * that both guess is as likely as that not both are wrong.
  *
+ * Heads that read tokens guess behind the tokens that they were told: the likeliest one at each depth, and in a tree also those behind
+ * the second likeliest at the first. Only nodes on these paths have children by the head.
+ *
  * A chain is one path: the lookup's, or the likeliest tokens of the head, whichever promises more right tokens. */
 #include <math.h>
 
@@ -13,6 +16,7 @@
 #include "scheduler/ngram-drafts.h"
 
 #define SUREST 0.97f /* nothing is certain, whatever its past */
+#define NO_PATH (-1)
 
 typedef struct growth {
     const ot_choice *c;
@@ -27,40 +31,44 @@ typedef struct growth {
 
 /* ---- Chances --------------------------------------------------------------------------------------------- */
 
-static uint32_t n_branches(const growth *g, uint32_t depth)
+/* Guesses of the head behind what is before a depth: on that path of the proposal, or NO_PATH. */
+static uint32_t n_branches(const growth *g, int path, uint32_t depth)
 {
-    return g->proposal != NULL && depth < g->proposal->n_depths ? g->proposal->n_branches[depth] : 0;
+    return g->proposal != NULL && path != NO_PATH && depth < g->proposal->n_depths ? g->proposal->n_branches[path][depth] : 0;
 }
 
-static int32_t branch_token(const growth *g, uint32_t depth, uint32_t branch)
+static int32_t branch_token(const growth *g, int path, uint32_t depth, uint32_t branch)
 {
-    return g->proposal->guesses[depth][branch].token;
+    return g->proposal->guesses[path][depth][branch].token;
 }
 
-/* What the head claims for a token; 0 if it is not among its guesses, or if those hold behind others than what is before it. */
-static float claimed_for(const growth *g, uint32_t depth, int32_t token, bool on_best)
+/* What the head claims for a token; 0 if it is not among its guesses. */
+static float claimed_for(const growth *g, int path, uint32_t depth, int32_t token)
 {
-    if (g->proposal != NULL && g->proposal->follows_best && !on_best)
-        return 0;
-    for (uint32_t i = 0; i < n_branches(g, depth); i++)
-        if (branch_token(g, depth, i) == token) {
-            float p = expf(g->proposal->guesses[depth][i].logprob);
+    for (uint32_t i = 0; i < n_branches(g, path, depth); i++)
+        if (branch_token(g, path, depth, i) == token) {
+            float p = expf(g->proposal->guesses[path][depth][i].logprob);
             return p > 0 ? p : 0; /* also for what is no number */
         }
     return 0;
 }
 
-/* Whether a token is the head's likeliest at a depth. */
-static bool is_best(const growth *g, uint32_t depth, int32_t token)
+/* The path that leads on behind a token at a depth of a path. */
+static int path_behind(const growth *g, int path, uint32_t depth, int32_t token)
 {
-    return n_branches(g, depth) > 0 && branch_token(g, depth, 0) == token;
+    if (g->proposal == NULL || g->proposal->n_paths == 0)
+        return 0;
+    const uint32_t n_ways = depth == 0 ? g->proposal->n_paths : 1; /* each is behind another of the first guesses */
+    for (uint32_t i = 0; i < n_ways && i < n_branches(g, path, depth); i++)
+        if (branch_token(g, path, depth, i) == token)
+            return depth == 0 ? (int)i : path;
+    return NO_PATH;
 }
 
-/* Given that everything before it is right. on_lookup, on_best: what is before it is as the lookup, as the head's likeliest guesses
- * have it. */
-static ot_guess judge_guess(const growth *g, uint32_t depth, int32_t token, bool on_lookup, bool on_best)
+/* Given that everything before it is right. on_lookup: what is before it is as the lookup has it. */
+static ot_guess judge_guess(const growth *g, uint32_t depth, int32_t token, bool on_lookup, int path)
 {
-    ot_guess v = {.claimed = claimed_for(g, depth, token, on_best)};
+    ot_guess v = {.claimed = claimed_for(g, path, depth, token)};
     v.by_lookup = on_lookup && depth < g->n_lookup && g->lookup[depth] == token;
     float head = v.claimed * g->scale, lookup = v.by_lookup ? g->lookup_chance : 0;
     head = head < SUREST ? head : SUREST;
@@ -91,25 +99,26 @@ static uint32_t add_guess(growth *g, uint32_t parent, int32_t token, ot_guess v)
 
 /* ---- Chain ----------------------------------------------------------------------------------------------- */
 
-typedef struct path {
+typedef struct laid_path {
     uint32_t n;
     int32_t tokens[OT_MAX_DRAFT];
     ot_guess guesses[OT_MAX_DRAFT]; /* of the path up to there */
     float expected;
-} path;
+} laid_path;
 
-static void lay_path(const growth *g, bool by_lookup, path *p)
+static void lay_path(const growth *g, bool by_lookup, laid_path *p)
 {
     float chance = g->sure, claimed = g->sure;
-    bool on_lookup = true, on_best = true;
-    *p = (path){0};
+    bool on_lookup = true;
+    int path = 0;
+    *p = (laid_path){0};
     for (uint32_t depth = 0; depth < g->max_depth; depth++) {
-        if (by_lookup ? depth >= g->n_lookup : n_branches(g, depth) == 0)
+        if (by_lookup ? depth >= g->n_lookup : n_branches(g, path, depth) == 0)
             break;
-        int32_t token = by_lookup ? g->lookup[depth] : branch_token(g, depth, 0);
-        ot_guess v = judge_guess(g, depth, token, on_lookup, on_best);
+        int32_t token = by_lookup ? g->lookup[depth] : branch_token(g, path, depth, 0);
+        ot_guess v = judge_guess(g, depth, token, on_lookup, path);
         on_lookup = v.by_lookup;
-        on_best = on_best && is_best(g, depth, token);
+        path = path_behind(g, path, depth, token);
         chance = v.chance *= chance;
         claimed = v.claimed *= claimed;
         p->tokens[depth] = token;
@@ -121,10 +130,10 @@ static void lay_path(const growth *g, bool by_lookup, path *p)
 
 static void grow_chain(growth *g)
 {
-    path a, b;
+    laid_path a, b;
     lay_path(g, true, &a);
     lay_path(g, false, &b);
-    const path *p = a.expected >= b.expected ? &a : &b;
+    const laid_path *p = a.expected >= b.expected ? &a : &b;
     uint32_t parent = 0;
     for (uint32_t i = 0; i < p->n && g->t->n_optional < g->max_nodes && pays(g, p->guesses[i].chance); i++)
         parent = add_guess(g, parent, p->tokens[i], p->guesses[i]);
@@ -137,7 +146,7 @@ typedef struct opening {
     uint32_t parent, depth, branch;
     bool by_lookup;   /* the lookup's, not a branch */
     bool on_lookup;   /* the parent is the lookup's */
-    bool on_best;     /* the parent is the likeliest guess, and all before it */
+    int path;         /* of the proposal that the parent is on, or NO_PATH */
     int32_t token;
     ot_guess guess;   /* of the path up to there */
 } opening;
@@ -154,25 +163,23 @@ static ot_guess root_guess(const growth *g, uint32_t node)
 
 static void open_node(const growth *g, frontier *f, opening o)
 {
-    if (o.by_lookup ? o.depth >= g->n_lookup : o.branch >= n_branches(g, o.depth))
-        return;
-    if (!o.by_lookup && g->proposal->follows_best && !o.on_best)
+    if (o.by_lookup ? o.depth >= g->n_lookup : o.branch >= n_branches(g, o.path, o.depth))
         return;
     ot_guess before = root_guess(g, o.parent);
-    o.token = o.by_lookup ? g->lookup[o.depth] : branch_token(g, o.depth, o.branch);
-    o.guess = judge_guess(g, o.depth, o.token, o.on_lookup, o.on_best);
+    o.token = o.by_lookup ? g->lookup[o.depth] : branch_token(g, o.path, o.depth, o.branch);
+    o.guess = judge_guess(g, o.depth, o.token, o.on_lookup, o.path);
     o.guess.chance *= before.chance;
     o.guess.claimed *= before.claimed;
     f->open[f->n++] = o;
 }
 
-static void open_below(const growth *g, frontier *f, uint32_t node, uint32_t depth, bool on_lookup, bool on_best)
+static void open_below(const growth *g, frontier *f, uint32_t node, uint32_t depth, bool on_lookup, int path)
 {
     if (depth >= g->max_depth)
         return;
-    open_node(g, f, (opening){.parent = node, .depth = depth, .on_lookup = on_lookup, .on_best = on_best});
+    open_node(g, f, (opening){.parent = node, .depth = depth, .on_lookup = on_lookup, .path = path});
     if (on_lookup)
-        open_node(g, f, (opening){.parent = node, .depth = depth, .on_lookup = true, .on_best = on_best, .by_lookup = true});
+        open_node(g, f, (opening){.parent = node, .depth = depth, .on_lookup = true, .path = path, .by_lookup = true});
 }
 
 static opening take_best(frontier *f)
@@ -189,14 +196,14 @@ static opening take_best(frontier *f)
 static void grow_tree(growth *g)
 {
     frontier f = {0};
-    open_below(g, &f, 0, 0, true, true);
+    open_below(g, &f, 0, 0, true, 0);
     while (f.n > 0 && g->t->n_optional < g->max_nodes) {
         opening o = take_best(&f);
         if (!pays(g, o.guess.chance))
             return;
         if (ot_draft_child(g->t, o.parent, o.token) < 0) {
             uint32_t node = add_guess(g, o.parent, o.token, o.guess);
-            open_below(g, &f, node, o.depth + 1, o.guess.by_lookup, o.on_best && is_best(g, o.depth, o.token));
+            open_below(g, &f, node, o.depth + 1, o.guess.by_lookup, path_behind(g, o.path, o.depth, o.token));
         }
         if (!o.by_lookup) {
             o.branch++;

@@ -52,6 +52,7 @@ typedef struct ot_draft_pace {
 } ot_draft_pace;
 
 #define OT_DRAFT_BRANCHES 8
+#define OT_DRAFT_PATHS 2
 
 typedef struct ot_draft_guess {
     int32_t token;
@@ -63,9 +64,11 @@ typedef struct ot_draft_guess {
 typedef struct ot_proposal {
     uint32_t at;                             /* the text position of the pending token it follows; of use while n_text == at */
     uint32_t n_depths;                       /* 0: no guess */
-    bool follows_best;                       /* guesses[i > 0] hold behind guesses[0 .. i)[0] only, not behind any combination */
-    uint32_t n_branches[OT_MAX_DRAFT];       /* guesses[i][0 .. n): for text position at + 1 + i, likeliest first */
-    ot_draft_guess guesses[OT_MAX_DRAFT][OT_DRAFT_BRANCHES];
+    uint32_t n_paths;                        /* 0: guesses[0] hold behind any combination of those before */
+    /* guesses[0][i][0 .. n): for text position at + 1 + i, likeliest first. With paths guesses[p][i > 0] hold behind this alone:
+     * guesses[0][0][p], and then guesses[p][1 .. i)[0]. */
+    uint32_t n_branches[OT_DRAFT_PATHS][OT_MAX_DRAFT];
+    ot_draft_guess guesses[OT_DRAFT_PATHS][OT_MAX_DRAFT][OT_DRAFT_BRANCHES];
 } ot_proposal;
 
 #define OT_MAX_COMPANIONS 8

@@ -161,8 +161,10 @@ static void note_bigrams(bigrams *b, const int32_t *text, uint32_t n)
     }
 }
 
-static void solve_bigrams(const bigrams *b, float *w)
+/* with_decoys: another token is a little likelier than each successor; read_states knows the logits after each token. */
+static void solve_bigrams(const bigrams *b, bool with_decoys, float *w)
 {
+    const int32_t n_vocab = (int32_t)ot_tiny_model_vocab_size();
     static const float no_logits[MAX_VOCAB];
     ot_error err = {0};
     for (uint32_t x = 0; x < b->n; x++) {
@@ -170,12 +172,15 @@ static void solve_bigrams(const bigrams *b, float *w)
         CHECK_OK(ot_model_tensor_row(ot_fixture_get()->model, "token_embd.weight", (uint32_t)b->tokens[x], e, &err), &err);
         for (uint32_t i = 0; i < D; i++)
             states[x][i] = e[i];
-        set_target(no_logits, b->successors[x], 0, false, targets[x]);
+        const int32_t decoy = (b->successors[x] + 11) % n_vocab;
+        float *base = logits[x > 0 ? x - 1 : 0]; /* the row that decided the token */
+        base[decoy] -= 0.2f;                     /* to be made up for */
+        set_target(with_decoys ? base : no_logits, b->successors[x], decoy, with_decoys, targets[x]);
     }
     solve_linear(b->n, 1e-9, w);
 }
 
-static bool write_bigram_oracle(const char *path, const bigrams *b, uint32_t n_outputs)
+static bool write_bigram_oracle(const char *path, const bigrams *b, uint32_t n_outputs, bool first_with_decoys)
 {
     ot_error err = {0};
     ot_insertion *x = NULL;
@@ -190,14 +195,14 @@ static bool write_bigram_oracle(const char *path, const bigrams *b, uint32_t n_o
             for (uint32_t k = 0; k < D; k++)
                 p->data[k * D + k] = 1;
         else if (strncmp(p->name, "otter.head.", 11) == 0)
-            solve_bigrams(b, p->data);
+            solve_bigrams(b, first_with_decoys && strstr(p->name, "head.0.") != NULL, p->data);
     }
     ok = ok && write_insertion(x, path);
     ot_insertion_close(&x);
     return ok;
 }
 
-static bool load_bigrams(const bigrams *b, uint32_t n_outputs)
+static bool load_bigrams(const bigrams *b, uint32_t n_outputs, bool first_with_decoys)
 {
     static uint32_t files;
     ot_error err = {0};
@@ -206,7 +211,7 @@ static bool load_bigrams(const bigrams *b, uint32_t n_outputs)
     const char *path = ot_test_temp_path(name);
     const ot_insertion_options options = {false};
     ot_heads_unload(ot_fixture_get()->heads, "bigrams", &err); /* there is none at first */
-    return write_bigram_oracle(path, b, n_outputs) &&
+    return write_bigram_oracle(path, b, n_outputs, first_with_decoys) &&
            CHECK_OK(ot_heads_load(ot_fixture_get()->heads, "bigrams", path, &options, &err), &err);
 }
 
@@ -304,7 +309,7 @@ static void heads_that_read_tokens_follow_their_own_guesses(void)
         REQUIRE(run_counted(&p, &without[0], &plain));
         note_bigrams(&b, without[0].tokens, without[0].n);
         CHECK_UINT(b.n, 43);
-        REQUIRE(load_bigrams(&b, 4));
+        REQUIRE(load_bigrams(&b, 4, false));
         p = varied_params(prompt, 44);
         draft_with(&p, "bigrams", 4, tree * 12, false);
         REQUIRE(run_counted(&p, &with[0], &drafted));
@@ -315,6 +320,30 @@ static void heads_that_read_tokens_follow_their_own_guesses(void)
         CHECK(drafted.accepted_tokens >= 28);
         CHECK(drafted.accepted_tokens * 10 >= drafted.draft_tokens * 8);
     }
+}
+
+/* The first guess is mostly wrong, the second right: a tree goes on behind it. With one token behind it at most it would accept 22. */
+static void heads_that_read_tokens_go_on_behind_the_second_guess(void)
+{
+    int32_t prompt[N_PROMPT];
+    oracle_prompt(prompt);
+    ot_stats plain, drafted[2];
+    bigrams b = {.n = 0};
+    ot_request_params p = varied_params(prompt, 44);
+    REQUIRE(run_counted(&p, &without[0], &plain));
+    note_bigrams(&b, without[0].tokens, without[0].n);
+    REQUIRE(read_states(prompt, N_PROMPT, without[0].tokens, without[0].n) && load_bigrams(&b, 4, true));
+    for (uint32_t tree = 0; tree < 2; tree++) {
+        p = varied_params(prompt, 44);
+        draft_with(&p, "bigrams", 4, tree * 16, false);
+        REQUIRE(run_counted(&p, &with[0], &drafted[tree]));
+        ot_check_same_result(&with[0], &without[0], 0, tree ? "tree" : "chain");
+        printf("    %s: %llu of %llu accepted\n", tree ? "tree" : "chain", (unsigned long long)drafted[tree].accepted_tokens,
+               (unsigned long long)drafted[tree].draft_tokens);
+        CHECK_UINT(drafted[tree].iteration_tokens.count, plain.iteration_tokens.count - drafted[tree].accepted_tokens);
+    }
+    CHECK(drafted[0].accepted_tokens < 15);
+    CHECK(drafted[1].accepted_tokens > 22);
 }
 
 /* Choices that begin differently after the same row: each is told its own token. */
@@ -343,7 +372,7 @@ static void choices_of_one_prompt_get_guesses_of_their_own(void)
             ot_scheduler_close(&s);
             for (uint32_t i = 0; i < N_CHOICES && !drafts; i++)
                 note_bigrams(&b, without[i].tokens, without[i].n);
-            REQUIRE(drafts || load_bigrams(&b, 4));
+            REQUIRE(drafts || load_bigrams(&b, 4, false));
         }
         CHECK(without[0].tokens[0] != without[1].tokens[0] && without[1].tokens[0] != without[2].tokens[0]);
         for (uint32_t i = 0; i < N_CHOICES; i++)
@@ -498,7 +527,7 @@ static bool solve_for_mixed(bool two)
         return false;
     bigrams b = {.n = 0};
     note_bigrams(&b, without[0].tokens, without[0].n);
-    if (!load_bigrams(&b, 4))
+    if (!load_bigrams(&b, 4, false))
         return false;
     return ot_mix_run(&(ot_mix){mixed, N_MIXED, .apart = true}, NULL, without, NULL, &stats);
 }
@@ -633,6 +662,7 @@ int main(int argc, char **argv)
     ot_test_start(argc, argv);
     RUN(right_guesses_save_passes);
     RUN(heads_that_read_tokens_follow_their_own_guesses);
+    RUN(heads_that_read_tokens_go_on_behind_the_second_guess);
     RUN(choices_of_one_prompt_get_guesses_of_their_own);
     RUN(a_tree_holds_the_second_guess);
     RUN(wild_guesses_turn_themselves_off);
