@@ -9,12 +9,19 @@
  * to run, the others do its share. Workers spin for a few microseconds after a job, since the next one usually
  * follows, then sleep on a futex. A caller that waits for the last task does the same, so that a worker that was
  * pushed aside in the middle of a task can have the caller's core.
+ *
+ * Beside a busy neighbour two things would cost more than the neighbour's share. The kernel then often puts a worker on
+ * the caller's own core, where each would spin through the time in which the other could run: so threads note the core
+ * they are on, and a thread does not spin for another on its own core but sleeps at once. And a worker that is pushed
+ * aside in the middle of a task keeps everybody waiting for a time slice: so a worker gives its core away by itself, between
+ * two tasks, before its slice is over. Nobody waits for it then, and alone on its core it has it back at once.
  */
 #include "engine/kernels.h"
 
 #include <limits.h>
 #include <linux/futex.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <sys/syscall.h>
@@ -27,7 +34,15 @@ typedef struct worker {
     pthread_t thread;
     struct ot_pool *pool;
     uint32_t index;
+    _Atomic int32_t core;                        /* where it last looked; -1: not known */
 } worker;
+
+/* A worker's turn on its core: its own, and written after every task, so it lies on its stack. Linux's slices are longer: 1.4
+ * to 3 ms, rounded up to a tick. */
+static const double TURN_S = 1.5e-3;
+typedef struct turn {
+    double began_s, last_task_s;
+} turn;
 
 /* Words that different threads write often stand on cache lines of their own. */
 struct ot_pool {
@@ -39,6 +54,7 @@ struct ot_pool {
     _Atomic uint32_t closing;
     _Alignas(64) ot_task *task;
     void *arg;
+    _Atomic int32_t caller_core;                 /* -1: not known */
     uint32_t n_threads;
     double waited_s;                             /* the caller's */
     worker *workers;                             /* n_threads - 1 */
@@ -66,8 +82,47 @@ static bool has_task(uint64_t ticket)
     return (uint32_t)ticket < (uint32_t)(ticket >> 32);
 }
 
-/* Runs tasks until there are none left to take. */
-static void work(ot_pool *pool, uint32_t thread)
+static double now_s(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* The core that the calling thread is on. Others read the note, and it seldom changes: it is not written in vain. */
+static int32_t note_core(_Atomic int32_t *note)
+{
+    const int32_t core = sched_getcpu();
+    if (atomic_load_explicit(note, memory_order_relaxed) != core)
+        atomic_store_explicit(note, core, memory_order_relaxed);
+    return core;
+}
+
+static bool is_beside(int32_t core, const _Atomic int32_t *note)
+{
+    return core >= 0 && atomic_load_explicit(note, memory_order_relaxed) == core;
+}
+
+static void begin_turn(turn *t)
+{
+    t->began_s = t->last_task_s = now_s();
+}
+
+/* After a task. One that took longer than a turn says that the worker was pushed aside in it: that was its neighbour's turn. */
+static void end_turn_in_time(turn *t)
+{
+    const double now = now_s();
+    if (now - t->last_task_s > TURN_S)
+        t->began_s = now;
+    t->last_task_s = now;
+    if (now - t->began_s > TURN_S) {
+        sched_yield();
+        begin_turn(t);
+    }
+}
+
+/* Runs tasks until there are none left to take; the caller has no turn (NULL): without it there is nothing to do for anyone. */
+static void work(ot_pool *pool, uint32_t thread, turn *t)
 {
     while (has_task(atomic_load_explicit(&pool->ticket, memory_order_relaxed))) {
         uint64_t mine = atomic_fetch_add_explicit(&pool->ticket, 1, memory_order_acquire);
@@ -77,12 +132,16 @@ static void work(ot_pool *pool, uint32_t thread)
         /* seq_cst, like the caller's flag: either it sees 0 left, or we see that it sleeps. */
         if (atomic_fetch_sub(&pool->left, 1) == 1 && atomic_load(&pool->caller_sleeps))
             futex_wake(&pool->left, 1);
+        if (t != NULL)
+            end_turn_in_time(t);
     }
 }
 
-static bool idle_until_work(ot_pool *pool)
+static bool idle_until_work(worker *self, turn *t)
 {
-    for (int i = 0; i < SPINS; i++) {
+    ot_pool *pool = self->pool;
+    const bool beside_caller = is_beside(note_core(&self->core), &pool->caller_core);
+    for (int i = 0; i < SPINS && !beside_caller; i++) {
         if (has_task(atomic_load_explicit(&pool->ticket, memory_order_relaxed)))
             return true;
         if (atomic_load_explicit(&pool->closing, memory_order_relaxed))
@@ -98,14 +157,18 @@ static bool idle_until_work(ot_pool *pool)
         futex_wait(&pool->wake, seen);
     }
     atomic_fetch_sub(&pool->sleepers, 1);
+    note_core(&self->core);
+    begin_turn(t);
     return !atomic_load(&pool->closing);
 }
 
 static void *worker_main(void *arg)
 {
     worker *self = arg;
-    while (idle_until_work(self->pool))
-        work(self->pool, self->index);
+    turn t;
+    begin_turn(&t);
+    while (idle_until_work(self, &t))
+        work(self->pool, self->index, &t);
     return NULL;
 }
 
@@ -117,10 +180,19 @@ static void wake_workers(ot_pool *pool)
     futex_wake(&pool->wake, INT_MAX);
 }
 
+static bool worker_beside_caller(const ot_pool *pool, int32_t core)
+{
+    for (uint32_t i = 0; i + 1 < pool->n_threads; i++)
+        if (is_beside(core, &pool->workers[i].core))
+            return true;
+    return false;
+}
+
 static void wait_for_the_rest(ot_pool *pool)
 {
+    const bool in_the_way = worker_beside_caller(pool, note_core(&pool->caller_core));
     uint32_t left;
-    for (int i = 0; i < SPINS; i++) {
+    for (int i = 0; i < SPINS && !in_the_way; i++) {
         if (atomic_load_explicit(&pool->left, memory_order_acquire) == 0)
             return;
         pause_briefly();
@@ -129,13 +201,6 @@ static void wait_for_the_rest(ot_pool *pool)
     while ((left = atomic_load(&pool->left)) != 0)
         futex_wait(&pool->left, left);
     atomic_store(&pool->caller_sleeps, 0);
-}
-
-static double now_s(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
 void ot_pool_run(ot_pool *pool, ot_task *task, void *arg, uint32_t n_tasks)
@@ -147,10 +212,11 @@ void ot_pool_run(ot_pool *pool, ot_task *task, void *arg, uint32_t n_tasks)
     }
     pool->task = task;
     pool->arg = arg;
+    note_core(&pool->caller_core);
     atomic_store_explicit(&pool->left, n_tasks, memory_order_relaxed);
     atomic_store(&pool->ticket, (uint64_t)n_tasks << 32);
     wake_workers(pool);
-    work(pool, 0);
+    work(pool, 0, NULL);
     if (atomic_load_explicit(&pool->left, memory_order_acquire) == 0)
         return;
     const double start = now_s();
@@ -188,13 +254,13 @@ ot_status ot_pool_open(ot_pool **out, uint32_t n_threads, ot_error *err)
     pool = aligned_alloc(64, sizeof *pool);
     if (!pool)
         return ot_fail(err, OT_ERR_NOMEM, "no memory for a thread pool");
-    *pool = (ot_pool){.n_threads = n_threads, .workers = calloc(n_threads, sizeof *pool->workers)};
+    *pool = (ot_pool){.n_threads = n_threads, .caller_core = -1, .workers = calloc(n_threads, sizeof *pool->workers)};
     if (!pool->workers) {
         free(pool);
         return ot_fail(err, OT_ERR_NOMEM, "no memory for a pool of %u threads", n_threads);
     }
     for (uint32_t i = 0; i + 1 < n_threads; i++) {
-        pool->workers[i] = (worker){.pool = pool, .index = i + 1};
+        pool->workers[i] = (worker){.pool = pool, .index = i + 1, .core = -1};
         if (pthread_create(&pool->workers[i].thread, NULL, worker_main, &pool->workers[i]) != 0) {
             stop_workers(pool, i);
             free(pool->workers);
