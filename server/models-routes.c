@@ -159,7 +159,9 @@ static void load_work(void *state)
     ot_status status = ot_json_read(job->source->data, job->source->size, &job->api->json, &body, &job->error);
     if (!status)
         status = load(job, (ot_fields){body, ""}, &job->error);
-    if (status && !job->error.code)
+    if (!status)
+        job->error = (ot_error){0}; /* it may tell of something that was looked for and may be missing */
+    else if (!job->error.code)
         job->error.code = status;
     json_decref(body);
 }
