@@ -1,8 +1,9 @@
 /* The thread pool: every task runs exactly once whatever the counts, results are visible to the caller, an idle pool uses no
- * time, a worker that never gets to run holds nothing up, and pools open and close. */
+ * time, a worker that never gets to run holds nothing up, threads on one core do not spin for each other, and pools open and close. */
 #include "engine/kernels.h"
 #include "tests/support/test-support.h"
 
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
@@ -140,6 +141,55 @@ static void a_slow_worker_holds_up_its_task_alone(void)
     ot_pool_close(&pool);
 }
 
+static void compute_task(void *arg, uint32_t task, uint32_t thread)
+{
+    _Atomic uint32_t *sum = arg;
+    uint32_t x = task + 1;
+    (void)thread;
+    for (int i = 0; i < 2000; i++)
+        x = x * 1664525u + 1013904223u;
+    atomic_fetch_add_explicit(sum, x, memory_order_relaxed);
+}
+
+/* Processor time of jobs of eight tasks of two microseconds. */
+static double processor_seconds_of_jobs(uint32_t n_threads, uint32_t n_jobs, uint32_t *sum)
+{
+    ot_error err = {0};
+    ot_pool *pool;
+    _Atomic uint32_t total = 0;
+    if (!CHECK_OK(ot_pool_open(&pool, n_threads, &err), &err))
+        return 0.0;
+    const double before = cpu_seconds();
+    for (uint32_t job = 0; job < n_jobs; job++)
+        ot_pool_run(pool, compute_task, &total, 8);
+    const double seconds = cpu_seconds() - before;
+    *sum = total;
+    ot_pool_close(&pool);
+    return seconds;
+}
+
+/* Beside a busy neighbour the caller and a worker often share a core: what one spins there the other cannot work. A pool that
+ * spins was seen to take 1.28 to 1.63 times the time of one thread here, one that does not 1.03 to 1.18. */
+static void threads_on_one_core_do_not_spin_for_each_other(void)
+{
+    enum { TRIES = 5, JOBS = 5000 };
+    cpu_set_t before, one;
+    uint32_t sum_of_one = 0, sum_of_two = 1;
+    double ratio = 1e9;
+    REQUIRE(sched_getaffinity(0, sizeof before, &before) == 0);
+    CPU_ZERO(&one);
+    CPU_SET(sched_getcpu(), &one);
+    REQUIRE(sched_setaffinity(0, sizeof one, &one) == 0);
+    for (int i = 0; i < TRIES && ratio > 1.24; i++) {
+        const double of_one = processor_seconds_of_jobs(1, JOBS, &sum_of_one);
+        ratio = processor_seconds_of_jobs(2, JOBS, &sum_of_two) / of_one;
+        CHECK_UINT(sum_of_two, sum_of_one);
+        printf("    processor time of two threads on one core: %.2f of one thread's\n", ratio);
+    }
+    sched_setaffinity(0, sizeof before, &before);
+    CHECK(ratio <= 1.24);
+}
+
 static void many_pools_open_and_close(void)
 {
     static counts c;
@@ -173,6 +223,7 @@ int main(int argc, char **argv)
     RUN(jobs_do_not_mix);
     RUN(an_idle_pool_uses_no_time);
     RUN(a_slow_worker_holds_up_its_task_alone);
+    RUN(threads_on_one_core_do_not_spin_for_each_other);
     RUN(many_pools_open_and_close);
     RUN(impossible_sizes_are_refused);
     return ot_test_finish();
