@@ -50,6 +50,9 @@ char *ot_gguf_printable(char dst[80], ot_str name);
 size_t ot_gguf_type_bytes(ot_gguf_type type);
 const char *ot_gguf_type_name(ot_gguf_type type);
 
+/* Reads keys and tensor headers of an opened file, whose bytes, size and label are set. err names the key or tensor, and the offset. What was
+ * made before a failure is freed by ot_gguf_close. */
+ot_status ot_gguf_read_directory(ot_gguf *gguf, ot_error *err);
 /* Registers a mapping, whose bytes and size are set, for the handler of SIGBUS, and takes it out again before it is unmapped. */
 ot_status ot_gguf_guard(ot_gguf *gguf, const char *path, ot_error *err);
 void ot_gguf_unguard(ot_gguf *gguf);

@@ -29,7 +29,7 @@ double ot_gradients_backward(ot_gradients *g, const ot_batch *batch, const float
 /* The same from d_head_in (n_rows, d'), the derivative of the task loss by the heads' inputs H'; not looked at where the heads
  * read H_o. Gradients of the heads are the caller's, in ot_gradients_of_head: shaped as what they belong to, kept as they are. */
 double ot_gradients_backward_from(ot_gradients *g, const ot_batch *batch, const float *d_head_in);
-typedef enum ot_head_part { OT_HEAD_WEIGHT, OT_HEAD_BIAS, OT_HEAD_TOKEN_WEIGHT /* heads that read tokens */ } ot_head_part;
+typedef enum ot_head_part { OT_HEAD_WEIGHT, OT_HEAD_BIAS, OT_HEAD_TOKEN_WEIGHT, OT_HEAD_RESIDUAL /* heads that read tokens */ } ot_head_part;
 /* NULL where the head has no such part. */
 float *ot_gradients_of_head(ot_gradients *g, uint32_t output, ot_head_part part);
 
