@@ -265,7 +265,8 @@ ot_status ot_engine_project_vectors(ot_engine *engine, const float *x, size_t x_
  * E SiLU(W H_o)), go through the output matrix.
  * A generation head with offset o >= 1 that `reads_tokens` is told the token that stands o places after the row, the one before what it
  * names (Ankner et al. 2024, Hydra: drafts that depend on the drafts before them): x = H' + B_h e(token), with e the base's token
- * embedding. As x has d' numbers, the table serves as it is.
+ * embedding. As x has d' numbers, the table serves as it is. What H_o says of the next token is in the way of such a head, which is told that
+ * token: its z = lm_head(W_h x + rho_h H_o) = rho_h z_base + values, with a trained rho_h (ot_insertion_residual).
  * Lookahead: values are scores after the activation: a prediction of the score of [text, v] for every token v,
  * act(E W_h H' + b), with E the output matrix as well (the token embedding, where the base ties them). */
 typedef struct ot_head_rows {
@@ -279,6 +280,8 @@ typedef struct ot_head_rows {
 } ot_head_rows;
 /* All heads in one run of the pool. OT_ERR_INVALID for a row without output, a scalar head, a token that is missing or not in the vocabulary, or more than max_rows rows together. */
 ot_status ot_engine_project_heads(ot_engine *engine, const ot_head_rows *heads, uint32_t n_heads, ot_error *err);
+/* rho of an output that reads tokens; 1 for any other generation head. */
+float ot_insertion_residual(const ot_insertion *insertion, uint32_t output);
 /* Scores of a lookahead head for n tokens only, the same bits as ot_engine_project_heads gives them. */
 ot_status ot_engine_lookahead(ot_engine *engine, uint32_t row, const ot_insertion *insertion, uint32_t output,
                               const int32_t *tokens, uint32_t n, float *scores, ot_error *err);

@@ -1,4 +1,4 @@
-/* The best tokens of what a head guesses, in one pass over its values: base logits and values are added a block at a time, and while
+/* The best tokens of what a head guesses, in one pass over its values: base logits, times the head's residual, and values are added a block at a time, and while
  * the block is in the nearest cache its maximum says whether a best token may be in it, and its exponentials join the sum that
  * makes probabilities of logits. */
 #include <math.h>
@@ -27,14 +27,14 @@ static void insert(best_tokens *b, int32_t token, float logit)
     b->best[at] = (ot_draft_guess){token, logit};
 }
 
-uint32_t ot_draft_best(const ot_kernels *kernels, const float *base, float *values, uint32_t n, uint32_t n_best, ot_draft_guess *best)
+uint32_t ot_draft_best(const ot_kernels *kernels, const float *base, float residual, float *values, uint32_t n, uint32_t n_best,
+                       ot_draft_guess *best)
 {
     best_tokens b = {.max = n_best, .best = best};
     float shift = -INFINITY, sum = 0;
     for (uint32_t begin = 0; begin < n; begin += BLOCK) {
         const uint32_t end = begin + BLOCK < n ? begin + BLOCK : n;
-        for (uint32_t i = begin; i < end; i++)
-            values[i] += base[i];
+        kernels->axpy(values + begin, base + begin, residual, end - begin);
         const float max = kernels->max(values + begin, end - begin);
         if (!(max > -INFINITY))
             continue;

@@ -153,8 +153,10 @@ static void add_depth(ot_scheduler *s, const job *j, float *values, uint32_t pat
     ot_proposal *p = &j->first->proposal;
     if (p->n_depths < depth)
         return;
-    p->n_branches[path][depth] = ot_draft_best(ot_engine_kernels(s->engine), j->logits->raw, values, s->draft_heads->n_likely,
-                                               j->n_branches, p->guesses[path][depth]);
+    const ot_insertion_spec *spec = &ot_insertion_get_info(j->insertion)->spec;
+    const float residual = ot_insertion_residual(j->insertion, find_offset(spec, depth + 1));
+    p->n_branches[path][depth] = ot_draft_best(ot_engine_kernels(s->engine), j->logits->raw, residual, values,
+                                               s->draft_heads->n_likely, j->n_branches, p->guesses[path][depth]);
     p->n_depths += path == 0 && p->n_branches[path][depth] > 0;
 }
 

@@ -27,6 +27,7 @@ typedef struct judge_arg {
     const ot_kernels *kernels;
     uint32_t n_vocab, n_outputs, k;
     float *const *base, *const *values;  /* values NULL: the base itself */
+    float residual;                      /* of the base in what the head says */
     const int32_t *targets;              /* (rows, n_outputs), or with the base the token of each row */
     ot_token_outcome *outcomes;
 } judge_arg;
@@ -42,7 +43,7 @@ static void judge_task(void *arg, uint32_t i, uint32_t thread)
     if (token < 0)
         return;
     if (a->values != NULL)
-        a->kernels->add(z, a->base[i], a->n_vocab);
+        a->kernels->axpy(z, a->base[i], a->residual, a->n_vocab);
     uint32_t rank = 0;
     for (uint32_t v = 0; v < a->n_vocab; v++)
         rank += z[v] > z[token];
@@ -81,6 +82,7 @@ static ot_status outcomes_of_rows(ot_engine_outcomes *o, const ot_batch *batch, 
     a.outcomes = outcomes;
     a.values = values;
     for (a.k = 0; st == OT_OK && a.k < a.n_outputs; a.k++) {
+        a.residual = ot_insertion_residual(o->insertion, a.k);
         const ot_head_rows head = {o->insertion, a.k, n, rows, values, read, 0};
         /* Where the text has ended nothing is judged: any token will do. */
         for (uint32_t i = 0; i < n; i++)

@@ -1,7 +1,8 @@
 /* For each position and output k, with E the output matrix, x what the heads read and f the identity or SiLU,
  *     s = W_k x,    z_k = E (f(s) + H_o)    by the engine, with the quantised matrix as it is served,    P_k = softmax(z_k)
  *     d_u = weight E^T (P_k - onehot),    d_s = d_u f'(s),    d_W_k += d_s x^T,    d_x += W_k^T d_s.
- * Heads that read tokens have x_k = x + B_k e in the place of x, and d_B_k += (W_k^T d_s) e^T.
+ * Heads that read tokens have x_k = x + B_k e in the place of x, and d_B_k += (W_k^T d_s) e^T; and rho_k H_o in the place of H_o,
+ * with d_rho_k += d_u . H_o.
  *
  * E^T P_k in floats would cost more than all the rest. Only tokens with a probability of at least `tail` are taken as they are; of
  * the others, one is taken for each `tail` of probability that they have together (systematic sampling in the order of the vocabulary,
@@ -45,6 +46,7 @@ struct ot_language_loss {
     float *e;                          /* (n_vocab, d) */
     const float *w[OT_MAX_HEADS];      /* (d, n_in) */
     const float *b[OT_MAX_HEADS];      /* (n_in, d) of heads that read tokens */
+    const float *rho[OT_MAX_HEADS];    /* (1) likewise; NULL for others, whose rho is 1 */
     ot_matrix packed[OT_MAX_HEADS];    /* the same */
     float *z;                          /* (CHUNK, n_vocab) */
     float *z_rows[CHUNK];
@@ -63,6 +65,7 @@ struct ot_language_loss {
     uint32_t first, n;                 /* the chunk: targets [first, first + n) */
     uint32_t k;                        /* the output */
     double row_loss[CHUNK];
+    float row_residual[CHUNK];         /* d_u . H_o */
 };
 
 /* ---- Opening ------------------------------------------------------------------------------------------------ */
@@ -81,6 +84,11 @@ static ot_status find_weights(ot_language_loss *l, ot_insertion *x, ot_error *er
         if (l->spec->reads_tokens && (b == NULL || b->n_in != l->d || b->n_out != l->n_in))
             return ot_fail(err, OT_ERR_INVALID, "the insertion's '%s' is missing or not [%u, %u]", name, l->d, l->n_in);
         l->b[k] = b != NULL ? b->data : NULL;
+        snprintf(name, sizeof name, "otter.head.%u.residual.weight", k);
+        const ot_param *rho = ot_insertion_find_param(x, name);
+        if (l->spec->reads_tokens && rho == NULL)
+            return ot_fail(err, OT_ERR_INVALID, "the insertion's '%s' is missing", name);
+        l->rho[k] = rho != NULL ? rho->data : NULL;
         const ot_status st = ot_matrix_pack(&l->packed[k], OT_TYPE_F32, l->w[k], l->n_in, l->d, err);
         if (st != OT_OK)
             return st;
@@ -210,6 +218,7 @@ static void packed_task(void *arg, uint32_t task, uint32_t thread)
 
 static ot_status logits_of_chunk(ot_language_loss *l, ot_error *err)
 {
+    const float rho = l->rho[l->k] != NULL ? l->rho[l->k][0] : 1.0f;
     if (l->spec->reads_tokens)
         ot_pool_run(l->pool, read_token_task, l, l->n);
     ot_pool_run(l->pool, packed_task, l, (l->packed[l->k].n_panels + PANELS_PER_TASK - 1) / PANELS_PER_TASK);
@@ -217,7 +226,7 @@ static ot_status logits_of_chunk(ot_language_loss *l, ot_error *err)
         const float *hidden = ot_engine_hidden(l->engine, l->targets->rows[l->first + i]);
         for (uint32_t j = 0; j < l->d; j++) {
             const float s = l->s[(size_t)i * l->d + j];
-            l->u[(size_t)i * l->d + j] = hidden[j] + (l->spec->activation == OT_ACT_SILU_RESIDUAL ? s * ot_sigmoid(s) : s);
+            l->u[(size_t)i * l->d + j] = rho * hidden[j] + (l->spec->activation == OT_ACT_SILU_RESIDUAL ? s * ot_sigmoid(s) : s);
         }
     }
     return ot_engine_project_vectors(l->engine, l->u, l->d, l->n, l->z_rows, err);
@@ -283,6 +292,7 @@ static void row_gradient(ot_language_loss *l, uint32_t i, int32_t token, float l
             block_gradient(l, v, l->n_vocab - v < BLOCK ? l->n_vocab - v : BLOCK, z, log_sum, weight, &waiting, du);
     }
     l->kernels->axpy(du, l->e + (size_t)token * l->d, -weight, l->d);
+    l->row_residual[i] = l->kernels->dot(du, ot_engine_hidden(l->engine, l->targets->rows[l->first + i]), l->d);
     for (uint32_t j = 0; j < l->d; j++) {
         const float sigma = l->spec->activation == OT_ACT_SILU_RESIDUAL ? ot_sigmoid(s[j]) : 0.0f;
         s[j] = du[j] * (l->spec->activation == OT_ACT_SILU_RESIDUAL ? sigma + s[j] * sigma * (1.0f - sigma) : 1.0f);
@@ -298,6 +308,7 @@ static void loss_task(void *arg, uint32_t i, uint32_t thread)
     if (l->outcomes != NULL)
         l->outcomes[(size_t)(l->first + i) * l->n_outputs + l->k] = (ot_token_outcome){NAN, UINT32_MAX};
     l->row_loss[i] = 0.0;
+    l->row_residual[i] = 0.0f;
     if (token < 0) {
         memset(l->s + (size_t)i * l->d, 0, l->d * sizeof(float));
         return;
@@ -353,8 +364,14 @@ static void token_backward_task(void *arg, uint32_t task, uint32_t thread)
 static void backward_of_chunk(ot_language_loss *l)
 {
     ot_pool_run(l->pool, backward_task, l, row_tasks(l) + (l->d + FEATURES_PER_TASK - 1) / FEATURES_PER_TASK);
-    if (l->spec->reads_tokens)
-        ot_pool_run(l->pool, token_backward_task, l, (l->n_in + ROWS_PER_TASK - 1) / ROWS_PER_TASK);
+    if (!l->spec->reads_tokens)
+        return;
+    ot_pool_run(l->pool, token_backward_task, l, (l->n_in + ROWS_PER_TASK - 1) / ROWS_PER_TASK);
+    float *d_rho = l->gradients->d_residuals[l->k];
+    if (l->first == 0)
+        *d_rho = 0.0f;
+    for (uint32_t i = 0; i < l->n; i++)
+        *d_rho += l->row_residual[i];
 }
 
 /* ---- The whole -------------------------------------------------------------------------------------------------- */
@@ -387,8 +404,10 @@ static void clear_gradients(const ot_language_loss *l, const ot_batch *batch, bo
         memset(l->gradients->d_head_in, 0, (size_t)batch->n_rows * l->n_in * sizeof(float));
     for (uint32_t k = 0; all && k < l->n_outputs; k++) {
         memset(l->gradients->d_weights[k], 0, n_weights * sizeof(float));
-        if (l->spec->reads_tokens)
+        if (l->spec->reads_tokens) {
             memset(l->gradients->d_token_weights[k], 0, n_weights * sizeof(float));
+            l->gradients->d_residuals[k][0] = 0.0f;
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 /* The language-model loss of generation heads (eq. 6 and 8): cross-entropy of lm_head(f(W_h x) + H_o) against the tokens that came, for
  * any number of heads with different offsets, and its derivatives by x (H' or H_o) and by the heads' weights. Heads that read
- * tokens see x + B_h e(token before), with the text's own token there (teacher forcing).
+ * tokens see x + B_h e(token before), and rho_h H_o in the place of H_o, with the text's own token there (teacher forcing).
  *
  * It reads the last forward pass: x from the tape, H_o from the engine. f is the identity (linear) or SiLU (silu_residual).
  */
@@ -39,6 +39,7 @@ typedef struct ot_language_gradients {
     float *d_head_in;                     /* (rows of the batch, inputs; rows without a target 0); NULL for heads that read H_o */
     float *d_weights[OT_MAX_HEADS];       /* of W_h */
     float *d_token_weights[OT_MAX_HEADS]; /* of B_h, of heads that read tokens */
+    float *d_residuals[OT_MAX_HEADS];     /* of rho_h, likewise */
 } ot_language_gradients;
 
 /* Adds up weights[k] * nll over all targets, and writes the derivatives if `gradients` is not NULL. outcomes (n_rows, n_outputs) may be

@@ -16,6 +16,7 @@ ot_status ot_run_language_open(ot_run *run, ot_error *err)
     for (uint32_t k = 0; k < spec->n_outputs; k++) {
         run->language_gradients.d_weights[k] = ot_gradients_of_head(run->gradients, k, OT_HEAD_WEIGHT);
         run->language_gradients.d_token_weights[k] = ot_gradients_of_head(run->gradients, k, OT_HEAD_TOKEN_WEIGHT);
+        run->language_gradients.d_residuals[k] = ot_gradients_of_head(run->gradients, k, OT_HEAD_RESIDUAL);
     }
     const ot_status st = ot_language_loss_open(&run->language, run->engine, run->insertion, ot_gradients_tape(run->gradients)->head_in,
                                                o->tail, err);

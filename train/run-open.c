@@ -32,6 +32,8 @@ static ot_status let_read_tokens(const ot_model *model, ot_insertion **parents, 
         const ot_param *from = ot_insertion_param(*x, i);
         memcpy(ot_insertion_find_param(reading, from->name)->data, from->data, (size_t)from->n_in * from->n_out * sizeof(float));
     }
+    if (st == OT_OK)
+        ot_init_residuals(reading, 1.0f);
     ot_insertion_close(x);
     *x = reading;
     if (st == OT_OK)

@@ -25,6 +25,9 @@ uint32_t ot_rng_below(ot_rng *rng, uint32_t n);   /* [0, n); n > 0 */
 float ot_rng_uniform(ot_rng *rng);                /* [0, 1) */
 float ot_rng_normal(ot_rng *rng);                 /* mean 0, variance 1 */
 
+/* Sets rho of all heads that read tokens: how much of H_o stands in what they say. */
+void ot_init_residuals(ot_insertion *insertion, float rho);
+
 /* Opens "NAME=FILE" insertions, each looked up among those before it. *n counts the opened ones, also on failure. */
 ot_status ot_train_open_parents(const ot_model *model, char (*parents)[OT_TRAIN_PATH], uint32_t n_parents,
                                 bool allow_base_mismatch, ot_insertion **opened, uint32_t *n, ot_error *err);

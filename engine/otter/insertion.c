@@ -96,8 +96,10 @@ ot_status ot_insertion_walk(ot_insertion *x, ot_slot_visit *visit, void *arg, ot
             visit_slot(&w, VECTOR(x->heads[k].weight, head_in), "otter.head.%u.weight", k);
         else
             visit_slot(&w, MATRIX(x->heads[k].matrix, head_in, base->n_embd), "otter.head.%u.weight", k);
-        if (s->reads_tokens)
+        if (s->reads_tokens) {
             visit_slot(&w, MATRIX(x->heads[k].token, base->n_embd, head_in), "otter.head.%u.token.weight", k);
+            visit_slot(&w, VECTOR(x->heads[k].residual, 1), "otter.head.%u.residual.weight", k);
+        }
         if (s->kind != OT_HEAD_GENERATION)
             visit_slot(&w, VECTOR(x->heads[k].bias, 1), "otter.head.%u.bias", k);
     }
@@ -263,6 +265,12 @@ ot_status ot_insertion_check(const ot_insertion *insertion, ot_error *err)
 const ot_insertion_info *ot_insertion_get_info(const ot_insertion *insertion)
 {
     return &insertion->info;
+}
+
+float ot_insertion_residual(const ot_insertion *insertion, uint32_t output)
+{
+    const ot_insertion_spec *s = &insertion->info.spec;
+    return s->reads_tokens && output < s->n_outputs ? insertion->heads[output].residual[0] : 1.0f;
 }
 
 uint32_t ot_insertion_n_parents(const ot_insertion *insertion)

@@ -22,6 +22,7 @@ typedef struct ot_head_weights {
     ot_matrix matrix; /* W_h [in, d]; freed where there is a table */
     ot_matrix table;  /* G [in, n_vocab], or empty */
     ot_matrix token;  /* B_h [d, in] of heads that read tokens; freed when a file's has become ... */
+    float *residual;  /* (1) rho_h of heads that read tokens */
     float *token_rows; /* ... (in, d) floats: one product of a row at a time */
 } ot_head_weights;
 

@@ -248,6 +248,7 @@ def make_insertion(path, seed, base, width, n_ff, heads, kv_heads, parents=(), o
             # B_h e(token) about as large as H'.
             length = np.sqrt(base.d) * base.weights.get("token_embd.weight").std()
             maker.matrix(f"otter.head.{k}.token.weight", n_head, base.d, np.sqrt(base.d) / length)
+            maker.vector(f"otter.head.{k}.residual.weight", 1, spread=0.5)
         if kind != "generation":
             maker.vector(f"otter.head.{k}.bias", 1, spread=0.5)
     w.write(path)

@@ -188,17 +188,21 @@ class Insertion:
     def product(self, k, head_in):
         return head_in @ self.weights.get(f"otter.head.{k}.weight").T
 
+    def residual(self, k):
+        """rho: how much of H_o stands in what generation head k says. 1, unless the head reads tokens."""
+        return self.weights.get(f"otter.head.{k}.residual.weight").reshape(-1)[0] if self.reads_tokens else 1
+
     def expected_hidden(self, k, head_in, hidden):
-        """What lm_head reads for generation head k: W_h x + H_o (eq. 8), or SiLU(W H_o) + H_o (Medusa-1)."""
+        """What lm_head reads for generation head k: W_h x + rho H_o (eq. 8 with rho 1), or SiLU(W H_o) + H_o (Medusa-1)."""
         u = self.product(k, head_in)
-        return (silu(u) if self.activation == "silu_residual" else u) + hidden
+        return (silu(u) if self.activation == "silu_residual" else u) + self.residual(k) * hidden
 
     def token_part(self, k, embedding):
         """B_k e of a head that reads tokens (Hydra's dependence on the drafts before): (n, d) -> (n, d')."""
         return embedding @ self.weights.get(f"otter.head.{k}.token.weight").T
 
     def values(self, head_in, hidden, logits, embedding_told):
-        """A value for every token: (n, outputs, vocab). Generation heads: their logits less the base's own. Lookahead:
+        """A value for every token: (n, outputs, vocab). Generation heads: their logits less rho times the base's own. Lookahead:
         sigma(lm_head(W_h x) + b). `logits` is lm_head; embedding_told(offset) are the base's embeddings of the tokens that heads
         which read them are told."""
         out, h = [], head_in
@@ -209,7 +213,7 @@ class Insertion:
                 z = logits(self.product(k, head_in)) + self.weights.get(f"otter.head.{k}.bias")[0]
                 out.append(sigmoid(z) if self.activation == "sigmoid" else z)
             else:
-                out.append(logits(self.expected_hidden(k, head_in, hidden)) - logits(hidden))
+                out.append(logits(self.expected_hidden(k, head_in, hidden)) - self.residual(k) * logits(hidden))
         return np.stack(out, axis=1)
 
 

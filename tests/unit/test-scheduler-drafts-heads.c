@@ -194,6 +194,8 @@ static bool write_bigram_oracle(const char *path, const bigrams *b, uint32_t n_o
         if (strstr(p->name, ".token.weight") != NULL)
             for (uint32_t k = 0; k < D; k++)
                 p->data[k * D + k] = 1;
+        else if (strstr(p->name, ".residual.weight") != NULL)
+            p->data[0] = 1;
         else if (strncmp(p->name, "otter.head.", 11) == 0)
             solve_bigrams(b, first_with_decoys && strstr(p->name, "head.0.") != NULL, p->data);
     }

@@ -111,6 +111,8 @@ static fixture *open_fixture(ot_insertion_spec spec, bool stacked, double lambda
         f->gradients.d_weights[k] = ot_gradients_of_head(f->g, k, OT_HEAD_WEIGHT);
     for (uint32_t k = 0; good && k < spec.n_outputs; k++)
         f->gradients.d_token_weights[k] = ot_gradients_of_head(f->g, k, OT_HEAD_TOKEN_WEIGHT);
+    for (uint32_t k = 0; good && k < spec.n_outputs; k++)
+        f->gradients.d_residuals[k] = ot_gradients_of_head(f->g, k, OT_HEAD_RESIDUAL);
     f->gradients.d_head_in = f->d_head_in;
     if (good)
         return f;
