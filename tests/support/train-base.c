@@ -63,6 +63,26 @@ void ot_train_base_close(ot_train_base *b)
     ot_model_close(&b->model);
 }
 
+ot_train_options ot_train_base_options(const char *data, const char *out)
+{
+    ot_train_options o;
+    ot_train_options_default(&o);
+    strcpy(o.model, ot_test_temp_path("tiny.gguf"));
+    strcpy(o.data[o.n_data++], ot_test_temp_path(data));
+    strcpy(o.out, ot_test_temp_path(out));
+    o.width = 16;
+    o.heads = 2;
+    o.ffn = 32;
+    o.steps = 10;
+    o.warmup = 4;
+    o.lr = 0.01;
+    o.batch_tokens = 256;
+    o.max_length = 64;
+    o.threads = 2;
+    o.eval_every = 5;
+    return o;
+}
+
 void ot_check_same_tensors(const char *actual, const char *expected)
 {
     ot_error err = {0};

@@ -43,23 +43,11 @@ static void write_pairs(const char *name, int n)
 
 static ot_train_options make_options(const char *out)
 {
-    ot_train_options o;
-    ot_train_options_default(&o);
-    strcpy(o.model, ot_test_temp_path("tiny.gguf"));
-    strcpy(o.data[o.n_data++], ot_test_temp_path("train.jsonl.gz"));
+    ot_train_options o = ot_train_base_options("train.jsonl.gz", out);
     strcpy(o.dev, ot_test_temp_path("dev.jsonl"));
-    strcpy(o.out, ot_test_temp_path(out));
     strcpy(o.labels[o.n_labels++], "toxic");
-    o.width = 16;
-    o.heads = 2;
-    o.ffn = 32;
     o.steps = 12;
-    o.warmup = 4;
-    o.lr = 0.01;
-    o.batch_tokens = 256;
     o.max_length = 96;
-    o.threads = 2;
-    o.eval_every = 5;
     o.eval_rows = 20;
     o.prefix_weight = 0.2;
     return o;

@@ -58,23 +58,9 @@ static void write_answers(const char *name, int n, uint64_t seed)
 
 static ot_train_options make_options(const char *kind, const char *data, const char *out)
 {
-    ot_train_options o;
-    ot_train_options_default(&o);
-    strcpy(o.model, ot_test_temp_path("tiny.gguf"));
-    strcpy(o.data[o.n_data++], ot_test_temp_path(data));
-    strcpy(o.out, ot_test_temp_path(out));
+    ot_train_options o = ot_train_base_options(data, out);
     strcpy(o.kind, kind);
     strcpy(o.name, "head");
-    o.width = 16;
-    o.heads = 2;
-    o.ffn = 32;
-    o.steps = 10;
-    o.warmup = 4;
-    o.lr = 0.01;
-    o.batch_tokens = 256;
-    o.max_length = 64;
-    o.threads = 2;
-    o.eval_every = 5;
     return o;
 }
 
