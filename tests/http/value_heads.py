@@ -41,6 +41,7 @@ def rewrite(path, kind, activation, offsets, scale, seed, reads_tokens=False):
         writer.tensor(f"otter.head.{k}.weight", random.normal(0, scale, (d, n_in)).astype(np.float32), "F16")
         if reads_tokens:
             writer.tensor(f"otter.head.{k}.token.weight", random.normal(0, 0.3, (n_in, d)).astype(np.float32), "F16")
+            writer.tensor(f"otter.head.{k}.residual.weight", np.full(1, 0.4, np.float32))
         if kind == "lookahead":
             writer.tensor(f"otter.head.{k}.bias", np.zeros(1, np.float32))
     data = path.with_suffix(".new")
