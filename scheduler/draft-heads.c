@@ -9,6 +9,7 @@
  *
  * A guess costs a product with a table of the vocabulary, so only the likelier part of it is looked at: byte pair encodings and unigram
  * vocabularies are made in the order of what text is made of. */
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -20,6 +21,10 @@
 #define LIKELY_SHARE 3
 /* Whoever has so few is read whole: there is not much to save. */
 #define FEW_TOKENS 8192
+
+/* Asking a head behind a path less likely than this costs more than it gives: a row and a question take a sixth of a pass together,
+ * and a further guess is right about every other time at best. */
+#define LEAST_CHANCE 0.3f
 
 /* One row whose guesses are wanted. */
 typedef struct job {
@@ -191,13 +196,26 @@ typedef struct question {
     int32_t before[OT_LOGIT_ROWS]; /* the token that it is told */
 } question;
 
-/* Goes on along the paths that have a guess at the depth before. */
+/* How likely a path is right down to a depth, by what its head claims and what such claims came to. */
+static float path_chance(const job *j, uint32_t path, uint32_t depth)
+{
+    const ot_proposal *p = &j->first->proposal;
+    const float scale = ot_draft_scale(&j->first->pace);
+    float chance = 1;
+    for (uint32_t i = 0; i < depth; i++) {
+        const float claimed = expf(p->guesses[i == 0 ? 0 : path][i][i == 0 ? path : 0].logprob) * scale;
+        chance *= claimed < 1 ? claimed : 1;
+    }
+    return chance;
+}
+
+/* Goes on along the paths that have a guess at the depth before, as long as one more on top of it can be worth the asking. */
 static void ask_about(question *q, const job *j, uint32_t depth)
 {
     const ot_proposal *p = &j->first->proposal;
     for (uint32_t path = 0; path < (depth == 0 ? 1 : n_paths(j)); path++) {
         const uint32_t from = depth == 1 ? 0 : path, branch = depth == 1 ? path : 0;
-        if (depth > 0 && p->n_branches[from][depth - 1] <= branch)
+        if (depth > 0 && (p->n_branches[from][depth - 1] <= branch || path_chance(j, path, depth) < LEAST_CHANCE))
             continue;
         q->jobs[q->n] = j;
         q->paths[q->n] = path;
@@ -217,6 +235,8 @@ static void run_in_turn(ot_scheduler *s, const job *jobs, uint32_t n)
         for (uint32_t j = 0; j < n; j++)
             ask_about(&q, jobs + j, i);
         const ot_head_rows head = {jobs->insertion, find_offset(spec, i + 1), q.n, q.rows, d->rows, q.before, d->n_likely};
+        if (q.n == 0)
+            return;
         if (ot_engine_project_heads(s->engine, &head, 1, &err) != OT_OK)
             return;
         for (uint32_t k = 0; k < q.n; k++)
