@@ -209,14 +209,15 @@ static float path_chance(const job *j, uint32_t path, uint32_t depth)
     return chance;
 }
 
-/* Goes on along the paths that have a guess at the depth before, as long as one more on top of it can be worth the asking. */
+/* Goes on along the paths that have a guess at the depth before, as long as one more on top of it can be worth the asking. The first
+ * path is the longest: a proposal ends where it does. */
 static void ask_about(question *q, const job *j, uint32_t depth)
 {
     const ot_proposal *p = &j->first->proposal;
     for (uint32_t path = 0; path < (depth == 0 ? 1 : n_paths(j)); path++) {
         const uint32_t from = depth == 1 ? 0 : path, branch = depth == 1 ? path : 0;
         if (depth > 0 && (p->n_branches[from][depth - 1] <= branch || path_chance(j, path, depth) < LEAST_CHANCE))
-            continue;
+            return;
         q->jobs[q->n] = j;
         q->paths[q->n] = path;
         q->rows[q->n] = j->logits->row;
@@ -235,13 +236,20 @@ static void run_in_turn(ot_scheduler *s, const job *jobs, uint32_t n)
         for (uint32_t j = 0; j < n; j++)
             ask_about(&q, jobs + j, i);
         const ot_head_rows head = {jobs->insertion, find_offset(spec, i + 1), q.n, q.rows, d->rows, q.before, d->n_likely};
-        if (q.n == 0)
-            return;
-        if (ot_engine_project_heads(s->engine, &head, 1, &err) != OT_OK)
+        if (q.n == 0 || ot_engine_project_heads(s->engine, &head, 1, &err) != OT_OK)
             return;
         for (uint32_t k = 0; k < q.n; k++)
             add_depth(s, q.jobs[k], d->rows[k], q.paths[k], i);
     }
+}
+
+/* Depths that the proposals of n jobs have. */
+static uint32_t count_guesses(const job *jobs, uint32_t n)
+{
+    uint32_t sum = 0;
+    for (uint32_t j = 0; j < n; j++)
+        sum += jobs[j].first->proposal.n_depths;
+    return sum;
 }
 
 /* The jobs from `begin` on that go together and whose values fit; returns the first that is left. */
@@ -259,7 +267,7 @@ static uint32_t run_some(ot_scheduler *s, uint32_t begin)
         run_in_turn(s, first, n);
     else
         run_together(s, first, n, rows);
-    ot_draft_costs_end_guesses(&s->draft_costs, ot_insertion_get_info(first->insertion)->has_head_tables, n * n_depths(first));
+    ot_draft_costs_end_guesses(&s->draft_costs, ot_insertion_get_info(first->insertion)->has_head_tables, count_guesses(first, n));
     return begin + n;
 }
 
