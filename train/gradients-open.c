@@ -33,6 +33,13 @@ static ot_weight_gradient layer_weight(ot_gradients *g, uint32_t layer, const ch
     return find_weight(g, name);
 }
 
+static ot_weight_gradient head_weight(ot_gradients *g, uint32_t head, const char *part)
+{
+    char name[64];
+    snprintf(name, sizeof name, "otter.head.%u.%s", head, part);
+    return find_weight(g, name);
+}
+
 static ot_status find_weights(ot_gradients *g, ot_error *err)
 {
     size_t at = 0;
@@ -47,15 +54,10 @@ static ot_status find_weights(ot_gradients *g, ot_error *err)
     g->embedding = find_weight(g, "otter.token_embd.weight");
     g->out_norm = find_weight(g, "otter.output_norm.weight");
     for (uint32_t k = 0; k < g->n_outputs; k++) {
-        char name[64];
-        snprintf(name, sizeof name, "otter.head.%u.weight", k);
-        g->head_w[k] = find_weight(g, name);
-        snprintf(name, sizeof name, "otter.head.%u.bias", k);
-        g->head_b[k] = find_weight(g, name);
-        snprintf(name, sizeof name, "otter.head.%u.token.weight", k);
-        g->head_t[k] = find_weight(g, name);
-        snprintf(name, sizeof name, "otter.head.%u.residual.weight", k);
-        g->head_r[k] = find_weight(g, name);
+        g->head_w[k] = head_weight(g, k, "weight");
+        g->head_b[k] = head_weight(g, k, "bias");
+        g->head_t[k] = head_weight(g, k, "token.weight");
+        g->head_r[k] = head_weight(g, k, "residual.weight");
         if (g->head_w[k].w == NULL || (g->head_b[k].w == NULL && g->info->spec.kind != OT_HEAD_GENERATION))
             return ot_fail(err, OT_ERR_INVALID, "the insertion has no otter.head.%u", k);
     }

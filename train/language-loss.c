@@ -70,26 +70,28 @@ struct ot_language_loss {
 
 /* ---- Opening ------------------------------------------------------------------------------------------------ */
 
+static ot_status find_part(ot_insertion *x, uint32_t head, const char *part, uint32_t n_in, uint32_t n_out, const float **data,
+                           ot_error *err)
+{
+    char name[64];
+    snprintf(name, sizeof name, "otter.head.%u.%s", head, part);
+    const ot_param *p = ot_insertion_find_param(x, name);
+    if (p == NULL || p->n_in != n_in || p->n_out != n_out)
+        return ot_fail(err, OT_ERR_INVALID, "the insertion's '%s' is missing or not [%u, %u]", name, n_in, n_out);
+    *data = p->data;
+    return OT_OK;
+}
+
 static ot_status find_weights(ot_language_loss *l, ot_insertion *x, ot_error *err)
 {
     for (uint32_t k = 0; k < l->n_outputs; k++) {
-        char name[64];
-        snprintf(name, sizeof name, "otter.head.%u.weight", k);
-        const ot_param *p = ot_insertion_find_param(x, name);
-        if (p == NULL || p->n_in != l->n_in || p->n_out != l->d)
-            return ot_fail(err, OT_ERR_INVALID, "the insertion's '%s' is missing or not [%u, %u]", name, l->n_in, l->d);
-        l->w[k] = p->data;
-        snprintf(name, sizeof name, "otter.head.%u.token.weight", k);
-        const ot_param *b = ot_insertion_find_param(x, name);
-        if (l->spec->reads_tokens && (b == NULL || b->n_in != l->d || b->n_out != l->n_in))
-            return ot_fail(err, OT_ERR_INVALID, "the insertion's '%s' is missing or not [%u, %u]", name, l->d, l->n_in);
-        l->b[k] = b != NULL ? b->data : NULL;
-        snprintf(name, sizeof name, "otter.head.%u.residual.weight", k);
-        const ot_param *rho = ot_insertion_find_param(x, name);
-        if (l->spec->reads_tokens && rho == NULL)
-            return ot_fail(err, OT_ERR_INVALID, "the insertion's '%s' is missing", name);
-        l->rho[k] = rho != NULL ? rho->data : NULL;
-        const ot_status st = ot_matrix_pack(&l->packed[k], OT_TYPE_F32, l->w[k], l->n_in, l->d, err);
+        ot_status st = find_part(x, k, "weight", l->n_in, l->d, &l->w[k], err);
+        if (st == OT_OK && l->spec->reads_tokens)
+            st = find_part(x, k, "token.weight", l->d, l->n_in, &l->b[k], err);
+        if (st == OT_OK && l->spec->reads_tokens)
+            st = find_part(x, k, "residual.weight", 1, 1, &l->rho[k], err);
+        if (st == OT_OK)
+            st = ot_matrix_pack(&l->packed[k], OT_TYPE_F32, l->w[k], l->n_in, l->d, err);
         if (st != OT_OK)
             return st;
     }

@@ -204,31 +204,35 @@ static bool write_bigram_oracle(const char *path, const bigrams *b, uint32_t n_o
     return ok;
 }
 
-static bool load_bigrams(const bigrams *b, uint32_t n_outputs, bool first_with_decoys)
+/* A new file's path each time: heads that are in use keep theirs. */
+static const char *next_path(const char *head)
 {
     static uint32_t files;
-    ot_error err = {0};
     char name[32];
-    snprintf(name, sizeof name, "bigrams%u.gguf", files++);
-    const char *path = ot_test_temp_path(name);
+    snprintf(name, sizeof name, "%s%u.gguf", head, files++);
+    return ot_test_temp_path(name);
+}
+
+/* Puts the file in the place of the fixture's head of this name. */
+static bool replace_head(const char *head, const char *path)
+{
+    ot_error err = {0};
     const ot_insertion_options options = {false};
-    ot_heads_unload(ot_fixture_get()->heads, "bigrams", &err); /* there is none at first */
-    return write_bigram_oracle(path, b, n_outputs, first_with_decoys) &&
-           CHECK_OK(ot_heads_load(ot_fixture_get()->heads, "bigrams", path, &options, &err), &err);
+    ot_heads_unload(ot_fixture_get()->heads, head, &err); /* there is none at first */
+    return CHECK_OK(ot_heads_load(ot_fixture_get()->heads, head, path, &options, &err), &err);
+}
+
+static bool load_bigrams(const bigrams *b, uint32_t n_outputs, bool first_with_decoys)
+{
+    const char *path = next_path("bigrams");
+    return write_bigram_oracle(path, b, n_outputs, first_with_decoys) && replace_head("bigrams", path);
 }
 
 /* Replaces the fixture's "oracle" by one for this text. */
 static bool load_oracle(const int32_t *text, uint32_t n, uint32_t n_outputs, bool two)
 {
-    static uint32_t files;
-    ot_error err = {0};
-    char name[32];
-    snprintf(name, sizeof name, "oracle%u.gguf", files++);
-    const char *path = ot_test_temp_path(name);
-    const ot_insertion_options options = {false};
-    ot_heads_unload(ot_fixture_get()->heads, "oracle", &err); /* there is none at first */
-    return write_oracle(path, text, n, n_outputs, two) &&
-           CHECK_OK(ot_heads_load(ot_fixture_get()->heads, "oracle", path, &options, &err), &err);
+    const char *path = next_path("oracle");
+    return write_oracle(path, text, n, n_outputs, two) && replace_head("oracle", path);
 }
 
 static void draft_with(ot_request_params *p, const char *head, uint32_t max_draft, uint32_t tree, bool lookup)
