@@ -3,8 +3,8 @@
  * scales; scales that are halves in the file stay the same bits, those of K quants are products of a half and a small
  * integer and exact as floats. So a packed weight equals the dequantised weight of the file to the last bit. */
 #include "engine/cpu/panel-layout.h"
+#include "engine/cpu/weight-memory.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 /* 32 weights of one row. code - zero is the quantised value; weight = scale * (code - zero) + min. */
@@ -291,12 +291,11 @@ ot_status ot_matrix_pack(ot_matrix *out, ot_type type, const void *rows, uint32_
                        n_in, ot_type_name(type), ot_type_block(type));
     plan_sizes(out, &plan, n_in, n_out);
     if (__builtin_mul_overflow(out->panel_bytes, (size_t)out->n_panels, &bytes) ||
-        !(out->data = aligned_alloc(64, bytes))) {
+        !(out->data = ot_weight_memory_take(bytes))) {
         *out = (ot_matrix){0};
         return ot_fail(err, OT_ERR_NOMEM, "no memory to pack %u x %u weights of type %s", n_out, n_in,
                        ot_type_name(type));
     }
-    memset(out->data, 0, bytes);
     if (type == OT_TYPE_F32)
         ot_matrix_repack_f32(out, rows);
     else if (!ot_matrix_takes_q8(out))
@@ -331,6 +330,6 @@ void ot_matrix_free(ot_matrix *m)
 {
     if (!m)
         return;
-    free(m->data);
+    ot_weight_memory_release(m->data, m->n_panels * m->panel_bytes);
     *m = (ot_matrix){0};
 }
