@@ -31,13 +31,32 @@ static ot_status check_budget(const ot_kv_cache *c, ot_error *err)
     return OT_OK;
 }
 
+/* Attention goes from unit to unit in steps of a few kilobytes: with small pages each step would be a miss of the TLB, with huge
+ * ones a long text needs a few dozen entries. Units are first used from the lowest on, so that this keeps at most one huge page
+ * resident that is not full of units. */
+static ot_status map_memory(ot_kv_cache *c, ot_error *err)
+{
+    const size_t huge_page = (size_t)2 << 20;
+    c->memory_bytes = (size_t)c->n_units * c->unit_bytes;
+    size_t bytes;
+    if (!__builtin_add_overflow(c->memory_bytes, huge_page, &bytes)) {
+        uint8_t *map = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        if (map != MAP_FAILED) {
+            c->mapping = map;
+            c->mapping_bytes = bytes;
+            c->memory = map + (huge_page - (uintptr_t)map % huge_page) % huge_page;
+            madvise(c->memory, c->memory_bytes, MADV_HUGEPAGE); /* may be refused: then pages are small, and all else as it is */
+            return OT_OK;
+        }
+    }
+    return ot_fail_param(err, OT_ERR_NOMEM, "kv-memory", "cannot map %zu bytes of KV memory", c->memory_bytes);
+}
+
 static ot_status allocate(ot_kv_cache *c, ot_error *err)
 {
-    c->memory_bytes = (size_t)c->n_units * c->unit_bytes;
-    void *map = mmap(NULL, c->memory_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (map == MAP_FAILED)
-        return ot_fail_param(err, OT_ERR_NOMEM, "kv-memory", "cannot map %zu bytes of KV memory", c->memory_bytes);
-    c->memory = map;
+    const ot_status st = map_memory(c, err);
+    if (st != OT_OK)
+        return st;
     c->n_buckets = 16;
     while (c->n_buckets < c->n_units)
         c->n_buckets *= 2;
@@ -80,8 +99,8 @@ void ot_kv_cache_close(ot_kv_cache **cache)
     ot_kv_cache *c = *cache;
     if (c == NULL)
         return;
-    if (c->memory != NULL)
-        munmap(c->memory, c->memory_bytes);
+    if (c->mapping != NULL)
+        munmap(c->mapping, c->mapping_bytes);
     free(c->next_unit);
     free(c->pages);
     free(c->buckets);

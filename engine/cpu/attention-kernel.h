@@ -36,11 +36,20 @@ OT_INLINE float *tile_scores(const attn_tile *t, uint32_t i)
     return t->group->scratch + (t->first + i) * t->group->scratch_stride;
 }
 
+/* Where the next page's K or V lies no prefetcher of the processor can know, so who reads elements [i, i + 16 n) of a page asks for
+ * those of the next. Into the second cache: a core has far more misses under way there than in the first one. Over 4,096 keys in
+ * memory three queries read 9 GB/s on a thread without this, 11 through the first cache, 16 through the second (Zen 4). */
+OT_INLINE void prefetch_vectors(const uint8_t *next, size_t i, int n, bool half)
+{
+    OT_UNROLL for (int j = 0; j < n; j += half ? 2 : 1)
+        __builtin_prefetch(next + (i + 16 * (size_t)j) * (half ? sizeof(uint16_t) : sizeof(float)), 0, 2);
+}
+
 /* ---- Scores ---------------------------------------------------------------------------------------------- */
 
-/* The scores of n_q queries for OT_SCORE_VECTORS x 16 slots of one page, from slot `at` on. */
-OT_INLINE void score_vectors(const float *const *q, float *const *dst, const uint8_t *k, uint32_t at, uint32_t head_dim,
-                             float scale, uint32_t n_q, bool half)
+/* The scores of n_q queries for OT_SCORE_VECTORS x 16 slots of one page, from slot `at` on; `next` is the next page's K. */
+OT_INLINE void score_vectors(const float *const *q, float *const *dst, const uint8_t *k, const uint8_t *next, uint32_t at,
+                             uint32_t head_dim, float scale, uint32_t n_q, bool half)
 {
     v16 sum[OT_SCORE_QUERIES][OT_SCORE_VECTORS];
     OT_UNROLL for (uint32_t i = 0; i < n_q; i++)
@@ -48,6 +57,7 @@ OT_INLINE void score_vectors(const float *const *q, float *const *dst, const uin
             sum[i][j] = v16_zero();
     for (uint32_t d = 0; d < head_dim; d++) {
         v16 key[OT_SCORE_VECTORS];
+        prefetch_vectors(next, (size_t)d * OT_PAGE_TOKENS + at, OT_SCORE_VECTORS, half);
         OT_UNROLL for (int j = 0; j < OT_SCORE_VECTORS; j++)
             key[j] = kv_vector(k, (size_t)d * OT_PAGE_TOKENS + at + 16 * j, half);
         OT_UNROLL for (uint32_t i = 0; i < n_q; i++)
@@ -69,9 +79,9 @@ OT_INLINE void score_pages(const attn_tile *t, uint32_t n_pages, uint32_t n_q, b
         dst[i] = tile_scores(t, i);
     }
     for (uint32_t page = 0; page < n_pages; page++) {
-        const uint8_t *k = g->units[page] + g->k_offset;
+        const uint8_t *k = g->units[page] + g->k_offset, *next = g->units[page + 1 < n_pages ? page + 1 : page] + g->k_offset;
         for (uint32_t at = 0; at < OT_PAGE_TOKENS; at += 16 * OT_SCORE_VECTORS)
-            score_vectors(q, dst, k, at, g->head_dim, g->scale, n_q, half);
+            score_vectors(q, dst, k, next, at, g->head_dim, g->scale, n_q, half);
         OT_UNROLL for (uint32_t i = 0; i < n_q; i++)
             dst[i] += OT_PAGE_TOKENS;
     }
@@ -166,12 +176,15 @@ OT_INLINE void value_vectors(const attn_tile *t, float *const *out, const float 
         OT_UNROLL for (int j = 0; j < n_v; j++)
             sum[i][j] = v16_load(out[i] + 16 * j);
     for (uint32_t s = keys.begin; s < keys.end;) {
-        const uint8_t *v = g->units[s / OT_PAGE_TOKENS] + v_at;
-        uint32_t stop = (s / OT_PAGE_TOKENS + 1) * OT_PAGE_TOKENS;
+        const uint32_t page = s / OT_PAGE_TOKENS;
+        uint32_t stop = (page + 1) * OT_PAGE_TOKENS;
+        const uint8_t *v = g->units[page] + v_at, *next = g->units[stop < keys.end ? page + 1 : page] + v_at;
         for (stop = stop < keys.end ? stop : keys.end; s < stop; s++) {
+            const size_t at = (size_t)(s % OT_PAGE_TOKENS) * g->head_dim;
             v16 value[OT_VALUE_VECTORS];
+            prefetch_vectors(next, at, n_v, half);
             OT_UNROLL for (int j = 0; j < n_v; j++)
-                value[j] = kv_vector(v, (size_t)(s % OT_PAGE_TOKENS) * g->head_dim + 16 * j, half);
+                value[j] = kv_vector(v, at + 16 * j, half);
             OT_UNROLL for (uint32_t i = 0; i < n_q; i++) {
                 v16 p = v16_set1(weight[i][s - keys.begin]);
                 OT_UNROLL for (int j = 0; j < n_v; j++)
