@@ -104,6 +104,7 @@ typedef struct ot_attn_group {
     ot_kv_type kv_type;
     float *scratch;                   /* n_queries * scratch_stride floats */
     size_t scratch_stride;            /* >= the longest n_prefix + n_tail, rounded up to a multiple of 32 */
+    float *z;                         /* n_queries sums of weights; used by the steps of attention alone */
 } ot_attn_group;
 
 /* ---- The table ------------------------------------------------------------------------------------------- */
@@ -165,6 +166,15 @@ typedef struct ot_kernels {
      * p = exp(s - m); z by 16 partial sums of p over the logical order. out = 0; for each key in logical
      * order: out = fma(p, V, out); out[i] = out[i] * (1 / z). Without keys out = 0. */
     void (*attention)(const ot_attn_group *group);
+    /* The same to the last bit in three steps, so that threads can share a group. A step is done for the whole group before the next
+     * one begins; calls of one step have nothing in common and may run at once. Scratch and z live through all three.
+     * Scores of the prefix's keys in pages [page_begin, page_end): into the scratch row of each query, which is undefined from the
+     * end of its own prefix to the end of the longest one's last page. */
+    void (*attention_scores)(const ot_attn_group *group, uint32_t page_begin, uint32_t page_end);
+    /* Scores of the tail, then weights p in the place of scores and their sum z, of queries [query_begin, query_end). */
+    void (*attention_weights)(const ot_attn_group *group, uint32_t query_begin, uint32_t query_end);
+    /* Columns [column_begin, column_end) of out, for all queries: multiples of 16, but for an end at head_dim. */
+    void (*attention_values)(const ot_attn_group *group, uint32_t column_begin, uint32_t column_end);
 
     /* ---- training (float32 only; used by train/) ---- */
     /* y[i] += a * x[i] by fma */

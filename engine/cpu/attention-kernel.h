@@ -1,4 +1,5 @@
-/* Attention of a group of queries over pages, on lanes.h; included once by the source of each instruction set.
+/* Attention of a group of queries over pages, on lanes.h; included once by the source of each instruction set. Scores, weights and
+ * values are three steps: `attention` takes them for one tile after the other, threads that share a text for the whole group.
  *
  * Queries are taken a tile at a time, so that each load (and conversion) of keys and values serves all of them; the
  * tile's scores lie in the scratch rows, in logical order. Keys come in vectors of 16 slots of a page (K is stored
@@ -14,9 +15,14 @@
 
 #ifdef OT_LANES
 
+typedef struct span {
+    uint32_t begin, end;
+} span;
+
 typedef struct attn_tile {
     const ot_attn_group *group;
     uint32_t first, n; /* queries */
+    span columns;      /* those of the head whose values are summed */
 } attn_tile;
 
 OT_INLINE v16 kv_vector(const uint8_t *base, size_t i, bool half)
@@ -69,17 +75,17 @@ OT_INLINE void score_vectors(const float *const *q, float *const *dst, const uin
             v16_store(dst[i] + at + 16 * j, v16_mul(sum[i][j], v16_set1(scale)));
 }
 
-OT_INLINE void score_pages(const attn_tile *t, uint32_t n_pages, uint32_t n_q, bool half)
+OT_INLINE void score_pages(const attn_tile *t, span pages, uint32_t n_q, bool half)
 {
     const ot_attn_group *g = t->group;
     const float *q[OT_SCORE_QUERIES];
     float *dst[OT_SCORE_QUERIES];
     OT_UNROLL for (uint32_t i = 0; i < n_q; i++) {
         q[i] = g->q[t->first + i];
-        dst[i] = tile_scores(t, i);
+        dst[i] = tile_scores(t, i) + (size_t)pages.begin * OT_PAGE_TOKENS;
     }
-    for (uint32_t page = 0; page < n_pages; page++) {
-        const uint8_t *k = g->units[page] + g->k_offset, *next = g->units[page + 1 < n_pages ? page + 1 : page] + g->k_offset;
+    for (uint32_t page = pages.begin; page < pages.end; page++) {
+        const uint8_t *k = g->units[page] + g->k_offset, *next = g->units[page + 1 < pages.end ? page + 1 : page] + g->k_offset;
         for (uint32_t at = 0; at < OT_PAGE_TOKENS; at += 16 * OT_SCORE_VECTORS)
             score_vectors(q, dst, k, next, at, g->head_dim, g->scale, n_q, half);
         OT_UNROLL for (uint32_t i = 0; i < n_q; i++)
@@ -160,12 +166,7 @@ static float softmax_weights(float *score, uint32_t n)
 
 /* ---- Values ---------------------------------------------------------------------------------------------- */
 
-/* The slots [begin, end), whose weights for query i are weight[i][0 ..]. */
-typedef struct span {
-    uint32_t begin, end;
-} span;
-
-/* out[i][0 .. 16 n_v) += weights of a span times its values, for n_q queries. `v_at` is the byte offset of the first of the
+/* out[i][0 .. 16 n_v) += weights of the slots of a span, weight[i][0 ..], times their values, for n_q queries. `v_at` is the byte offset of the first of the
  * 16 n_v floats within slot 0 of a page. */
 OT_INLINE void value_vectors(const attn_tile *t, float *const *out, const float *const *weight, span keys,
                              size_t v_at, uint32_t n_q, int n_v, bool half)
@@ -197,12 +198,12 @@ OT_INLINE void value_vectors(const attn_tile *t, float *const *out, const float 
             v16_store(out[i] + 16 * j, sum[i][j]);
 }
 
-/* The last head_dim % 16 floats of a head, where there are any. */
+/* The last head_dim % 16 floats of a head, where the tile's columns have them. */
 OT_INLINE void value_rest(const attn_tile *t, uint32_t i, const float *weight, span keys, bool half)
 {
     const ot_attn_group *g = t->group;
     float *out = g->out[t->first + i];
-    for (uint32_t d = g->head_dim / 16 * 16; d < g->head_dim; d++)
+    for (uint32_t d = g->head_dim / 16 * 16; d < t->columns.end; d++)
         for (uint32_t s = keys.begin; s < keys.end; s++)
             out[d] = __builtin_fmaf(weight[s - keys.begin],
                                     kv_scalar(g->units[s / OT_PAGE_TOKENS] + g->v_offset,
@@ -217,20 +218,20 @@ OT_INLINE void value_span(const attn_tile *t, uint32_t i, const float *const *we
     const ot_attn_group *g = t->group;
     size_t element = half ? sizeof(uint16_t) : sizeof(float);
     float *out[OT_VALUE_QUERIES];
-    uint32_t d = 0;
+    uint32_t d = t->columns.begin;
     OT_UNROLL for (uint32_t k = 0; k < n_q; k++)
-        out[k] = g->out[t->first + i + k];
-    for (; d + 16 * OT_VALUE_VECTORS <= g->head_dim; d += 16 * OT_VALUE_VECTORS) {
+        out[k] = g->out[t->first + i + k] + d;
+    for (; d + 16 * OT_VALUE_VECTORS <= t->columns.end; d += 16 * OT_VALUE_VECTORS) {
         value_vectors(t, out, weight, keys, g->v_offset + d * element, n_q, OT_VALUE_VECTORS, half);
         OT_UNROLL for (uint32_t k = 0; k < n_q; k++)
             out[k] += 16 * OT_VALUE_VECTORS;
     }
-    for (; OT_VALUE_VECTORS > 1 && d + 16 <= g->head_dim; d += 16) {
+    for (; OT_VALUE_VECTORS > 1 && d + 16 <= t->columns.end; d += 16) {
         value_vectors(t, out, weight, keys, g->v_offset + d * element, n_q, 1, half);
         OT_UNROLL for (uint32_t k = 0; k < n_q; k++)
             out[k] += 16;
     }
-    for (uint32_t k = 0; k < n_q && d < g->head_dim; k++)
+    for (uint32_t k = 0; k < n_q && d < t->columns.end; k++)
         value_rest(t, i + k, weight[k], keys, half);
 }
 
@@ -265,80 +266,150 @@ OT_INLINE void sum_values(const attn_tile *t, uint32_t common, uint32_t n_q, boo
     }
 }
 
-static void divide(float *out, float z, uint32_t head_dim)
+static void divide(float *out, float z, span columns)
 {
     const v16 inv = v16_set1(1.0f / z);
-    uint32_t d = 0;
-    for (; d + 16 <= head_dim; d += 16)
+    uint32_t d = columns.begin;
+    for (; d + 16 <= columns.end; d += 16)
         v16_store(out + d, v16_mul(v16_load(out + d), inv));
-    if (d < head_dim)
-        v16_store_n(out + d, v16_mul(v16_load_n(out + d, head_dim - d), inv), head_dim - d);
+    if (d < columns.end)
+        v16_store_n(out + d, v16_mul(v16_load_n(out + d, columns.end - d), inv), columns.end - d);
 }
 
-/* ---- A tile ---------------------------------------------------------------------------------------------- */
+/* ---- A tile's steps --------------------------------------------------------------------------------------- */
 
-OT_INLINE void attend_tile(const attn_tile *t, uint32_t n_q, bool half)
+/* Each step is compiled once for every size of a tile; 3 heads on a key is common. */
+OT_INLINE void score_tile(const attn_tile *t, span pages, bool half)
+{
+    _Static_assert(OT_VALUE_QUERIES == 6 && OT_SCORE_QUERIES >= 6, "the sizes here and in value_tile");
+    switch (t->n) {
+    case 6: score_pages(t, pages, 6, half); break;
+    case 4: score_pages(t, pages, 4, half); break;
+    case 3: score_pages(t, pages, 3, half); break;
+    case 2: score_pages(t, pages, 2, half); break;
+    default: score_pages(t, pages, 1, half); break;
+    }
+}
+
+static __attribute__((noinline)) void score_tile_f16(const attn_tile *t, span pages)
+{
+    score_tile(t, pages, true);
+}
+
+static __attribute__((noinline)) void score_tile_f32(const attn_tile *t, span pages)
+{
+    score_tile(t, pages, false);
+}
+
+/* Tails, which lie past what pages leave behind, and the weights; z[i] is query i's sum of them. */
+static void weigh_tile(const attn_tile *t, float *z)
 {
     const ot_attn_group *g = t->group;
-    uint32_t shortest = UINT32_MAX, longest = 0;
-    float z[OT_VALUE_QUERIES];
-    for (uint32_t i = 0; i < n_q; i++) {
-        uint32_t n = g->n_prefix[t->first + i];
-        shortest = n < shortest ? n : shortest;
-        longest = n > longest ? n : longest;
-    }
-    score_pages(t, (longest + OT_PAGE_TOKENS - 1) / OT_PAGE_TOKENS, n_q, half);
-    if (half)
+    if (g->kv_type == OT_KV_F16)
         score_tails_f16(t);
     else
         score_tails_f32(t);
-    for (uint32_t i = 0; i < n_q; i++) {
-        uint32_t q = t->first + i;
-        z[i] = softmax_weights(tile_scores(t, i), g->n_prefix[q] + g->n_tail[q]);
-        memset(g->out[q], 0, g->head_dim * sizeof(float));
-    }
-    sum_values(t, shortest, n_q, half);
-    for (uint32_t i = 0; i < n_q; i++) {
-        uint32_t q = t->first + i;
-        if (g->n_prefix[q] + g->n_tail[q] > 0) /* else out stays 0 */
-            divide(g->out[q], z[i], g->head_dim);
-    }
+    for (uint32_t i = 0; i < t->n; i++)
+        z[i] = softmax_weights(tile_scores(t, i), g->n_prefix[t->first + i] + g->n_tail[t->first + i]);
 }
 
-/* The tile sizes that are compiled; 3 heads on a key is common. */
-OT_INLINE void attend_group(const ot_attn_group *g, bool half)
+OT_INLINE void value_tile(const attn_tile *t, bool half)
 {
-    _Static_assert(OT_VALUE_QUERIES == 6 && OT_SCORE_QUERIES >= 6, "the sizes below");
-    attn_tile t = {.group = g};
-    for (; t.first < g->n_queries; t.first += t.n) {
-        uint32_t left = g->n_queries - t.first;
-        t.n = left >= 6 ? 6 : left == 5 ? 4 : left;
-        switch (t.n) {
-        case 6: attend_tile(&t, 6, half); break;
-        case 4: attend_tile(&t, 4, half); break;
-        case 3: attend_tile(&t, 3, half); break;
-        case 2: attend_tile(&t, 2, half); break;
-        default: attend_tile(&t, 1, half); break;
-        }
+    const ot_attn_group *g = t->group;
+    uint32_t common = UINT32_MAX;
+    for (uint32_t i = 0; i < t->n; i++)
+        common = g->n_prefix[t->first + i] < common ? g->n_prefix[t->first + i] : common;
+    switch (t->n) {
+    case 6: sum_values(t, common, 6, half); break;
+    case 4: sum_values(t, common, 4, half); break;
+    case 3: sum_values(t, common, 3, half); break;
+    case 2: sum_values(t, common, 2, half); break;
+    default: sum_values(t, common, 1, half); break;
     }
 }
 
-static void attention_f16(const ot_attn_group *g)
+static __attribute__((noinline)) void value_tile_f16(const attn_tile *t)
 {
-    attend_group(g, true);
+    value_tile(t, true);
 }
 
-static void attention_f32(const ot_attn_group *g)
+static __attribute__((noinline)) void value_tile_f32(const attn_tile *t)
 {
-    attend_group(g, false);
+    value_tile(t, false);
+}
+
+static void finish_tile(const attn_tile *t, const float *z)
+{
+    const ot_attn_group *g = t->group;
+    for (uint32_t i = t->first; i < t->first + t->n; i++)
+        memset(g->out[i] + t->columns.begin, 0, (t->columns.end - t->columns.begin) * sizeof(float));
+    if (g->kv_type == OT_KV_F16)
+        value_tile_f16(t);
+    else
+        value_tile_f32(t);
+    for (uint32_t i = 0; i < t->n; i++)
+        if (g->n_prefix[t->first + i] + g->n_tail[t->first + i] > 0) /* else out stays 0 */
+            divide(g->out[t->first + i], z[i], t->columns);
+}
+
+/* ---- A group ---------------------------------------------------------------------------------------------- */
+
+/* The tile from query `first` on. */
+static attn_tile tile_at(const ot_attn_group *g, uint32_t first)
+{
+    const uint32_t left = g->n_queries - first;
+    return (attn_tile){g, first, left >= 6 ? 6 : left == 5 ? 4 : left, {0, g->head_dim}};
+}
+
+/* Pages up to the longest prefix, of those given. */
+static void score_until(const attn_tile *t, span pages)
+{
+    uint32_t longest = 0;
+    for (uint32_t i = t->first; i < t->first + t->n; i++)
+        longest = t->group->n_prefix[i] > longest ? t->group->n_prefix[i] : longest;
+    const uint32_t n_pages = longest / OT_PAGE_TOKENS + (longest % OT_PAGE_TOKENS != 0);
+    pages.end = pages.end < n_pages ? pages.end : n_pages;
+    if (t->group->kv_type == OT_KV_F16)
+        score_tile_f16(t, pages);
+    else
+        score_tile_f32(t, pages);
 }
 
 static void lanes_attention(const ot_attn_group *g)
 {
-    if (g->kv_type == OT_KV_F16)
-        attention_f16(g);
-    else
-        attention_f32(g);
+    float z[OT_VALUE_QUERIES];
+    for (uint32_t first = 0; first < g->n_queries;) {
+        const attn_tile t = tile_at(g, first);
+        score_until(&t, (span){0, UINT32_MAX});
+        weigh_tile(&t, z);
+        finish_tile(&t, z);
+        first += t.n;
+    }
+}
+
+static void lanes_attention_scores(const ot_attn_group *g, uint32_t page_begin, uint32_t page_end)
+{
+    for (uint32_t first = 0; first < g->n_queries;) {
+        const attn_tile t = tile_at(g, first);
+        score_until(&t, (span){page_begin, page_end});
+        first += t.n;
+    }
+}
+
+static void lanes_attention_weights(const ot_attn_group *g, uint32_t query_begin, uint32_t query_end)
+{
+    const attn_tile t = {g, query_begin, query_end - query_begin, {0, 0}};
+    weigh_tile(&t, g->z + query_begin);
+}
+
+static void lanes_attention_values(const ot_attn_group *g, uint32_t column_begin, uint32_t column_end)
+{
+    for (uint32_t first = 0; first < g->n_queries;) {
+        attn_tile t = tile_at(g, first);
+        t.columns = (span){column_begin, column_end};
+        finish_tile(&t, g->z + first);
+        first += t.n;
+    }
 }
 
 #endif

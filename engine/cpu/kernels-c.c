@@ -315,44 +315,80 @@ static uint32_t key_slot(const ot_attn_group *g, uint32_t i, uint32_t j)
     return j < g->n_prefix[i] ? j : g->tail[i][j - g->n_prefix[i]];
 }
 
-static void attend(const ot_attn_group *g, uint32_t i)
+/* Keys [begin, end) of query i, in logical order. */
+static void score_keys(const ot_attn_group *g, uint32_t i, uint32_t begin, uint32_t end)
 {
-    uint32_t n_keys = g->n_prefix[i] + g->n_tail[i];
     const float *q = g->q[i];
-    float *score = g->scratch + i * g->scratch_stride, *out = g->out[i];
-    float partial[LANES] = {0};
-
-    for (uint32_t j = 0; j < n_keys; j++) {
+    for (uint32_t j = begin; j < end; j++) {
         uint32_t slot = key_slot(g, i, j);
         const uint8_t *k = g->units[slot / OT_PAGE_TOKENS] + g->k_offset;
         float s = 0.0f;
         for (uint32_t d = 0; d < g->head_dim; d++)
             s = fmaf(q[d], kv_load(k, (size_t)d * OT_PAGE_TOKENS + slot % OT_PAGE_TOKENS, g->kv_type), s);
-        score[j] = s * g->scale;
+        g->scratch[i * g->scratch_stride + j] = s * g->scale;
     }
+}
+
+/* Scores of query i's tail, and then weights in the place of all its scores; returns their sum. */
+static float weigh_keys(const ot_attn_group *g, uint32_t i)
+{
+    uint32_t n_keys = g->n_prefix[i] + g->n_tail[i];
+    float *score = g->scratch + i * g->scratch_stride, partial[LANES] = {0};
+    score_keys(g, i, g->n_prefix[i], n_keys);
     float max = c_max(score, n_keys);
     for (uint32_t j = 0; j < n_keys; j++) {
         score[j] = ot_expf(score[j] - max);
         partial[j % LANES] += score[j];
     }
-    memset(out, 0, g->head_dim * sizeof *out);
+    return fold(partial);
+}
+
+static void sum_values(const ot_attn_group *g, uint32_t i, uint32_t column_begin, uint32_t column_end, float z)
+{
+    uint32_t n_keys = g->n_prefix[i] + g->n_tail[i];
+    const float *weight = g->scratch + i * g->scratch_stride;
+    float *out = g->out[i];
+    for (uint32_t d = column_begin; d < column_end; d++)
+        out[d] = 0.0f;
     if (n_keys == 0)
         return;
     for (uint32_t j = 0; j < n_keys; j++) {
         uint32_t slot = key_slot(g, i, j);
         const uint8_t *v = g->units[slot / OT_PAGE_TOKENS] + g->v_offset;
-        for (uint32_t d = 0; d < g->head_dim; d++)
-            out[d] = fmaf(score[j], kv_load(v, (size_t)(slot % OT_PAGE_TOKENS) * g->head_dim + d, g->kv_type), out[d]);
+        for (uint32_t d = column_begin; d < column_end; d++)
+            out[d] = fmaf(weight[j], kv_load(v, (size_t)(slot % OT_PAGE_TOKENS) * g->head_dim + d, g->kv_type), out[d]);
     }
-    float inv = 1.0f / fold(partial);
-    for (uint32_t d = 0; d < g->head_dim; d++)
+    float inv = 1.0f / z;
+    for (uint32_t d = column_begin; d < column_end; d++)
         out[d] *= inv;
 }
 
-static void c_attention(const ot_attn_group *group)
+static void c_attention(const ot_attn_group *g)
 {
-    for (uint32_t i = 0; i < group->n_queries; i++)
-        attend(group, i);
+    for (uint32_t i = 0; i < g->n_queries; i++) {
+        score_keys(g, i, 0, g->n_prefix[i]);
+        sum_values(g, i, 0, g->head_dim, weigh_keys(g, i));
+    }
+}
+
+static void c_attention_scores(const ot_attn_group *g, uint32_t page_begin, uint32_t page_end)
+{
+    for (uint32_t i = 0; i < g->n_queries; i++) {
+        uint32_t n_pages = g->n_prefix[i] / OT_PAGE_TOKENS;
+        score_keys(g, i, page_begin * OT_PAGE_TOKENS, page_end <= n_pages ? page_end * OT_PAGE_TOKENS : g->n_prefix[i]);
+    }
+}
+
+static void c_attention_weights(const ot_attn_group *g, uint32_t query_begin, uint32_t query_end)
+{
+    for (uint32_t i = query_begin; i < query_end; i++)
+        g->z[i] = weigh_keys(g, i);
+}
+
+static void c_attention_values(const ot_attn_group *g, uint32_t column_begin, uint32_t column_end)
+{
+    for (uint32_t i = 0; i < g->n_queries; i++)
+        sum_values(g, i, column_begin, column_end, g->z[i]);
 }
 
 /* ---- Training -------------------------------------------------------------------------------------------- */
@@ -401,6 +437,9 @@ const ot_kernels ot_kernels_c = {
     .rope = c_rope,
     .kv_store = c_kv_store,
     .attention = c_attention,
+    .attention_scores = c_attention_scores,
+    .attention_weights = c_attention_weights,
+    .attention_values = c_attention_values,
     .axpy = c_axpy,
     .gemm_tn = c_gemm_tn,
     .gemm_nn = c_gemm_nn,

@@ -608,6 +608,22 @@ static void attention_close(attention_case *c)
     free_floats(c->queries, n), free_floats(c->outs, n), free_floats(c->scratch, c->n_scratch);
 }
 
+/* The steps, each in random cuts and the last cut first. What scratch held before must reach nothing. */
+static void run_steps(const ot_kernels *k, attention_case *c)
+{
+    static float z[MAX_QUERIES];
+    ot_attn_group g = c->group;
+    g.z = z;
+    memset(z, 0xff, sizeof z);
+    memset(c->scratch, 0xff, c->n_scratch * sizeof *c->scratch);
+    for (uint32_t end = N_UNITS, begin; end > 0; end = begin)
+        k->attention_scores(&g, begin = below(end), end);
+    for (uint32_t end = g.n_queries, begin; end > 0; end = begin)
+        k->attention_weights(&g, begin = below(end), end);
+    for (uint32_t end = g.head_dim, begin; end > 0; end = begin)
+        k->attention_values(&g, begin = below(end) / 16 * 16, end);
+}
+
 static void check_attention(uint32_t head_dim, uint32_t n_queries, uint32_t n_slots, ot_kv_type type)
 {
     static attention_case c;
@@ -630,6 +646,9 @@ static void check_attention(uint32_t head_dim, uint32_t n_queries, uint32_t n_sl
         fast->attention(&one);
     }
     CHECK(same(c.outs, expected, n, "attention, each query alone"));
+    memset(c.outs, 0xff, n * sizeof *expected);
+    run_steps(fast, &c);
+    CHECK(same(c.outs, expected, n, "attention in steps"));
     attention_close(&c);
 }
 
