@@ -1,105 +1,45 @@
 """Makes the separate models that Otter is compared with: a reward model, a classifier, an expert, an anti-expert, a draft model.
 
-Development only: nothing of the server needs it (`pip install jax==0.10.2 numpy`). The base's upper layers (all of a draft model's) are trained on in
-float32 with JAX, and written as an ordinary GGUF model that `otter serve --reward-model / --expert-model / --draft-model` takes.
+Development only: nothing of the server needs it (`pip install torch numpy`). Layers of the base are trained on with
+PyTorch and written as an ordinary GGUF model that `otter serve --reward-model / --expert-model / --draft-model` takes.
 
     separate_models.py reward --base BASE.gguf --data pairs.jsonl.gz ... --out reward.gguf --head-out reward-head.gguf
     separate_models.py classify --base BASE.gguf --data toxicity.train.jsonl.gz --out ... --head-out ...
     separate_models.py expert --base BASE.gguf --data toxicity.train.jsonl.gz --only-label 1 --out toxic-model.gguf
-    separate_models.py draft --base BASE.gguf --layers 4 --data answers.jsonl --out draft-model.gguf
+    separate_models.py draft --base BASE.gguf --keep-layers 0,1,2,28,29 --data answers.jsonl --out draft-model.gguf
+    separate_models.py evaluate --base MODEL.gguf [--head HEAD.gguf] --data dev.jsonl.gz
 
-What is trained. The lowest layers stay as they are: their output is computed once for every text and kept in half
-precision, so that an epoch costs the trained layers alone. `--train-layers N` says how many of the top; the file records it. The
-embedding and the output matrix are never trained. A draft model is the base's first `--layers` layers and its
-output norm, all of them trained on the base's own answers.
+What is trained. The lowest layers stay as they are; `--train-layers N` says how many of the top are trained, and the file records it.
+What the frozen layers give is computed once for a text and kept in half precision, so that a further epoch costs the trained layers alone. The
+embedding and the output matrix are never trained. A draft model is a few of the base's layers and its output norm, all
+of them trained on the base's own answers. --max-minutes bounds a training, the learning rate's decay included; Ctrl-C ends it after
+the step, and what has been trained until then is written.
 
 Trained matrices are written as Q8_0: the steps of a fine-tuning are finer than four bits. So such a model is larger than
 a Q4_1 base; for time and memory ratios at equal size let the base file itself stand in for it.
+
+`evaluate` judges such a file (or a base): {text, label} rows by the head's AUC, pairs by accuracy, both at the last token; without a head, and
+for {prompt_tokens, completion_tokens}, by nats a token.
 """
 
 import argparse
+import contextlib
 import gzip
 import json
 import math
+import signal
 import sys
 import time
-from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch.nn import functional as F
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "golden"))
-import bpe  # noqa: E402
-import gguf_io  # noqa: E402
+import torch_llama
 
-import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
-
-MATRICES = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
-NORMS = ("attn_norm", "ffn_norm")
-
-
-# ---- The model -----------------------------------------------------------------------------------------------
-
-
-class Base:
-    """Sizes and weights of a llama-architecture GGUF file."""
-
-    def __init__(self, path):
-        self.reader = gguf_io.Reader(path)
-        keys = self.reader.keys
-        key = lambda name: keys["llama." + name]
-        self.d, self.n_layers, self.n_heads = key("embedding_length"), key("block_count"), key("attention.head_count")
-        self.n_kv_heads, self.eps = key("attention.head_count_kv"), key("attention.layer_norm_rms_epsilon")
-        self.head_dim = self.d // self.n_heads
-        n_rot, freq_base = key("rope.dimension_count"), key("rope.freq_base")
-        self.theta = freq_base ** (-2 * np.arange(n_rot // 2) / n_rot)
-        self.embedding = self.reader.floats("token_embd.weight")
-        output = "output.weight" if "output.weight" in self.reader.tensors else "token_embd.weight"
-        self.output = self.embedding if output == "token_embd.weight" else self.reader.floats(output)
-        self.tokenizer = bpe.Tokenizer(self.reader)
-        self.end = keys["tokenizer.ggml.eos_token_id"]
-
-    def layer(self, n):
-        return {name: jnp.asarray(self.reader.floats(f"blk.{n}.{name}.weight")) for name in MATRICES + NORMS}
-
-    def encode(self, text):
-        return self.tokenizer.encode(text)
-
-
-def rms_norm(x, gamma, eps):
-    return x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + eps) * gamma
-
-
-def rotate(x, theta):
-    """x (B, T, heads, hd); elements 2i and 2i + 1 turn together, as in llama GGUF files."""
-    angle = jnp.arange(x.shape[1])[:, None] * theta
-    cos, sin = jnp.cos(angle)[None, :, None], jnp.sin(angle)[None, :, None]
-    a, b = x[..., 0::2], x[..., 1::2]
-    return jnp.stack([a * cos - b * sin, a * sin + b * cos], axis=-1).reshape(x.shape)
-
-
-def block(base, w, h):
-    """One layer over (B, T, d); texts begin at 0 and are padded behind, which causal attention never sees."""
-    b, t, _ = h.shape
-    x = rms_norm(h, w["attn_norm"], base.eps)
-    split = lambda y: y.reshape(b, t, -1, base.head_dim)
-    theta = jnp.asarray(base.theta, jnp.float32)
-    q, k = rotate(split(x @ w["attn_q"].T), theta), rotate(split(x @ w["attn_k"].T), theta)
-    v = split(x @ w["attn_v"].T)
-    q = q.reshape(b, t, base.n_kv_heads, -1, base.head_dim)
-    scores = jnp.einsum("btkgh,bskh->bkgts", q, k) / math.sqrt(base.head_dim)
-    scores = jnp.where(jnp.tril(jnp.ones((t, t), bool)), scores, -1e30)
-    out = jnp.einsum("bkgts,bskh->btkgh", jax.nn.softmax(scores, axis=-1), v).reshape(b, t, -1)
-    h = h + out @ w["attn_output"].T
-    x = rms_norm(h, w["ffn_norm"], base.eps)
-    return h + (jax.nn.silu(x @ w["ffn_gate"].T) * (x @ w["ffn_up"].T)) @ w["ffn_down"].T
-
-
-def run_blocks(base, layers, h):
-    for w in layers:
-        h = block(base, w, h)
-    return h
+SYSTEM = "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
+LOGITS_CHUNK = 256  # positions whose logits over the whole vocabulary are in memory at once
 
 
 # ---- Texts ---------------------------------------------------------------------------------------------------
@@ -112,101 +52,113 @@ def rows_of(paths):
                 yield json.loads(line)
 
 
-def chat_tokens(base, messages, answer=None):
-    """The conversation in SmolLM2's own chat form; with an answer, ended as a finished turn."""
-    text = "".join(f"<|im_start|>{m['role']}\n{m['content']}<|im_end|>\n" for m in messages)
-    if messages[0]["role"] != "system":
-        text = "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n" + text
-    if answer is not None:
-        text += f"<|im_start|>assistant\n{answer}<|im_end|>\n"
-    return base.encode(text)
+def chat_tokens(file, messages, answer):
+    """The conversation in SmolLM2's own chat form, up to the answer's last token: an answer is scored before it is ended."""
+    text = "" if messages[0]["role"] == "system" else SYSTEM
+    text += "".join(f"<|im_start|>{m['role']}\n{m['content']}<|im_end|>\n" for m in messages)
+    return file.encode(f"{text}<|im_start|>assistant\n{answer}")
 
 
-def load_examples(base, args):
-    """A list of dicts: tokens (or a pair of them), label, first (where the loss begins)."""
-    out = []
-    for row in rows_of(args.data):
-        if args.task == "reward":
-            pair = [chat_tokens(base, row["messages"], row[k]) for k in ("chosen", "rejected")]
-            if max(map(len, pair)) <= args.max_length:
-                out.append({"tokens": pair})
-        elif args.task == "draft":
-            prompt, answer = row["prompt_tokens"], row["completion_tokens"]
-            if len(answer) > 1:
-                out.append({"tokens": [(prompt + answer)[:args.max_length]], "first": len(prompt) - 1})
-        elif args.only_label is None or row["label"] == args.only_label:
-            tokens = base.encode(row["text"])[:args.max_length]
-            if len(tokens) > 1:
-                out.append({"tokens": [tokens], "label": row["label"], "first": 0})
-    return out
+def example_of(file, row, args):
+    """A dict: tokens (of one text or a pair), label, first (the position from which the next token is learnt). None: of no use."""
+    if "chosen" in row:
+        pair = [chat_tokens(file, row["messages"], row[k]) for k in ("chosen", "rejected")]
+        if args.task == "evaluate":
+            pair = [tokens[:args.max_length] for tokens in pair]
+        return {"tokens": pair} if max(map(len, pair)) <= args.max_length and pair[0] != pair[1] else None
+    if "completion_tokens" in row:
+        prompt = row["prompt_tokens"]
+        tokens = (prompt + row["completion_tokens"])[:args.max_length]
+        return {"tokens": [tokens], "first": len(prompt) - 1} if len(tokens) > len(prompt) else None
+    if args.only_label is not None and row["label"] != args.only_label:
+        return None
+    tokens = file.encode(row["text"])[:args.max_length]
+    return {"tokens": [tokens], "label": row["label"], "first": 0} if tokens else None
+
+
+def load_examples(file, args):
+    return [x for x in (example_of(file, row, args) for row in rows_of(args.data)) if x is not None]
 
 
 def batches(examples, batch_tokens, rng):
-    """Lists of example indices of similar length; the padded length is a multiple of 32, so that few shapes are compiled."""
+    """Lists of example indices, of similar length within a list, lists in random order."""
     longest = np.array([max(map(len, e["tokens"])) for e in examples])
-    order = np.argsort(longest + rng.uniform(0, 16, len(examples)))
-    out, at = [], 0
-    while at < len(order):
-        padded = lambda i: -(-int(longest[order[i]]) // 32) * 32
-        n = 1
-        while at + n < len(order) and (n + 1) * padded(at + n) * len(examples[0]["tokens"]) <= batch_tokens:
-            n += 1
-        out.append(order[at:at + n])
-        at += n
+    order = np.argsort(longest * rng.uniform(1, 1.1, len(examples)))
+    out, chosen, width = [], [], 0
+    for i in order:
+        width = max(width, longest[i])
+        if chosen and (len(chosen) + 1) * width * len(examples[i]["tokens"]) > batch_tokens:
+            out.append(chosen)
+            chosen, width = [], longest[i]
+        chosen.append(i)
+    out.append(chosen)
     rng.shuffle(out)
     return out
 
 
-def pad(examples, chosen, batch_tokens):
-    """(B, T) tokens and lengths. B is rounded so that a shape recurs: missing rows have length 0."""
-    texts = [t for i in chosen for t in examples[i]["tokens"]]
-    length = -(-max(map(len, texts)) // 32) * 32
-    n = max(len(texts), batch_tokens // length // len(examples[0]["tokens"]) * len(examples[0]["tokens"]))
-    tokens = np.zeros((n, length), np.int32)
-    lengths = np.zeros(n, np.int32)
-    for i, text in enumerate(texts):
-        tokens[i, :len(text)] = text
-        lengths[i] = len(text)
-    return tokens, lengths
+class Batch:
+    """tokens (B, T) with zeros behind, lengths (B); of pairs the rows alternate."""
+
+    def __init__(self, examples, chosen):
+        texts = [torch.tensor(t) for i in chosen for t in examples[i]["tokens"]]
+        self.tokens = torch.nn.utils.rnn.pad_sequence(texts, batch_first=True)
+        self.lengths = torch.tensor([len(t) for t in texts])
+        column = lambda name: torch.tensor([examples[i].get(name, 0) for i in chosen])
+        self.labels, self.first = column("label").float(), column("first")
+
+    def last(self, x):
+        """x (B, T) -> its value at the last token of each text."""
+        return x.gather(1, self.lengths[:, None] - 1)[:, 0]
+
+    def learnt(self):
+        """(B, T - 1): the positions whose next token counts."""
+        i = torch.arange(self.tokens.shape[1] - 1)
+        return (i >= self.first[:, None]) & (i + 1 < self.lengths[:, None])
 
 
 # ---- Losses --------------------------------------------------------------------------------------------------
 
 
-def scores_of(params, base, h):
-    x = rms_norm(h, params["output_norm"], base.eps)
-    return x @ params["head"] + params["bias"]
+def reward_loss(model, x, batch):
+    """-log sigmoid(r(chosen) - r(rejected)) at the last tokens (Ouyang et al. 2022)."""
+    last = batch.last(model.score(x))
+    return F.softplus(last[1::2] - last[0::2]).mean()
 
 
-def reward_loss(params, base, h, batch):
-    """-log sigmoid(r(chosen) - r(rejected)) at the last tokens (Ouyang et al. 2022); rows alternate."""
-    lengths = batch["lengths"]
-    last = jnp.take_along_axis(scores_of(params, base, h), jnp.maximum(lengths - 1, 0)[:, None], axis=1)[:, 0]
-    margin = last[0::2] - last[1::2]
-    real = (lengths[0::2] > 0).astype(jnp.float32)
-    return jnp.sum(jax.nn.softplus(-margin) * real) / jnp.maximum(real.sum(), 1)
-
-
-def classify_loss(params, base, h, batch):
+def classify_loss(model, x, batch):
     """Cross-entropy, half of it on the last token, half on the prefixes: a toxic text counts (i / n) at its i-th token."""
-    z, lengths, label = scores_of(params, base, h), batch["lengths"], batch["labels"]
-    i = jnp.arange(z.shape[1])[None] + 1
-    n = jnp.maximum(lengths, 1)[:, None]
-    ramp = jnp.where(label[:, None] > 0, i / n, 1.0)
-    weight = jnp.where(i == n, 0.5, jnp.where(i < n, 0.5 / jnp.maximum(n - 1, 1) * ramp, 0)) * (lengths > 0)[:, None]
-    each = jax.nn.softplus(z) - label[:, None] * z
-    return jnp.sum(each * weight) / jnp.maximum((lengths > 0).sum(), 1)
+    z, label, n = model.score(x), batch.labels[:, None], batch.lengths[:, None]
+    i = torch.arange(z.shape[1]) + 1
+    prefixes = 0.5 / (n - 1).clamp(min=1) * torch.where(label > 0, i / n, 1.0)
+    weight = torch.where(i == n, 0.5, torch.where(i < n, prefixes, 0.0))
+    return (F.binary_cross_entropy_with_logits(z, label.expand_as(z), reduction="none") * weight).sum() / len(z)
 
 
-def language_loss(params, base, h, batch):
+class OutputLoss(torch.autograd.Function):
+    """Mean cross-entropy of targets (n) by hidden states x (n, d) through the output matrix, a few positions at a time: the gradient
+    of each chunk is taken at once, so that the logits of one chunk are all that is ever in memory."""
+
+    @staticmethod
+    def forward(ctx, x, targets, output):
+        total, gradients = 0.0, []
+        for part, target in zip(x.split(LOGITS_CHUNK), targets.split(LOGITS_CHUNK)):
+            with torch.enable_grad():
+                leaf = part.detach().requires_grad_()
+                loss = F.cross_entropy(F.linear(leaf, output).float(), target, reduction="sum")
+            gradients += torch.autograd.grad(loss, leaf)
+            total += loss.detach()
+        ctx.save_for_backward(torch.cat(gradients) / len(x))
+        return total / len(x)
+
+    @staticmethod
+    def backward(ctx, outer):
+        return ctx.saved_tensors[0] * outer, None, None
+
+
+def language_loss(model, x, batch):
     """Cross-entropy of the next token from position `first` on."""
-    x = rms_norm(h, params["output_norm"], base.eps)[:, :-1]
-    logits = x @ batch["output"].T
-    target = batch["tokens"][:, 1:]
-    i = jnp.arange(target.shape[1])[None]
-    use = (i >= batch["first"][:, None]) & (i + 1 < batch["lengths"][:, None])
-    each = jax.nn.logsumexp(logits, axis=-1) - jnp.take_along_axis(logits, target[..., None], axis=-1)[..., 0]
-    return jnp.sum(each * use) / jnp.maximum(use.sum(), 1)
+    use = batch.learnt()
+    return OutputLoss.apply(x[:, :-1][use], batch.tokens[:, 1:][use], model.output)
 
 
 LOSSES = {"reward": reward_loss, "classify": classify_loss, "expert": language_loss, "draft": language_loss}
@@ -215,138 +167,160 @@ LOSSES = {"reward": reward_loss, "classify": classify_loss, "expert": language_l
 # ---- Training ------------------------------------------------------------------------------------------------
 
 
-def lower_states(base, examples, n_frozen, batch_tokens):
-    """Output of the frozen layers for every text, as float16: [example][text] (n, d). The progress goes to stderr."""
-    layers = [base.layer(n) for n in range(n_frozen)]
-    run = jax.jit(partial(run_blocks, base))
-    out = [None] * len(examples)
-    begin, done = time.time(), 0
-    for chosen in batches(examples, batch_tokens, np.random.default_rng(0)):
-        tokens, lengths = pad(examples, chosen, batch_tokens)
-        h = np.asarray(run(layers, jnp.asarray(base.embedding[tokens]))).astype(np.float16)
-        at = 0
-        for i in chosen:
-            n_texts = len(examples[i]["tokens"])
-            out[i] = [h[at + j, :lengths[at + j]] for j in range(n_texts)]
-            at += n_texts
-        done += int(lengths.sum())
-        print(f"\rfrozen layers: {done} tokens, {done / (time.time() - begin):.0f} a second", end="", file=sys.stderr)
-    print(file=sys.stderr)
-    return out
+class Interrupt:
+    """True once Ctrl-C (or SIGTERM) came: the step under way is finished first."""
+
+    def __init__(self):
+        self.came = False
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self.note)
+
+    def note(self, *_):
+        self.came = True
+
+    def __bool__(self):
+        return self.came
 
 
-def adam_init(params):
-    zeros = lambda: jax.tree.map(jnp.zeros_like, params)
-    return zeros(), zeros()
+class States:
+    """What the trained layers read. Of a text that comes again it is kept, as float16."""
+
+    def __init__(self, model, keep):
+        self.model, self.keep, self.kept = model, keep, {}
+
+    def of(self, chosen, batch):
+        """(B, T, d) for the examples `chosen`."""
+        if self.model.n_frozen and all(i in self.kept for i in chosen):
+            return torch.nn.utils.rnn.pad_sequence([s for i in chosen for s in self.kept[i]], batch_first=True).float()
+        h = self.model.frozen(batch.tokens)
+        if self.model.n_frozen and self.keep:
+            texts = [row[:n].half() for row, n in zip(h, batch.lengths)]
+            each = len(texts) // len(chosen)
+            self.kept.update((i, texts[j * each:(j + 1) * each]) for j, i in enumerate(chosen))
+        return h
 
 
-def make_step(base, loss):
-    def step(params, m, v, count, rate, h, batch):
-        value, grad = jax.value_and_grad(lambda p: loss(p, base, run_blocks(base, p["layers"], h), batch))(params)
-        norm = jnp.sqrt(sum(jnp.sum(g * g) for g in jax.tree.leaves(grad)))
-        scale = jnp.minimum(1.0, 1.0 / (norm + 1e-9))
-        m = jax.tree.map(lambda a, g: 0.9 * a + 0.1 * g * scale, m, grad)
-        v = jax.tree.map(lambda a, g: 0.98 * a + 0.02 * (g * scale) ** 2, v, grad)
-        c1, c2 = 1 - 0.9 ** count, 1 - 0.98 ** count
-        params = jax.tree.map(lambda p, a, b: p - rate * (a / c1) / (jnp.sqrt(b / c2) + 1e-8), params, m, v)
-        return params, m, v, value
-    return jax.jit(step, donate_argnums=(0, 1, 2))
+def make_optimizer(model, rate):
+    """AdamW; an output that starts from zero learns ten times as fast as what is already trained."""
+    new = [p for name, p in model.named_parameters() if name in ("weight", "bias")]
+    old = [p for name, p in model.named_parameters() if name not in ("weight", "bias") and p.requires_grad]
+    groups = [{"params": old, "peak": rate}] + ([{"params": new, "peak": 10 * rate}] if new else [])
+    return torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
 
 
-def device_batch(base, args, examples, states, chosen):
-    tokens, lengths = pad(examples, chosen, args.batch_tokens)
-    if states is None:
-        h = base.embedding[tokens]
-    else:
-        h = np.zeros((*tokens.shape, base.d), np.float32)
-        for row, state in enumerate(s for i in chosen for s in states[i]):
-            h[row, :len(state)] = state
-    batch = {"tokens": tokens, "lengths": lengths}
-    fill = lambda name, kind: np.pad(np.array([examples[i][name] for i in chosen], kind), (0, len(tokens) - len(chosen)))
-    if args.task == "classify":
-        batch["labels"] = fill("label", np.float32)
-    if args.task in ("expert", "draft"):
-        batch["first"] = fill("first", np.int32)
-        batch["output"] = args.output_matrix
-    return jnp.asarray(h), batch
-
-
-def train(base, args, params, examples, states):
-    step, (m, v) = make_step(base, LOSSES[args.task]), adam_init(params)
-    rng = np.random.default_rng(args.seed)
-    begin, count, smooth, tokens, epoch = time.time(), 0, None, 0, 0
-    progress = 0.0
-    while epoch < args.epochs and progress < 1:
+def train(model, args, examples):
+    """Trains in place; returns figures for the record."""
+    optimizer, states, interrupted = make_optimizer(model, args.lr), States(model, args.epochs > 1), Interrupt()
+    trained = [p for group in optimizer.param_groups for p in group["params"]]
+    rng, begin, steps, smooth, tokens, epoch, progress = np.random.default_rng(args.seed), time.time(), 0, None, 0, 0, 0.0
+    while progress < 1 and not interrupted:
         plan = batches(examples, args.batch_tokens, rng)
         for at, chosen in enumerate(plan):
-            by_epoch = (epoch + at / len(plan)) / args.epochs
-            progress = max(by_epoch, (time.time() - begin) / (60 * args.max_minutes))
-            if progress >= 1:
+            progress = max((epoch + at / len(plan)) / args.epochs, (time.time() - begin) / (60 * args.max_minutes))
+            if progress >= 1 or interrupted:
                 break
-            count += 1
-            rate = args.lr * min(1, count / 30) * (1 - progress)
-            h, batch = device_batch(base, args, examples, states, chosen)
-            params, m, v, value = step(params, m, v, count, rate, h, batch)
-            tokens += int(batch["lengths"].sum())
-            smooth = float(value) if smooth is None else 0.98 * smooth + 0.02 * float(value)
-            if count % 10 == 0:
+            steps += 1
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak"] * min(1, steps / args.warmup) * (1 - progress)
+            batch = Batch(examples, chosen)
+            with args.precision():
+                value = LOSSES[args.task](model, model(states.of(chosen, batch)), batch)
+            value.backward()
+            torch.nn.utils.clip_grad_norm_(trained, 1.0)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=False)
+            tokens += int(batch.lengths.sum())
+            smooth = value.item() if smooth is None else 0.97 * smooth + 0.03 * value.item()
+            if steps % 10 == 0:
                 spent = time.time() - begin
-                print(f"\rstep {count} epoch {epoch + 1} loss {smooth:.4f} {tokens / spent:.0f} tokens/s "
-                      f"left {spent / max(progress, 1e-6) * (1 - progress) / 60:.1f} min ", end="", file=sys.stderr)
+                print(f"step {steps} epoch {epoch + 1} loss {smooth:.4f} {tokens / spent:.0f} tokens/s "
+                      f"left {spent / max(progress, 1e-6) * (1 - progress) / 60:.1f} min", file=sys.stderr, flush=True)
         epoch += 1
-    print(file=sys.stderr)
-    return params, {"steps": count, "tokens": tokens, "epochs": epoch, "loss": smooth, "seconds": time.time() - begin}
+    return {"steps": steps, "tokens": tokens, "epochs": f"{tokens / sum(len(t) for e in examples for t in e['tokens']):.2f}",
+            "loss": f"{smooth:.4f}", "seconds": round(time.time() - begin)}
 
 
-# ---- Writing -------------------------------------------------------------------------------------------------
+def train_task(args):
+    file = torch_llama.File(args.base)
+    examples = load_examples(file, args)
+    if not examples:
+        sys.exit("no row is of use")
+    np.random.default_rng(args.seed).shuffle(examples)
+    examples = examples[:args.max_rows or None]
+    print(f"{len(examples)} rows, {sum(len(t) for e in examples for t in e['tokens'])} tokens", file=sys.stderr, flush=True)
+    model = make_model(file, args, 0 if args.task == "draft" else max(0, file.n_layers - args.train_layers))
+    figures = train(model, args, examples)
+    what = ",".join(map(str, model.layers[model.n_frozen:])) + f" of {file.n_layers}"
+    record = {"task": args.task, "data": ", ".join(Path(p).name for p in args.data), "only_label": args.only_label, "rows": len(examples),
+              "max_length": args.max_length, "trained_layers": what, "lr": args.lr, "batch_tokens": args.batch_tokens, "seed": args.seed, **figures}
+    record = {key: value for key, value in record.items() if value is not None}
+    torch_llama.write_model(args.out, model, args.name, record)
+    if args.head_out:
+        activation = "sigmoid" if args.task == "classify" else "identity"
+        torch_llama.write_head(args.head_out, args.out, model, args.name, args.label or args.name, activation, record)
+    print(json.dumps(record))
 
 
-def write_model(base, args, params, first_trained, n_layers, record):
-    w = gguf_io.Writer()
-    w.copy_keys(base.reader, {"llama.block_count": n_layers, "general.name": args.name})
-    for key, value in record.items():
-        w.put(f"training.{key}", gguf_io.STRING, str(value))
-    for name, tensor in base.reader.tensors.items():
-        part = name.split(".")
-        if name == "output_norm.weight":
-            w.tensor(name, np.asarray(params["output_norm"]))
-        elif part[0] != "blk" or int(part[1]) < min(first_trained, n_layers):
-            w.raw_tensor(name, tensor.type, tensor.dims, bytes(tensor.data))
-        elif int(part[1]) < n_layers:
-            x = np.asarray(params["layers"][int(part[1]) - first_trained][part[2]])
-            w.tensor(name, x, "F32" if x.ndim == 1 else "Q8_0")
-    w.write(args.out)
+def make_model(file, args, n_frozen=None):
+    """All layers are frozen unless `n_frozen` says otherwise; the output matrix beside them has the products' precision."""
+    layers = [int(n) for n in args.keep_layers.split(",")] if args.keep_layers else range(file.n_layers)
+    with args.precision():
+        model = torch_llama.Model(file, layers, len(layers) if n_frozen is None else n_frozen, scalar=bool(args.head_out or args.head))
+        model.output = file.output if args.float32 else file.output.bfloat16()
+    return model
 
 
-def write_head(base, args, params, record):
-    """A scalar insertion without a stream of its own, which reads the model's last hidden state."""
-    model = gguf_io.Reader(args.out)
-    w = gguf_io.Writer()
-    text = lambda key, value: w.put(key, gguf_io.STRING, value)
-    number = lambda key, value: w.put(key, gguf_io.U32, value)
-    text("general.architecture", "otter")
-    text("general.name", args.name)
-    number("otter.version", 1)
-    text("otter.base.architecture", model.keys["general.architecture"])
-    text("otter.base.name", model.keys["general.name"])
-    text("otter.base.fingerprint", gguf_io.fingerprint(model))
-    number("otter.base.embedding_length", base.d)
-    number("otter.base.block_count", base.n_layers)
-    number("otter.base.vocab_size", len(base.embedding))
-    for key in ("embedding_length", "feed_forward_length", "attention.head_count", "attention.head_count_kv"):
-        number("otter." + key, 0)
-    w.put("otter.parents", gguf_io.ARRAY, [], gguf_io.STRING)
-    text("otter.head.kind", "scalar")
-    text("otter.head.input", "base")
-    number("otter.head.count", 1)
-    w.put("otter.head.offsets", gguf_io.ARRAY, [0], gguf_io.U32)
-    w.put("otter.head.labels", gguf_io.ARRAY, [args.label or args.name], gguf_io.STRING)
-    text("otter.head.activation", "sigmoid" if args.task == "classify" else "identity")
-    for key, value in record.items():
-        text(f"otter.training.{key}", str(value))
-    w.tensor("otter.head.0.weight", np.asarray(params["head"])[None])
-    w.tensor("otter.head.0.bias", np.asarray(params["bias"])[None])
-    w.write(args.head_out)
+# ---- Evaluation ----------------------------------------------------------------------------------------------
+
+
+def auc_of(scores, labels):
+    """AUC with its 95% interval (DeLong et al. 1988)."""
+    positive, negative = (np.sort(scores[labels == label]) for label in (1, 0))
+    below = lambda x, of: (np.searchsorted(of, x, "left") + np.searchsorted(of, x, "right")) / 2 / len(of)
+    p, q = below(positive, negative), 1 - below(negative, positive)
+    margin = 1.959964 * math.sqrt(p.var(ddof=1) / len(p) + q.var(ddof=1) / len(q))
+    return {"auc": p.mean(), "low": max(0, p.mean() - margin), "high": min(1, p.mean() + margin)}
+
+
+def accuracy_of(right):
+    """A share with its 95% interval (Wilson 1927)."""
+    n, share, z = len(right), right.mean(), 1.959964
+    centre, margin = share + z * z / (2 * n), z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return {"accuracy": share, "low": (centre - margin) / (1 + z * z / n), "high": (centre + margin) / (1 + z * z / n)}
+
+
+@torch.no_grad()
+def evaluate(args):
+    file = torch_llama.File(args.base)
+    examples = load_examples(file, args)
+    if args.max_rows and args.max_rows < len(examples):  # spread evenly over the file
+        examples = [examples[i * len(examples) // args.max_rows] for i in range(args.max_rows)]
+    model = make_model(file, args)
+    if args.head:
+        torch_llama.read_head(args.head, model)
+    scores, nats, first_right, n_targets = {}, 0.0, 0, 0
+    for chosen in batches(examples, args.batch_tokens, np.random.default_rng(0)):
+        batch = Batch(examples, chosen)
+        with args.precision():
+            x = model(model.frozen(batch.tokens))
+            if args.head:
+                last = batch.last(model.score(x)).reshape(len(chosen), -1)
+                scores.update((i, row.numpy()) for i, row in zip(chosen, last))
+                continue
+            use = batch.learnt()
+            for part, target in zip(x[:, :-1][use].split(LOGITS_CHUNK), batch.tokens[:, 1:][use].split(LOGITS_CHUNK)):
+                logits = F.linear(part.to(model.output.dtype), model.output).float()
+                nats += F.cross_entropy(logits, target, reduction="sum").item()
+                first_right += int((logits.argmax(-1) == target).sum())
+                n_targets += len(target)
+    out = {"rows": len(examples)}
+    if not args.head:
+        out |= {"tokens": n_targets, "nats": nats / n_targets, "perplexity": math.exp(nats / n_targets), "top1": first_right / n_targets}
+    elif "label" in examples[0]:
+        out |= auc_of(np.array([scores[i][0] for i in range(len(examples))]), np.array([e["label"] for e in examples]))
+    else:
+        out |= accuracy_of(np.array([float(scores[i][0] > scores[i][1]) for i in range(len(examples))]))
+    print(json.dumps({key: round(value, 4) if isinstance(value, float) else value for key, value in out.items()}))
 
 
 # ---- Command line --------------------------------------------------------------------------------------------
@@ -354,53 +328,48 @@ def write_head(base, args, params, record):
 
 def parse():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("task", choices=list(LOSSES))
-    p.add_argument("--base", required=True)
+    p.add_argument("task", choices=[*LOSSES, "evaluate"])
+    p.add_argument("--base", required=True, help="the model that is trained on, or judged")
     p.add_argument("--data", required=True, nargs="+")
-    p.add_argument("--out", required=True)
+    p.add_argument("--out", help="the model to write")
     p.add_argument("--head-out", help="reward, classify: the scalar insertion to write")
+    p.add_argument("--head", help="evaluate: the scalar insertion to judge")
     p.add_argument("--name", help="general.name of the model (the task)")
     p.add_argument("--label", help="label of the head's output")
-    p.add_argument("--only-label", type=int, help="expert: rows of this label only")
-    p.add_argument("--train-layers", type=int, default=8)
-    p.add_argument("--layers", type=int, default=4, help="draft: layers of the draft model")
-    p.add_argument("--max-length", type=int, default=256)
+    p.add_argument("--only-label", type=int, help="expert, evaluate: rows of this label only")
+    p.add_argument("--train-layers", type=int, default=10)
+    p.add_argument("--layers", type=int, default=4, help="draft: the first so many layers")
+    p.add_argument("--keep-layers", help="draft, evaluate: these layers of the base instead, such as 0,1,2,28,29")
+    p.add_argument("--max-length", type=int, help="tokens of a text (256; evaluate: 512); longer ones are cut, longer pairs left out in training")
     p.add_argument("--max-rows", type=int, default=0)
-    p.add_argument("--batch-tokens", type=int, default=2048)
+    p.add_argument("--batch-tokens", type=int, default=1024)
     p.add_argument("--epochs", type=float, default=2)
     p.add_argument("--max-minutes", type=float, default=30)
     p.add_argument("--lr", type=float, default=1e-4)
+    p.add_argument("--warmup", type=int, default=20, help="steps")
     p.add_argument("--seed", type=int, default=1)
+    p.add_argument("--threads", type=int, default=1)
+    p.add_argument("--float32", action="store_true", help="no bfloat16 in matrix products")
     args = p.parse_args()
     args.name = args.name or args.task
+    args.max_length = args.max_length or (512 if args.task == "evaluate" else 256)
+    if args.keep_layers and args.task not in ("draft", "evaluate"):
+        p.error("--keep-layers belongs to draft and evaluate")
+    if args.task == "draft" and not args.keep_layers:
+        args.keep_layers = ",".join(map(str, range(args.layers)))
+    if args.task != "evaluate" and not args.out:
+        p.error("--out is missing")
     if (args.task in ("reward", "classify")) != bool(args.head_out):
-        p.error("--head-out belongs to reward and classify")
+        p.error("--head-out belongs to reward and classify, and they need it")
+    args.precision = contextlib.nullcontext if args.float32 else torch_llama.half
     return args
 
 
 def main():
     args = parse()
-    base = Base(args.base)
-    args.output_matrix = jnp.asarray(base.output)
-    examples = load_examples(base, args)
-    np.random.default_rng(args.seed).shuffle(examples)
-    if args.max_rows:
-        examples = examples[:args.max_rows]
-    print(f"{len(examples)} rows, {sum(len(t) for e in examples for t in e['tokens'])} tokens", file=sys.stderr)
-    n_layers = args.layers if args.task == "draft" else base.n_layers
-    first = 0 if args.task == "draft" else base.n_layers - args.train_layers
-    states = lower_states(base, examples, first, args.batch_tokens) if first else None
-    params = {"layers": [base.layer(n) for n in range(first, n_layers)],
-              "output_norm": jnp.asarray(base.reader.floats("output_norm.weight"))}
-    if args.head_out:
-        params |= {"head": jnp.zeros(base.d), "bias": jnp.zeros(())}
-    params, figures = train(base, args, params, examples, states)
-    record = {"task": args.task, "data": ", ".join(Path(p).name for p in args.data), "rows": len(examples),
-              "trained_layers": f"{first}..{n_layers - 1} of {n_layers}", "lr": args.lr, **figures}
-    write_model(base, args, params, first, n_layers, record)
-    if args.head_out:
-        write_head(base, args, params, record)
-    print(json.dumps(record))
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(args.seed)
+    evaluate(args) if args.task == "evaluate" else train_task(args)
 
 
 if __name__ == "__main__":
