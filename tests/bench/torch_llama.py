@@ -1,7 +1,7 @@
 """A llama-architecture GGUF model in PyTorch, for training: read from a file, run over batches, written back as a file.
 
-Development only, used by separate_models.py. Master weights and the residual stream are float32; within `half()` matrix products
-and attention take bfloat16 operands. Frozen layers keep their matrices in bfloat16, which saves casting them at every step.
+Development only, used by separate_models.py. Master weights and the residual stream are float32; within `half()` products with
+weights take bfloat16 operands. Frozen layers keep their matrices in bfloat16, which saves casting them at every step.
 
 Shapes: B texts in a batch, T positions, d width, hd head size. Texts begin at position 0 and are padded behind, where causal attention
 never looks from a real position.
@@ -49,9 +49,9 @@ class File:
 
 
 def rotate(x, cos, sin):
-    """x (B, heads, T, hd), cos and sin (T, hd / 2): elements 2i and 2i + 1 turn together, as in llama GGUF files."""
+    """x (B, heads, T, hd), cos and sin (T, hd / 2), float32: elements 2i and 2i + 1 turn together, as in llama GGUF files."""
     a, b = x.float().unflatten(-1, (-1, 2)).unbind(-1)
-    return torch.stack((a * cos - b * sin, a * sin + b * cos), dim=-1).flatten(-2).to(x.dtype)
+    return torch.stack((a * cos - b * sin, a * sin + b * cos), dim=-1).flatten(-2)
 
 
 class Block(nn.Module):
@@ -68,7 +68,8 @@ class Block(nn.Module):
         x = F.rms_norm(h, h.shape[-1:], self.attn_norm, self.eps)
         split = lambda y: y.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
         q, k, v = (split(F.linear(x, w)) for w in (self.attn_q, self.attn_k, self.attn_v))
-        out = F.scaled_dot_product_attention(rotate(q, cos, sin), rotate(k, cos, sin), v, is_causal=True, enable_gqa=True)
+        with torch.autocast("cpu", enabled=False):  # its bfloat16 gradient takes twice the time of float32
+            out = F.scaled_dot_product_attention(rotate(q, cos, sin), rotate(k, cos, sin), v.float(), is_causal=True, enable_gqa=True)
         h = h + F.linear(out.transpose(1, 2).flatten(2), self.attn_output)
         x = F.rms_norm(h, h.shape[-1:], self.ffn_norm, self.eps)
         return h + F.linear(F.silu(F.linear(x, self.ffn_gate)) * F.linear(x, self.ffn_up), self.ffn_down)
