@@ -76,7 +76,17 @@ typedef struct ot_attn_task {
     ot_stream *stream;
     uint8_t *const *units;
     uint32_t kv_head;
+    bool shared;         /* threads share it: it is done step by step */
 } ot_attn_task;
+
+/* A shared task, and what its steps leave for the next. Each is at least two thirds of what a thread would do if the work were even. */
+#define OT_MAX_SHARED(n_threads) ((n_threads) + (n_threads) / 2)
+typedef struct ot_shared_task {
+    const ot_attn_task *task;
+    uint32_t first_query;        /* among those of all shared tasks */
+    uint32_t first_part;         /* of the scores, likewise */
+    float z[OT_GROUP_QUERIES];   /* sums of weights */
+} ot_shared_task;
 
 typedef struct ot_matmul {
     float *y;
@@ -166,6 +176,9 @@ struct ot_engine {
     uint32_t n_attn_tasks;
     ot_attn_task *attn_tasks;    /* (max_rows * max KV heads of a layer, see workspace.c) */
     uint32_t max_attn_tasks;
+    uint32_t n_shared, n_shared_queries, n_shared_parts;
+    ot_shared_task *shared;      /* (OT_MAX_SHARED) */
+    float *shared_scores;        /* (OT_MAX_SHARED * OT_GROUP_QUERIES, scratch_stride) a row for each query of the shared tasks */
     uint32_t n_matmuls;
     ot_matmul *matmuls;          /* (3 + 3 * max_insertions, or max_rows) */
     ot_matmul_task *matmul_tasks; /* (OT_MATMUL_TASKS_PER_THREAD * threads + matmuls) */

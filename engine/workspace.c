@@ -136,6 +136,9 @@ static void lay_out(ot_engine *e)
     e->sequence_groups = take(e, n, sizeof *e->sequence_groups);
     e->kept_rows = take(e, n, sizeof *e->kept_rows);
     e->attn_tasks = take(e, e->max_attn_tasks, sizeof *e->attn_tasks);
+    const size_t n_shared = OT_MAX_SHARED((size_t)o->n_threads);
+    e->shared = take(e, n_shared, sizeof *e->shared);
+    e->shared_scores = take(e, n_shared * OT_GROUP_QUERIES, e->scratch_stride * sizeof(float));
     const size_t layer_matmuls = 3 + 3 * (size_t)o->max_insertions;
     const size_t n_matmuls = layer_matmuls > n ? layer_matmuls : n;
     e->matmuls = take(e, n_matmuls, sizeof *e->matmuls);

@@ -42,9 +42,12 @@ OT_INLINE float *tile_scores(const attn_tile *t, uint32_t i)
     return t->group->scratch + (t->first + i) * t->group->scratch_stride;
 }
 
-/* Where the next page's K or V lies no prefetcher of the processor can know, so who reads elements [i, i + 16 n) of a page asks for
- * those of the next. Into the second cache: a core has far more misses under way there than in the first one. Over 4,096 keys in
- * memory three queries read 9 GB/s on a thread without this, 11 through the first cache, 16 through the second (Zen 4). */
+/* Where a text's next pages lie no prefetcher of the processor can know, so who reads elements [i, i + 16 n) of a page asks for those of
+ * the page after the next: where only some columns are read, the time that one page takes is shorter than memory's. Into the second
+ * cache: a core has far more misses under way there than in the first one. Over 4,096 keys in memory three queries read
+ * 9 GB/s on a thread without this, 11 through the first cache, 16 through the second (Zen 4). */
+enum { PAGES_AHEAD = 2 };
+
 OT_INLINE void prefetch_vectors(const uint8_t *next, size_t i, int n, bool half)
 {
     OT_UNROLL for (int j = 0; j < n; j += half ? 2 : 1)
@@ -53,7 +56,7 @@ OT_INLINE void prefetch_vectors(const uint8_t *next, size_t i, int n, bool half)
 
 /* ---- Scores ---------------------------------------------------------------------------------------------- */
 
-/* The scores of n_q queries for OT_SCORE_VECTORS x 16 slots of one page, from slot `at` on; `next` is the next page's K. */
+/* The scores of n_q queries for OT_SCORE_VECTORS x 16 slots of one page, from slot `at` on; `next` is the K to ask for. */
 OT_INLINE void score_vectors(const float *const *q, float *const *dst, const uint8_t *k, const uint8_t *next, uint32_t at,
                              uint32_t head_dim, float scale, uint32_t n_q, bool half)
 {
@@ -85,7 +88,9 @@ OT_INLINE void score_pages(const attn_tile *t, span pages, uint32_t n_q, bool ha
         dst[i] = tile_scores(t, i) + (size_t)pages.begin * OT_PAGE_TOKENS;
     }
     for (uint32_t page = pages.begin; page < pages.end; page++) {
-        const uint8_t *k = g->units[page] + g->k_offset, *next = g->units[page + 1 < pages.end ? page + 1 : page] + g->k_offset;
+        const uint8_t *k = g->units[page] + g->k_offset, *next = k;
+        if (page + PAGES_AHEAD < pages.end)
+            next = g->units[page + PAGES_AHEAD] + g->k_offset;
         for (uint32_t at = 0; at < OT_PAGE_TOKENS; at += 16 * OT_SCORE_VECTORS)
             score_vectors(q, dst, k, next, at, g->head_dim, g->scale, n_q, half);
         OT_UNROLL for (uint32_t i = 0; i < n_q; i++)
@@ -179,7 +184,9 @@ OT_INLINE void value_vectors(const attn_tile *t, float *const *out, const float 
     for (uint32_t s = keys.begin; s < keys.end;) {
         const uint32_t page = s / OT_PAGE_TOKENS;
         uint32_t stop = (page + 1) * OT_PAGE_TOKENS;
-        const uint8_t *v = g->units[page] + v_at, *next = g->units[stop < keys.end ? page + 1 : page] + v_at;
+        const uint8_t *v = g->units[page] + v_at, *next = v;
+        if (page + PAGES_AHEAD <= (keys.end - 1) / OT_PAGE_TOKENS)
+            next = g->units[page + PAGES_AHEAD] + v_at;
         for (stop = stop < keys.end ? stop : keys.end; s < stop; s++) {
             const size_t at = (size_t)(s % OT_PAGE_TOKENS) * g->head_dim;
             v16 value[OT_VALUE_VECTORS];
@@ -196,6 +203,19 @@ OT_INLINE void value_vectors(const attn_tile *t, float *const *out, const float 
     OT_UNROLL for (uint32_t i = 0; i < n_q; i++)
         OT_UNROLL for (int j = 0; j < n_v; j++)
             v16_store(out[i] + 16 * j, sum[i][j]);
+}
+
+/* As many of the tile's columns from d on as are whole groups of n_v vectors; returns where the rest begins. */
+OT_INLINE uint32_t value_columns(const attn_tile *t, float **out, const float *const *weight, span keys, uint32_t d, uint32_t n_q,
+                                 int n_v, bool half)
+{
+    const size_t element = half ? sizeof(uint16_t) : sizeof(float);
+    for (; d + 16 * (uint32_t)n_v <= t->columns.end; d += 16 * (uint32_t)n_v) {
+        value_vectors(t, out, weight, keys, t->group->v_offset + d * element, n_q, n_v, half);
+        OT_UNROLL for (uint32_t k = 0; k < n_q; k++)
+            out[k] += 16 * n_v;
+    }
+    return d;
 }
 
 /* The last head_dim % 16 floats of a head, where the tile's columns have them. */
@@ -215,22 +235,15 @@ OT_INLINE void value_rest(const attn_tile *t, uint32_t i, const float *weight, s
 OT_INLINE void value_span(const attn_tile *t, uint32_t i, const float *const *weight, span keys,
                           uint32_t n_q, bool half)
 {
-    const ot_attn_group *g = t->group;
-    size_t element = half ? sizeof(uint16_t) : sizeof(float);
     float *out[OT_VALUE_QUERIES];
     uint32_t d = t->columns.begin;
     OT_UNROLL for (uint32_t k = 0; k < n_q; k++)
-        out[k] = g->out[t->first + i + k] + d;
-    for (; d + 16 * OT_VALUE_VECTORS <= t->columns.end; d += 16 * OT_VALUE_VECTORS) {
-        value_vectors(t, out, weight, keys, g->v_offset + d * element, n_q, OT_VALUE_VECTORS, half);
-        OT_UNROLL for (uint32_t k = 0; k < n_q; k++)
-            out[k] += 16 * OT_VALUE_VECTORS;
-    }
-    for (; OT_VALUE_VECTORS > 1 && d + 16 <= t->columns.end; d += 16) {
-        value_vectors(t, out, weight, keys, g->v_offset + d * element, n_q, 1, half);
-        OT_UNROLL for (uint32_t k = 0; k < n_q; k++)
-            out[k] += 16;
-    }
+        out[k] = t->group->out[t->first + i + k] + d;
+    d = value_columns(t, out, weight, keys, d, n_q, OT_VALUE_VECTORS, half);
+    if (OT_VALUE_VECTORS > 2)
+        d = value_columns(t, out, weight, keys, d, n_q, 2, half);
+    if (OT_VALUE_VECTORS > 1)
+        d = value_columns(t, out, weight, keys, d, n_q, 1, half);
     for (uint32_t k = 0; k < n_q && d < t->columns.end; k++)
         value_rest(t, i + k, weight[k], keys, half);
 }
