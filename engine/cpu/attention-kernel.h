@@ -56,46 +56,63 @@ OT_INLINE void prefetch_vectors(const uint8_t *next, size_t i, int n, bool half)
 
 /* ---- Scores ---------------------------------------------------------------------------------------------- */
 
-/* The scores of n_q queries for OT_SCORE_VECTORS x 16 slots of one page, from slot `at` on; `next` is the K to ask for. */
-OT_INLINE void score_vectors(const float *const *q, float *const *dst, const uint8_t *k, const uint8_t *next, uint32_t at,
-                             uint32_t head_dim, float scale, uint32_t n_q, bool half)
+/* Pages that are scored together, where registers suffice: a query's element then serves more keys. */
+enum { SCORE_PAGES = OT_SCORE_VECTORS > 1 ? 2 : 1 };
+
+/* The scores of n_q queries for OT_SCORE_VECTORS x 16 slots, from slot `at` on, of each of n_pages pages: k are their keys, next those to
+ * ask for. */
+OT_INLINE void score_vectors(const float *const *q, float *const *dst, const uint8_t *const *k, const uint8_t *const *next, uint32_t at,
+                             uint32_t head_dim, float scale, uint32_t n_q, int n_pages, bool half)
 {
-    v16 sum[OT_SCORE_QUERIES][OT_SCORE_VECTORS];
+    v16 sum[OT_SCORE_QUERIES][SCORE_PAGES * OT_SCORE_VECTORS];
+    const int n = n_pages * OT_SCORE_VECTORS;
     OT_UNROLL for (uint32_t i = 0; i < n_q; i++)
-        OT_UNROLL for (int j = 0; j < OT_SCORE_VECTORS; j++)
+        OT_UNROLL for (int j = 0; j < n; j++)
             sum[i][j] = v16_zero();
     for (uint32_t d = 0; d < head_dim; d++) {
-        v16 key[OT_SCORE_VECTORS];
-        prefetch_vectors(next, (size_t)d * OT_PAGE_TOKENS + at, OT_SCORE_VECTORS, half);
-        OT_UNROLL for (int j = 0; j < OT_SCORE_VECTORS; j++)
-            key[j] = kv_vector(k, (size_t)d * OT_PAGE_TOKENS + at + 16 * j, half);
+        const size_t slot = (size_t)d * OT_PAGE_TOKENS + at;
+        v16 key[SCORE_PAGES * OT_SCORE_VECTORS];
+        OT_UNROLL for (int p = 0; p < n_pages; p++)
+            prefetch_vectors(next[p], slot, OT_SCORE_VECTORS, half);
+        OT_UNROLL for (int j = 0; j < n; j++)
+            key[j] = kv_vector(k[j / OT_SCORE_VECTORS], slot + 16 * (size_t)(j % OT_SCORE_VECTORS), half);
         OT_UNROLL for (uint32_t i = 0; i < n_q; i++)
-            OT_UNROLL for (int j = 0; j < OT_SCORE_VECTORS; j++)
+            OT_UNROLL for (int j = 0; j < n; j++)
                 sum[i][j] = v16_fma(v16_set1(q[i][d]), key[j], sum[i][j]);
     }
     OT_UNROLL for (uint32_t i = 0; i < n_q; i++)
-        OT_UNROLL for (int j = 0; j < OT_SCORE_VECTORS; j++)
-            v16_store(dst[i] + at + 16 * j, v16_mul(sum[i][j], v16_set1(scale)));
+        OT_UNROLL for (int j = 0; j < n; j++)
+            v16_store(dst[i] + j / OT_SCORE_VECTORS * OT_PAGE_TOKENS + at + 16 * (j % OT_SCORE_VECTORS),
+                      v16_mul(sum[i][j], v16_set1(scale)));
 }
 
-OT_INLINE void score_pages(const attn_tile *t, span pages, uint32_t n_q, bool half)
+/* n_pages pages from `page` on, out of those before `end`. */
+OT_INLINE void score_page_run(const attn_tile *t, uint32_t page, uint32_t end, uint32_t n_q, int n_pages, bool half)
 {
     const ot_attn_group *g = t->group;
     const float *q[OT_SCORE_QUERIES];
     float *dst[OT_SCORE_QUERIES];
+    const uint8_t *k[SCORE_PAGES], *next[SCORE_PAGES];
     OT_UNROLL for (uint32_t i = 0; i < n_q; i++) {
         q[i] = g->q[t->first + i];
-        dst[i] = tile_scores(t, i) + (size_t)pages.begin * OT_PAGE_TOKENS;
+        dst[i] = tile_scores(t, i) + (size_t)page * OT_PAGE_TOKENS;
     }
-    for (uint32_t page = pages.begin; page < pages.end; page++) {
-        const uint8_t *k = g->units[page] + g->k_offset, *next = k;
-        if (page + PAGES_AHEAD < pages.end)
-            next = g->units[page + PAGES_AHEAD] + g->k_offset;
-        for (uint32_t at = 0; at < OT_PAGE_TOKENS; at += 16 * OT_SCORE_VECTORS)
-            score_vectors(q, dst, k, next, at, g->head_dim, g->scale, n_q, half);
-        OT_UNROLL for (uint32_t i = 0; i < n_q; i++)
-            dst[i] += OT_PAGE_TOKENS;
+    OT_UNROLL for (int p = 0; p < n_pages; p++) {
+        const uint32_t at = page + (uint32_t)p;
+        k[p] = g->units[at] + g->k_offset;
+        next[p] = at + PAGES_AHEAD < end ? g->units[at + PAGES_AHEAD] + g->k_offset : k[p];
     }
+    for (uint32_t at = 0; at < OT_PAGE_TOKENS; at += 16 * OT_SCORE_VECTORS)
+        score_vectors(q, dst, k, next, at, g->head_dim, g->scale, n_q, n_pages, half);
+}
+
+OT_INLINE void score_pages(const attn_tile *t, span pages, uint32_t n_q, bool half)
+{
+    uint32_t page = pages.begin;
+    for (; SCORE_PAGES > 1 && page + SCORE_PAGES <= pages.end; page += SCORE_PAGES)
+        score_page_run(t, page, pages.end, n_q, SCORE_PAGES, half);
+    for (; page < pages.end; page++)
+        score_page_run(t, page, pages.end, n_q, 1, half);
 }
 
 /* Slots of tails: (query, slot) pairs, CHAINS at a time. */
@@ -171,8 +188,8 @@ static float softmax_weights(float *score, uint32_t n)
 
 /* ---- Values ---------------------------------------------------------------------------------------------- */
 
-/* out[i][0 .. 16 n_v) += weights of the slots of a span, weight[i][0 ..], times their values, for n_q queries. `v_at` is the byte offset of the first of the
- * 16 n_v floats within slot 0 of a page. */
+/* out[i][0 .. 16 n_v) += weights of the slots of a span, weight[i][0 ..], times their values, for n_q queries. `v_at` is the byte
+ * offset of the first of the 16 n_v floats within slot 0 of a page. */
 OT_INLINE void value_vectors(const attn_tile *t, float *const *out, const float *const *weight, span keys,
                              size_t v_at, uint32_t n_q, int n_v, bool half)
 {
