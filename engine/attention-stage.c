@@ -340,7 +340,7 @@ void ot_attention_count(ot_engine *e, uint32_t n_layers)
 void ot_attention_store(ot_engine *e)
 {
     if (e->stores_apart)
-        ot_step_run(e, OT_STAGE_STORE, store_task, e->n_groups);
+        ot_step_run_rows(e, OT_STAGE_STORE, store_task, e->n_groups);
 }
 
 void ot_attention_store_all(ot_engine *e)
@@ -352,7 +352,7 @@ void ot_attention_store_all(ot_engine *e)
 
 void ot_attention_run(ot_engine *e)
 {
-    ot_step_run(e, OT_STAGE_ATTENTION, attention_task, e->n_attn_tasks);
+    ot_step_run_rows(e, OT_STAGE_ATTENTION, attention_task, e->n_attn_tasks);
     if (e->n_shared == 0)
         return;
     ot_step_run(e, OT_STAGE_ATTENTION, scores_task, e->n_shared_parts);

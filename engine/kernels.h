@@ -112,9 +112,9 @@ typedef struct ot_attn_group {
 typedef struct ot_kernels {
     const char *name; /* "c", "avx2", "avx512", "avx512vnni" */
 
-    /* x (n rows with x_stride) -> quantised fields of acts (all n_in / 32 blocks of each row). Rows
-     * [row_begin, row_end). */
-    void (*quantize)(const ot_acts *acts, uint32_t row_begin, uint32_t row_end);
+    /* x (n rows with x_stride) -> quantised fields of acts (all n_in / 32 blocks of each row). Rows [row_begin, row_end). With
+     * low, whose strides are its own: what that took from each row, x - scale * q (the product rounded), quantised into low. */
+    void (*quantize)(const ot_acts *acts, const ot_acts *low, uint32_t row_begin, uint32_t row_end);
 
     /* y[r * y_stride + o] = (or += if accumulate) sum over k of W[o][k] x[r][k], for all rows and for the
      * features of panels [panel_begin, panel_end). Writes only o < n_out. The order, for each (r, o) alone:
@@ -216,5 +216,8 @@ uint32_t ot_pool_threads(const ot_pool *pool);
 double ot_pool_waited_s(const ot_pool *pool);
 /* Runs task(arg, i, thread) for i in [0, n_tasks) and returns when all are done. One caller at a time. */
 void ot_pool_run(ot_pool *pool, ot_task *task, void *arg, uint32_t n_tasks);
+/* The same, and thread t begins with tasks [t * n_tasks / n_threads, (t + 1) * n_tasks / n_threads): where successive jobs work on the
+ * same data in the same order, most of it is still in the cache of the thread's core. Who is done helps the others. */
+void ot_pool_run_shares(ot_pool *pool, ot_task *task, void *arg, uint32_t n_tasks);
 
 #endif

@@ -12,19 +12,6 @@ static uint32_t n_panels(const ot_projection *p)
     return (p->n_out + OT_PANEL - 1) / OT_PANEL;
 }
 
-/* Rows [r, r + n) of activations. */
-static ot_acts rows_of(const ot_acts *all, uint32_t r, uint32_t n)
-{
-    ot_acts part = *all;
-    part.n_rows = n;
-    part.x += r * all->x_stride;
-    part.q = all->q != NULL ? all->q + r * all->q_stride : NULL;
-    part.scale += r * all->b_stride;
-    part.bsum += r * all->b_stride;
-    part.qsum += r * all->b_stride;
-    return part;
-}
-
 static void put_values(const ot_out_row *out, uint32_t column, const float *values, uint32_t n)
 {
     if (out->bias == NULL && !out->sigmoid) {
@@ -49,7 +36,7 @@ static void tile_task(void *arg, uint32_t task, uint32_t thread)
     float *tile = e->tiles + (size_t)thread * OT_TILE_ROWS * OT_TILE_COLUMNS;
     for (uint32_t r = 0; r < n_rows; r += OT_TILE_ROWS) {
         const uint32_t n = n_rows - r < OT_TILE_ROWS ? n_rows - r : OT_TILE_ROWS;
-        const ot_acts x = rows_of(&p->in->acts, r, n), low = rows_of(&p->in->low, r, n);
+        const ot_acts x = ot_acts_part(&p->in->acts, r, n, 0, p->in->width), low = ot_acts_part(&p->in->low, r, n, 0, p->in->width);
         /* The kernel writes feature o at y[o]: shift the tile so that the first feature of this task is its column 0. */
         ot_buffer_matmul(e, tile - column, OT_TILE_COLUMNS, &x, ot_matrix_takes_q8(w) ? &low : NULL, w, begin, end, false);
         for (uint32_t i = 0; i < n; i++)

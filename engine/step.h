@@ -36,8 +36,7 @@ typedef struct ot_buffer {
     float *x;        /* (max_rows, width) */
     uint32_t width;
     ot_acts acts;    /* q is NULL where width is no multiple of 32 */
-    float *rest;     /* (max_rows, width) x - scale1 q1; NULL where the buffer is never wide */
-    ot_acts low;     /* rest, quantised */
+    ot_acts low;     /* x - scale1 q1, quantised; its q is NULL where the buffer is never wide */
 } ot_buffer;
 
 /* The rows of one insertion in the current batch. Compact row c is batch row rows[c]. */
@@ -54,11 +53,11 @@ typedef struct ot_stream {
     ot_buffer attn;      /* (n_rows, A) */
     ot_buffer ff;        /* (n_rows, F) */
     float *q, *k, *v;    /* (n_rows, heads'*hd), (n_rows, kv'*hd) twice */
-    float *gate, *up;    /* (n_rows, f') */
+    float *gate, *up;    /* (n_rows, f') on a tape, else NULL */
     float *out;          /* (n_rows, d') H', valid for output rows */
     float *scores;       /* (n_rows, OT_MAX_HEADS), valid for output rows */
     /* What ot_stream_bind allocated room for; the fields above point there, or into a tape. */
-    float *storage_in, *storage_attn, *storage_ff, *storage_q, *storage_k, *storage_v, *storage_gate, *storage_up;
+    float *storage_in, *storage_attn, *storage_ff, *storage_q, *storage_k, *storage_v;
     int8_t *storage_int8;
     float *storage_scales;
 } ot_stream;
@@ -89,7 +88,7 @@ typedef struct ot_shared_task {
 } ot_shared_task;
 
 typedef struct ot_matmul {
-    float *y;
+    float *y;           /* NULL for products into an FFN that are wanted no longer than their task runs */
     size_t y_stride;
     const ot_acts *x;
     const ot_acts *low; /* the second half of wide activations, or NULL */
@@ -102,12 +101,16 @@ typedef struct ot_matmul {
     ot_stream *stream;
 } ot_matmul;
 
-/* Panels [begin, end) of a queued product. */
+/* Panels [begin, end) of a queued product, for rows [row, row + n_rows). */
 typedef struct ot_matmul_task {
-    uint32_t matmul, begin, end;
+    uint32_t matmul, begin, end, row, n_rows;
 } ot_matmul_task;
 
 enum { OT_MATMUL_TASKS_PER_THREAD = 64 }; /* at most, rounding apart */
+
+/* Products of this many rows a thread and more are cut by rows: what a thread has made of its rows is still in its cache when
+ * the next stage reads it. Fewer rows are cut by panels, so that each weight is read by one thread. */
+enum { OT_CUT_ROWS_PER_THREAD = 64 };
 
 /* Where a row of values goes, and what is done to each value before: value + bias (NULL: none), through the sigmoid or not. */
 typedef struct ot_out_row {
@@ -149,7 +152,6 @@ struct ot_engine {
     ot_buffer xn;                /* (max_rows, d) n(h) */
     float *q, *k, *v;            /* (max_rows, H*hd), (max_rows, KV*hd) twice */
     ot_buffer att;               /* (max_rows, H*hd) */
-    float *gate, *up;            /* (max_rows, n_ff) */
     ot_buffer inner;             /* (max_rows, n_ff) */
     float *rope;                 /* (max_rows, n_rot) */
     ot_buffer hidden;            /* (max_rows, d) H_o, compact: output rows only */
@@ -207,6 +209,9 @@ static inline void ot_step_count_product(ot_engine *e, int stage, const ot_matri
 
 #define OT_TILE_ROWS 32
 #define OT_TILE_COLUMNS 512
+/* Products into an FFN use the same memory for gate and up of at most so many rows, and of as many features as then fit. */
+#define OT_FFN_TILE_ROWS 64
+#define OT_FFN_TILE_FLOATS 4096
 
 /* Where K and V of the current layer lie in a KV unit (kernels.h draws it). */
 static inline size_t ot_step_k_offset(const ot_engine *e)
@@ -222,13 +227,17 @@ static inline size_t ot_step_v_offset(const ot_engine *e)
 
 /* Runs fn on tasks [0, n), inline where one task or thread is all there is, and books the time. */
 void ot_step_run(ot_engine *e, int stage, ot_task *fn, uint32_t n_tasks);
+/* The same for tasks in the order of rows: in many stages a thread has the same rows. */
+void ot_step_run_rows(ot_engine *e, int stage, ot_task *fn, uint32_t n_tasks);
+/* Rows [row, row + n_rows) and columns [column, column + n) of activations, the latter whole blocks. */
+ot_acts ot_acts_part(const ot_acts *all, uint32_t row, uint32_t n_rows, uint32_t column, uint32_t n);
 /* Queues a product for the next ot_step_run_matmuls. */
 void ot_step_add_matmul(ot_engine *e, float *y, size_t y_stride, ot_buffer *x, bool wide, uint32_t n_rows,
                         const ot_matrix *w, bool accumulate);
 void ot_step_run_matmuls(ot_engine *e, int stage);
 /* Queues the products into an FFN, and what follows on their results: of the base (s NULL) or a stream. */
-void ot_step_add_ffn_in(ot_engine *e, ot_stream *s, float *gate_y, float *up_y, ot_buffer *x, bool wide, uint32_t n_rows,
-                        const ot_linear *gate, const ot_linear *up);
+void ot_step_add_ffn_in(ot_engine *e, ot_stream *s, ot_buffer *x, bool wide, uint32_t n_rows, const ot_linear *gate,
+                        const ot_linear *up);
 /* Quantises rows [begin, end) of a buffer, where it has a quantised form; its low half too if wide. */
 void ot_buffer_quantize(const ot_engine *e, const ot_buffer *b, uint32_t begin, uint32_t end, bool wide);
 /* The same for columns [column, column + n), whole blocks. */

@@ -64,9 +64,8 @@ static void take_buffer(ot_engine *e, ot_buffer *b, uint32_t n_rows, uint32_t wi
     bind_acts(&b->acts, b->x, width);
     if (!wide)
         return;
-    b->rest = take(e, (size_t)n_rows * width, sizeof(float));
     take_acts(e, &b->low, n_rows, width);
-    bind_acts(&b->low, b->rest, width);
+    bind_acts(&b->low, NULL, width);
 }
 
 static void take_stream(ot_engine *e, ot_stream *s)
@@ -84,8 +83,6 @@ static void take_stream(ot_engine *e, ot_stream *s)
     s->storage_q = take(e, n * w, sizeof(float));
     s->storage_k = take(e, n * w, sizeof(float));
     s->storage_v = take(e, n * w, sizeof(float));
-    s->storage_gate = take(e, n * w, sizeof(float));
-    s->storage_up = take(e, n * w, sizeof(float));
     take_acts(e, &s->in.acts, e->options.max_rows, i->n_embd + (uint32_t)w);
     take_acts(e, &s->attn.acts, e->options.max_rows, i->n_heads * i->head_dim + (uint32_t)w);
     take_acts(e, &s->ff.acts, e->options.max_rows, i->n_ff + (uint32_t)w);
@@ -113,8 +110,6 @@ static void lay_out(ot_engine *e)
     e->k = take(e, n * kv, sizeof(float));
     e->v = take(e, n * kv, sizeof(float));
     take_buffer(e, &e->att, o->max_rows, (uint32_t)q, false);
-    e->gate = take(e, n * i->n_ff, sizeof(float));
-    e->up = take(e, n * i->n_ff, sizeof(float));
     take_buffer(e, &e->inner, o->max_rows, i->n_ff, true);
     e->rope = take(e, n * e->model->rope.n_rot, sizeof(float));
     take_buffer(e, &e->hidden, o->max_rows, i->n_embd, false);

@@ -173,13 +173,26 @@ static void quantize_block(const float *x, int8_t *q, float *scale, float *bsum,
     *bsum = *scale * (float)sum;
 }
 
-static void c_quantize(const ot_acts *acts, uint32_t row_begin, uint32_t row_end)
+static void quantize_block_of(const ot_acts *acts, uint32_t row, uint32_t b, const float *x)
+{
+    const size_t at = row * acts->b_stride + b;
+    quantize_block(x, acts->q + row * acts->q_stride + b * OT_QBLOCK, &acts->scale[at], &acts->bsum[at], &acts->qsum[at]);
+}
+
+static void c_quantize(const ot_acts *acts, const ot_acts *low, uint32_t row_begin, uint32_t row_end)
 {
     for (uint32_t r = row_begin; r < row_end; r++) {
         for (uint32_t b = 0; b < acts->n_in / OT_QBLOCK; b++) {
-            size_t at = r * acts->b_stride + b;
-            quantize_block(acts->x + r * acts->x_stride + b * OT_QBLOCK, acts->q + r * acts->q_stride + b * OT_QBLOCK,
-                           &acts->scale[at], &acts->bsum[at], &acts->qsum[at]);
+            const float *x = acts->x + r * acts->x_stride + b * OT_QBLOCK;
+            quantize_block_of(acts, r, b, x);
+            if (low == NULL)
+                continue;
+            const int8_t *q = acts->q + r * acts->q_stride + b * OT_QBLOCK;
+            const float scale = acts->scale[r * acts->b_stride + b];
+            float rest[OT_QBLOCK];
+            for (int i = 0; i < OT_QBLOCK; i++)
+                rest[i] = x[i] - scale * (float)q[i];
+            quantize_block_of(low, r, b, rest);
         }
     }
 }

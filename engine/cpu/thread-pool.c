@@ -5,6 +5,9 @@
  * comes late, from an earlier job, either takes a task of the current job or none. The job's function and argument are
  * written before the ticket and not again before all its tasks are done, so whoever got a task may read them.
  *
+ * Of a job in shares a ticket is a permit only: the thread takes the next task of its own share, or where that is done of another's. There
+ * are as many permits as tasks, so one is left for each.
+ *
  * The caller works too, and it waits for tasks, not for threads: if a neighbour holds a core and a worker does not get
  * to run, the others do its share. Workers spin for a few microseconds after a job, since the next one usually
  * follows, then sleep on a futex. A caller that waits for the last task does the same, so that a worker that was
@@ -44,6 +47,12 @@ typedef struct turn {
     double began_s, last_task_s;
 } turn;
 
+/* A thread's share of the tasks of a job in shares. */
+typedef struct share {
+    _Alignas(64) _Atomic uint32_t next; /* may run past the end, by one for each thread that looked in vain */
+    uint32_t end;
+} share;
+
 /* Words that different threads write often stand on cache lines of their own. */
 struct ot_pool {
     _Alignas(64) atomic_uint_fast64_t ticket;
@@ -55,6 +64,8 @@ struct ot_pool {
     _Alignas(64) ot_task *task;
     void *arg;
     _Atomic int32_t caller_core;                 /* -1: not known */
+    bool in_shares;
+    share *shares;                               /* n_threads */
     uint32_t n_threads;
     double waited_s;                             /* the caller's */
     worker *workers;                             /* n_threads - 1 */
@@ -121,6 +132,19 @@ static void end_turn_in_time(turn *t)
     }
 }
 
+/* A task for a thread that has a permit of a job in shares. */
+static uint32_t take_from_shares(ot_pool *pool, uint32_t thread)
+{
+    for (uint32_t i = thread;; i = i + 1 < pool->n_threads ? i + 1 : 0) {
+        share *s = &pool->shares[i];
+        if (atomic_load_explicit(&s->next, memory_order_relaxed) >= s->end)
+            continue;
+        const uint32_t task = atomic_fetch_add_explicit(&s->next, 1, memory_order_relaxed);
+        if (task < s->end)
+            return task;
+    }
+}
+
 /* Runs tasks until there are none left to take; the caller has no turn (NULL): without it there is nothing to do for anyone. */
 static void work(ot_pool *pool, uint32_t thread, turn *t)
 {
@@ -128,7 +152,7 @@ static void work(ot_pool *pool, uint32_t thread, turn *t)
         uint64_t mine = atomic_fetch_add_explicit(&pool->ticket, 1, memory_order_acquire);
         if (!has_task(mine))
             return;
-        pool->task(pool->arg, (uint32_t)mine, thread);
+        pool->task(pool->arg, pool->in_shares ? take_from_shares(pool, thread) : (uint32_t)mine, thread);
         /* seq_cst, like the caller's flag: either it sees 0 left, or we see that it sleeps. */
         if (atomic_fetch_sub(&pool->left, 1) == 1 && atomic_load(&pool->caller_sleeps))
             futex_wake(&pool->left, 1);
@@ -203,7 +227,7 @@ static void wait_for_the_rest(ot_pool *pool)
     atomic_store(&pool->caller_sleeps, 0);
 }
 
-void ot_pool_run(ot_pool *pool, ot_task *task, void *arg, uint32_t n_tasks)
+static void run_job(ot_pool *pool, ot_task *task, void *arg, uint32_t n_tasks, bool in_shares)
 {
     if (n_tasks <= 1 || pool->n_threads == 1) {
         for (uint32_t i = 0; i < n_tasks; i++)
@@ -212,6 +236,11 @@ void ot_pool_run(ot_pool *pool, ot_task *task, void *arg, uint32_t n_tasks)
     }
     pool->task = task;
     pool->arg = arg;
+    pool->in_shares = in_shares;
+    for (uint64_t i = 0; i < pool->n_threads && in_shares; i++) {
+        atomic_store_explicit(&pool->shares[i].next, (uint32_t)(i * n_tasks / pool->n_threads), memory_order_relaxed);
+        pool->shares[i].end = (uint32_t)((i + 1) * n_tasks / pool->n_threads);
+    }
     note_core(&pool->caller_core);
     atomic_store_explicit(&pool->left, n_tasks, memory_order_relaxed);
     atomic_store(&pool->ticket, (uint64_t)n_tasks << 32);
@@ -222,6 +251,16 @@ void ot_pool_run(ot_pool *pool, ot_task *task, void *arg, uint32_t n_tasks)
     const double start = now_s();
     wait_for_the_rest(pool);
     pool->waited_s += now_s() - start;
+}
+
+void ot_pool_run(ot_pool *pool, ot_task *task, void *arg, uint32_t n_tasks)
+{
+    run_job(pool, task, arg, n_tasks, false);
+}
+
+void ot_pool_run_shares(ot_pool *pool, ot_task *task, void *arg, uint32_t n_tasks)
+{
+    run_job(pool, task, arg, n_tasks, true);
 }
 
 double ot_pool_waited_s(const ot_pool *pool)
@@ -244,6 +283,13 @@ static void stop_workers(ot_pool *pool, uint32_t n)
         pthread_join(pool->workers[i].thread, NULL);
 }
 
+static void free_pool(ot_pool *pool)
+{
+    free(pool->workers);
+    free(pool->shares);
+    free(pool);
+}
+
 ot_status ot_pool_open(ot_pool **out, uint32_t n_threads, ot_error *err)
 {
     ot_pool *pool;
@@ -254,17 +300,17 @@ ot_status ot_pool_open(ot_pool **out, uint32_t n_threads, ot_error *err)
     pool = aligned_alloc(64, sizeof *pool);
     if (!pool)
         return ot_fail(err, OT_ERR_NOMEM, "no memory for a thread pool");
-    *pool = (ot_pool){.n_threads = n_threads, .caller_core = -1, .workers = calloc(n_threads, sizeof *pool->workers)};
-    if (!pool->workers) {
-        free(pool);
+    *pool = (ot_pool){.n_threads = n_threads, .caller_core = -1, .workers = calloc(n_threads, sizeof *pool->workers),
+                      .shares = aligned_alloc(64, n_threads * sizeof *pool->shares)};
+    if (!pool->workers || !pool->shares) {
+        free_pool(pool);
         return ot_fail(err, OT_ERR_NOMEM, "no memory for a pool of %u threads", n_threads);
     }
     for (uint32_t i = 0; i + 1 < n_threads; i++) {
         pool->workers[i] = (worker){.pool = pool, .index = i + 1, .core = -1};
         if (pthread_create(&pool->workers[i].thread, NULL, worker_main, &pool->workers[i]) != 0) {
             stop_workers(pool, i);
-            free(pool->workers);
-            free(pool);
+            free_pool(pool);
             return ot_fail(err, OT_ERR_NOMEM, "cannot start thread %u of %u", i + 2, n_threads);
         }
     }
@@ -277,7 +323,6 @@ void ot_pool_close(ot_pool **pool)
     if (!pool || !*pool)
         return;
     stop_workers(*pool, (*pool)->n_threads - 1);
-    free((*pool)->workers);
-    free(*pool);
+    free_pool(*pool);
     *pool = NULL;
 }

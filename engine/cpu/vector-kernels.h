@@ -237,27 +237,41 @@ static void lanes_rope(float *x, const float *table, uint32_t n_heads, uint32_t 
 
 /* ---- Quantisation and KV store --------------------------------------------------------------------------- */
 
-static void lanes_quantize(const ot_acts *acts, uint32_t row_begin, uint32_t row_end)
+/* Quantises a block, and leaves in *lo and *hi what that took from it. */
+OT_INLINE void quantize_block(const ot_acts *acts, uint32_t row, uint32_t b, v16 *lo, v16 *hi)
+{
+    int8_t *q = acts->q + row * acts->q_stride + b * OT_QBLOCK;
+    const size_t at = row * acts->b_stride + b;
+    const uint32_t amax_bits = v16_amax_bits(*lo, *hi);
+    float amax;
+    memcpy(&amax, &amax_bits, sizeof amax);
+    if (amax_bits >= OT_QUANT_INF_BITS || amax < OT_QUANT_TINY) {
+        const float scale = amax < OT_QUANT_TINY ? 0.0f : NAN;
+        memset(q, 0, OT_QBLOCK);
+        acts->qsum[at] = 0;
+        acts->scale[at] = acts->bsum[at] = scale;
+        *lo = v16_sub(*lo, v16_mul(v16_set1(scale), v16_zero()));
+        *hi = v16_sub(*hi, v16_mul(v16_set1(scale), v16_zero()));
+        return;
+    }
+    const v16 inv = v16_set1(127.0f / amax), scale = v16_set1(amax / 127.0f);
+    v16 codes[2];
+    acts->qsum[at] = v16_store_i8(q, v16_mul(*lo, inv), v16_mul(*hi, inv), codes);
+    acts->scale[at] = amax / 127.0f;
+    acts->bsum[at] = acts->scale[at] * (float)acts->qsum[at];
+    *lo = v16_sub(*lo, v16_mul(scale, codes[0]));
+    *hi = v16_sub(*hi, v16_mul(scale, codes[1]));
+}
+
+static void lanes_quantize(const ot_acts *acts, const ot_acts *low, uint32_t row_begin, uint32_t row_end)
 {
     for (uint32_t r = row_begin; r < row_end; r++) {
         const float *x = acts->x + r * acts->x_stride;
-        int8_t *q = acts->q + r * acts->q_stride;
-        for (uint32_t b = 0; b < acts->n_in / OT_QBLOCK; b++, x += OT_QBLOCK, q += OT_QBLOCK) {
-            size_t at = r * acts->b_stride + b;
+        for (uint32_t b = 0; b < acts->n_in / OT_QBLOCK; b++, x += OT_QBLOCK) {
             v16 lo = v16_load(x), hi = v16_load(x + 16);
-            uint32_t amax_bits = v16_amax_bits(lo, hi);
-            float amax;
-            memcpy(&amax, &amax_bits, sizeof amax);
-            if (amax_bits >= OT_QUANT_INF_BITS || amax < OT_QUANT_TINY) {
-                memset(q, 0, OT_QBLOCK);
-                acts->qsum[at] = 0;
-                acts->scale[at] = acts->bsum[at] = amax < OT_QUANT_TINY ? 0.0f : NAN;
-                continue;
-            }
-            v16 inv = v16_set1(127.0f / amax);
-            acts->qsum[at] = v16_store_i8(q, v16_mul(lo, inv), v16_mul(hi, inv));
-            acts->scale[at] = amax / 127.0f;
-            acts->bsum[at] = acts->scale[at] * (float)acts->qsum[at];
+            quantize_block(acts, r, b, &lo, &hi);
+            if (low != NULL)
+                quantize_block(low, r, b, &lo, &hi);
         }
     }
 }

@@ -9,28 +9,25 @@
 
 #include "engine/step.h"
 
-/* Rows [first, first + n) of a wide buffer, as a buffer of a smaller width. */
-static ot_acts acts_part(const ot_acts *all, const float *x, uint32_t first, uint32_t width)
+/* Rows from `first` on of activations, as rows of a smaller width. */
+static ot_acts narrow_acts(const ot_acts *all, const float *x, uint32_t first, uint32_t n_rows, uint32_t width)
 {
-    ot_acts a = *all;
-    a.n_in = width;
+    ot_acts a = ot_acts_part(all, first, n_rows, 0, width);
     a.x = x;
     a.x_stride = width;
-    a.q = width % OT_QBLOCK == 0 ? all->q + first * all->q_stride : NULL;
+    if (width % OT_QBLOCK != 0)
+        a.q = NULL;
     a.q_stride = ((size_t)width + 63) / 64 * 64;
-    a.scale = all->scale + first * all->b_stride;
-    a.bsum = all->bsum + first * all->b_stride;
-    a.qsum = all->qsum + first * all->b_stride;
     a.b_stride = width / OT_QBLOCK;
     return a;
 }
 
+/* The same of a wide buffer. */
 static ot_buffer buffer_part(const ot_buffer *all, uint32_t first, uint32_t n, uint32_t width)
 {
-    ot_buffer b = {.x = all->x + (size_t)first * all->width, .width = width, .rest = all->rest + (size_t)first * all->width};
-    b.acts = acts_part(&all->acts, b.x, first, width);
-    b.low = acts_part(&all->low, b.rest, first, width);
-    b.acts.n_rows = b.low.n_rows = n;
+    ot_buffer b = {.x = all->x + (size_t)first * all->width, .width = width};
+    b.acts = narrow_acts(&all->acts, b.x, first, n, width);
+    b.low = narrow_acts(&all->low, NULL, first, n, width);
     return b;
 }
 

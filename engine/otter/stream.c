@@ -78,8 +78,7 @@ static ot_status open_stream(ot_engine *e, const ot_insertion *x, ot_error *err)
     s->q = s->storage_q;
     s->k = s->storage_k;
     s->v = s->storage_v;
-    s->gate = s->storage_gate;
-    s->up = s->storage_up;
+    s->gate = s->up = NULL;
     s->in_blocks = can_take_blocks(e, s);
     e->gathers |= !s->in_blocks && i->spec.n_embd > 0;
     memset(s->index, 0xff, e->batch->n_rows * sizeof *s->index);
@@ -394,7 +393,7 @@ void ot_streams_add_ffn_in(ot_engine *e)
         const ot_ext_layer *l = &s->insertion->layers[e->layer];
         if (t != NULL && t->insertion == s->insertion)
             bind_buffer(&s->in, tape_at(t, t->ffn_in, e->layer, s->in.width), s->in.width);
-        ot_step_add_ffn_in(e, s, s->gate, s->up, &s->in, false, s->n_rows, &l->gate, &l->up);
+        ot_step_add_ffn_in(e, s, &s->in, false, s->n_rows, &l->gate, &l->up);
     }
 }
 

@@ -294,8 +294,8 @@ static void quantize_matches(void)
         if (i % 7 == 4) /* halves, which round to even */
             for (uint32_t k = 0; k < n_in; k++)
                 acts_x(&a)[k] = k % OT_QBLOCK ? (float)(int)below(127) + 0.5f : 127.0f;
-        fast->quantize(&a.acts, 0, n_rows);
-        ref->quantize(&b.acts, 0, n_rows);
+        fast->quantize(&a.acts, NULL, 0, n_rows);
+        ref->quantize(&b.acts, NULL, 0, n_rows);
         ot_test_context("%s, %u rows of %u, values %d", fast->name, n_rows, n_in, kind);
         CHECK(memcmp(a.acts.q, b.acts.q, a.q_size) == 0);
         CHECK(same(a.acts.scale, b.acts.scale, a.b_size, "scale") && same(a.acts.bsum, b.acts.bsum, a.b_size, "bsum"));
@@ -313,7 +313,7 @@ static void quantized_rows_are_near(void)
     acts_buffers a;
     acts_open(&a, 2, 96);
     fill(acts_x(&a), a.x_size, ORDINARY);
-    fast->quantize(&a.acts, 0, 2);
+    fast->quantize(&a.acts, NULL, 0, 2);
     for (uint32_t r = 0; r < 2; r++) {
         for (uint32_t k = 0; k < 96; k++) {
             const size_t at = r * a.acts.b_stride + k / OT_QBLOCK;
@@ -516,12 +516,12 @@ static void check_matrix(ot_type type, uint32_t n_in, uint32_t n_out, uint32_t n
     if (extreme && below(2)) /* every quantised activation at an end of its range */
         for (size_t i = 0; i < a.x_size; i++)
             acts_x(&a)[i] = below(8) ? 1.5f : -1.5f;
-    ref->quantize(&a.acts, 0, n_rows);
+    ref->quantize(&a.acts, NULL, 0, n_rows);
     ot_test_context("%s, %s, %u -> %u, %u rows, extreme %d", fast->name, ot_type_name(type), n_in, n_out, n_rows, extreme);
     check_product(&m, &a, below(2));
     acts_open_strided(&low, n_rows, n_in, a.acts.x_stride, a.acts.b_stride);
     fill(acts_x(&low), low.x_size, extreme ? ANYTHING : ORDINARY);
-    ref->quantize(&low.acts, 0, n_rows);
+    ref->quantize(&low.acts, NULL, 0, n_rows);
     check_wide_product(&m, &a, &low, below(2));
     acts_close(&low);
     acts_close(&a);
