@@ -272,57 +272,59 @@ static float *acts_x(acts_buffers *b)
     return (float *)b->acts.x;
 }
 
+static bool same_quantised(const acts_buffers *a, const acts_buffers *b)
+{
+    return memcmp(a->acts.q, b->acts.q, a->q_size) == 0 && same(a->acts.scale, b->acts.scale, a->b_size, "scale") &&
+           same(a->acts.bsum, b->acts.bsum, a->b_size, "bsum") &&
+           memcmp(a->acts.qsum, b->acts.qsum, a->b_size * sizeof(int32_t)) == 0;
+}
+
 static void quantize_matches(void)
 {
     for (int i = 0; i < 200; i++) {
-        acts_buffers a, b;
+        acts_buffers a, b, low_a, low_b;
         const uint32_t n_rows = 1 + below(3), n_in = OT_QBLOCK * (1 + below(5));
         const values kind = (values)(i % N_VALUES);
         acts_open(&a, n_rows, n_in);
-        b = a;
-        b.acts.q = ot_test_guarded_alloc(a.q_size, 64);
-        b.acts.scale = guarded_floats(a.b_size);
-        b.acts.bsum = guarded_floats(a.b_size);
-        b.acts.qsum = (int32_t *)(void *)guarded_floats(a.b_size);
-        memset(b.acts.q, 0, a.q_size);
-        memset(b.acts.scale, 0, a.b_size * sizeof(float));
-        memset(b.acts.bsum, 0, a.b_size * sizeof(float));
-        memset(b.acts.qsum, 0, a.b_size * sizeof(float));
+        acts_open_strided(&b, n_rows, n_in, a.acts.x_stride, a.acts.b_stride);
+        acts_open(&low_a, n_rows, n_in);
+        acts_open_strided(&low_b, n_rows, n_in, low_a.acts.x_stride, low_a.acts.b_stride);
         fill(acts_x(&a), a.x_size, kind);
         if (i % 7 == 3)
             acts_x(&a)[below(n_in)] = i & 1 ? NAN : -INFINITY;
         if (i % 7 == 4) /* halves, which round to even */
             for (uint32_t k = 0; k < n_in; k++)
                 acts_x(&a)[k] = k % OT_QBLOCK ? (float)(int)below(127) + 0.5f : 127.0f;
-        fast->quantize(&a.acts, NULL, 0, n_rows);
-        ref->quantize(&b.acts, NULL, 0, n_rows);
-        ot_test_context("%s, %u rows of %u, values %d", fast->name, n_rows, n_in, kind);
-        CHECK(memcmp(a.acts.q, b.acts.q, a.q_size) == 0);
-        CHECK(same(a.acts.scale, b.acts.scale, a.b_size, "scale") && same(a.acts.bsum, b.acts.bsum, a.b_size, "bsum"));
-        CHECK(memcmp(a.acts.qsum, b.acts.qsum, a.b_size * sizeof(int32_t)) == 0);
-        ot_test_guarded_free(b.acts.q, b.q_size);
-        free_floats(b.acts.scale, b.b_size), free_floats(b.acts.bsum, b.b_size);
-        free_floats((float *)(void *)b.acts.qsum, b.b_size);
-        acts_close(&a);
+        memcpy(acts_x(&b), a.acts.x, a.x_size * sizeof(float));
+        const bool wide = i % 3 > 0;
+        fast->quantize(&a.acts, wide ? &low_a.acts : NULL, 0, n_rows);
+        ref->quantize(&b.acts, wide ? &low_b.acts : NULL, 0, n_rows);
+        ot_test_context("%s, %u rows of %u, values %d, wide %d", fast->name, n_rows, n_in, kind, wide);
+        CHECK(same_quantised(&a, &b) && same_quantised(&low_a, &low_b));
+        acts_close(&low_b), acts_close(&low_a), acts_close(&b), acts_close(&a);
     }
 }
 
-/* What a quantised row stands for is within half a step of the row. */
+/* What a quantised row stands for is within half a step of the row; with its low part, within half a step of that. */
 static void quantized_rows_are_near(void)
 {
-    acts_buffers a;
+    acts_buffers a, low;
     acts_open(&a, 2, 96);
+    acts_open(&low, 2, 96);
     fill(acts_x(&a), a.x_size, ORDINARY);
-    fast->quantize(&a.acts, NULL, 0, 2);
+    fast->quantize(&a.acts, &low.acts, 0, 2);
     for (uint32_t r = 0; r < 2; r++) {
         for (uint32_t k = 0; k < 96; k++) {
-            const size_t at = r * a.acts.b_stride + k / OT_QBLOCK;
-            float x = a.acts.scale[at] * (float)a.acts.q[r * a.acts.q_stride + k];
-            if (!CHECK_NEAR(x, a.acts.x[r * a.acts.x_stride + k], a.acts.scale[at] * 0.50001f))
+            const float expected = a.acts.x[r * a.acts.x_stride + k];
+            const float scale = a.acts.scale[r * a.acts.b_stride + k / OT_QBLOCK];
+            const float low_scale = low.acts.scale[r * low.acts.b_stride + k / OT_QBLOCK];
+            const float x = scale * (float)a.acts.q[r * a.acts.q_stride + k];
+            const float both = x + low_scale * (float)low.acts.q[r * low.acts.q_stride + k];
+            if (!CHECK_NEAR(x, expected, scale * 0.50001f) || !CHECK_NEAR(both, expected, low_scale * 0.50001f + 1e-7f * scale * 127))
                 return;
         }
     }
-    acts_close(&a);
+    acts_close(&low), acts_close(&a);
 }
 
 /* ---- Matrix products ------------------------------------------------------------------------------------- */

@@ -53,9 +53,10 @@ static void every_task_runs_once(void)
             memset(&c, 0, sizeof c);
             c.n_threads = n_threads;
             ot_pool_run(pool, count_task, &c, n_tasks[i]);
+            ot_pool_run_shares(pool, count_task, &c, n_tasks[i]);
             uint32_t wrong = 0;
             for (uint32_t k = 0; k < MAX_TASKS; k++)
-                wrong += c.ran[k] != (k < n_tasks[i]);
+                wrong += c.ran[k] != (k < n_tasks[i] ? 2 : 0);
             ot_test_context("%u threads, %u tasks", n_threads, n_tasks[i]);
             CHECK_UINT(wrong, 0);
             CHECK_UINT(c.bad_threads, 0);
@@ -190,6 +191,38 @@ static void threads_on_one_core_do_not_spin_for_each_other(void)
     CHECK(ratio <= 1.24);
 }
 
+/* The first task of each share waits until all first tasks run: so each thread must have begun with its own. */
+typedef struct meeting {
+    _Atomic uint32_t n_met;
+    uint32_t n_threads, n_tasks;
+    uint32_t first_by[4];
+} meeting;
+
+static void meet_task(void *arg, uint32_t task, uint32_t thread)
+{
+    meeting *m = arg;
+    for (uint32_t i = 0; i < m->n_threads; i++) {
+        if (task != i * m->n_tasks / m->n_threads)
+            continue;
+        m->first_by[i] = thread;
+        atomic_fetch_add(&m->n_met, 1);
+        for (int ms = 0; ms < 2000 && atomic_load(&m->n_met) < m->n_threads; ms++)
+            sleep_ms(1);
+    }
+}
+
+static void threads_begin_with_their_share(void)
+{
+    ot_pool *pool;
+    ot_error err = {0};
+    meeting m = {.n_threads = 3, .n_tasks = 10};
+    REQUIRE_OK(ot_pool_open(&pool, m.n_threads, &err), &err);
+    ot_pool_run_shares(pool, meet_task, &m, m.n_tasks);
+    for (uint32_t i = 0; i < m.n_threads; i++)
+        CHECK_UINT(m.first_by[i], i);
+    ot_pool_close(&pool);
+}
+
 static void many_pools_open_and_close(void)
 {
     static counts c;
@@ -224,6 +257,7 @@ int main(int argc, char **argv)
     RUN(an_idle_pool_uses_no_time);
     RUN(a_slow_worker_holds_up_its_task_alone);
     RUN(threads_on_one_core_do_not_spin_for_each_other);
+    RUN(threads_begin_with_their_share);
     RUN(many_pools_open_and_close);
     RUN(impossible_sizes_are_refused);
     return ot_test_finish();
