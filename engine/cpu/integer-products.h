@@ -6,8 +6,8 @@
  * floats once, and meet the scales in the order of engine/kernels.h.
  *
  * Rows are taken in blocks of ROW_BLOCK, whose activations and results stay in the second-level cache; within a block
- * panels are the outer loop, so that few rows read the weights from memory once. The first rows to meet a panel ask for
- * the next one, so that memory works while the others compute.
+ * panels are the outer loop, so that few rows read the weights from memory once. Each tile of the rows that meet a panel asks for
+ * its share of the next one, so that memory works evenly while they compute.
  */
 #ifndef OTTER_ENGINE_CPU_INTEGER_PRODUCTS_H
 #define OTTER_ENGINE_CPU_INTEGER_PRODUCTS_H
@@ -117,16 +117,22 @@ OT_INLINE void sum_line(sums16 sum[OT_INT_PANELS][OT_INT_ROWS], const uint8_t *c
     }
 }
 
-/* Asks for the lines of [at, at + bytes) in the second-level cache; past the matrix it does nothing. */
-OT_INLINE void prefetch_lines(const uint8_t *at, size_t bytes)
+/* What a tile asks for in the second-level cache with each block: so many bytes, whole lines, one after the other. */
+typedef struct lines_ahead {
+    const uint8_t *at;
+    size_t bytes;
+} lines_ahead;
+
+/* Past the matrix it does nothing. */
+OT_INLINE void prefetch_lines(lines_ahead *ahead)
 {
-    for (size_t i = 0; i < bytes; i += 64)
-        __builtin_prefetch(at + i, 0, 2);
+    for (size_t i = 0; i < ahead->bytes; i += 64)
+        __builtin_prefetch(ahead->at + i, 0, 2);
+    ahead->at += ahead->bytes;
 }
 
-/* With `ahead`, the panels after these are asked for meanwhile. */
 OT_INLINE void integer_tile(const product *p, uint32_t row, uint32_t panel, uint32_t n_rows, uint32_t n_panels,
-                            code_kind kind, bool ahead)
+                            code_kind kind, lines_ahead ahead)
 {
     const ot_matrix *w = p->w;
     const bool wide = w->wide_scales;
@@ -140,12 +146,8 @@ OT_INLINE void integer_tile(const product *p, uint32_t row, uint32_t panel, uint
         OT_UNROLL for (uint32_t l = 0; l < n_lines; l++)
             acc[j][l] = v16_zero();
 
-    const uint8_t *next = codes + n_panels * panel_bytes;
-    const size_t next_bytes = n_panels * (code_bytes + (meta_bytes + 63) / 64 * 64);
     for (uint32_t b = ot_panel_blocks(w); b > 0; b--) {
-        if (ahead)
-            prefetch_lines(next, next_bytes);
-        next += next_bytes;
+        prefetch_lines(&ahead);
         OT_UNROLL for (int s = 0; s < kind.n_scales; s++) {
             sums16 sum[OT_INT_PANELS][OT_INT_ROWS];
             quad16 correction[OT_INT_ROWS];
@@ -186,17 +188,19 @@ OT_INLINE void integer_rows(const product *p, uint32_t begin, uint32_t end, uint
                             code_kind kind)
 {
     _Static_assert(OT_INT_ROWS <= 4, "the sizes below");
-    const uint32_t at_once = OT_INT_ROWS / parts_of(kind);
+    const uint32_t at_once = OT_INT_ROWS / parts_of(kind), n_blocks = ot_panel_blocks(p->w);
+    const uint32_t n_steps = (end - begin + at_once - 1) / at_once * n_blocks;
+    lines_ahead ahead = {ot_panel_codes(p->w, panel + n_panels), (n_panels * p->w->panel_bytes / n_steps + 63) / 64 * 64};
     uint32_t row = begin;
-    for (; row + at_once <= end; row += at_once)
-        integer_tile(p, row, panel, at_once, n_panels, kind, row == begin);
+    for (; row + at_once <= end; row += at_once, ahead.at += ahead.bytes * n_blocks)
+        integer_tile(p, row, panel, at_once, n_panels, kind, ahead);
     const uint32_t rest = end - row;
     if (!kind.wide && rest == 3)
-        integer_tile(p, row, panel, 3, n_panels, kind, row == begin);
+        integer_tile(p, row, panel, 3, n_panels, kind, ahead);
     else if (!kind.wide && rest == 2)
-        integer_tile(p, row, panel, 2, n_panels, kind, row == begin);
+        integer_tile(p, row, panel, 2, n_panels, kind, ahead);
     else if (rest == 1)
-        integer_tile(p, row, panel, 1, n_panels, kind, row == begin);
+        integer_tile(p, row, panel, 1, n_panels, kind, ahead);
 }
 
 OT_INLINE void integer_panels(const product *p, uint32_t begin, uint32_t end, code_kind kind)
