@@ -237,8 +237,8 @@ static void lanes_rope(float *x, const float *table, uint32_t n_heads, uint32_t 
 
 /* ---- Quantisation and KV store --------------------------------------------------------------------------- */
 
-/* Quantises a block, and leaves in *lo and *hi what that took from it. */
-OT_INLINE void quantize_block(const ot_acts *acts, uint32_t row, uint32_t b, v16 *lo, v16 *hi)
+/* Quantises a block; with leave_rest, *lo and *hi become what that took from it. */
+OT_INLINE void quantize_block(const ot_acts *acts, uint32_t row, uint32_t b, v16 *lo, v16 *hi, bool leave_rest)
 {
     int8_t *q = acts->q + row * acts->q_stride + b * OT_QBLOCK;
     const size_t at = row * acts->b_stride + b;
@@ -250,6 +250,8 @@ OT_INLINE void quantize_block(const ot_acts *acts, uint32_t row, uint32_t b, v16
         memset(q, 0, OT_QBLOCK);
         acts->qsum[at] = 0;
         acts->scale[at] = acts->bsum[at] = scale;
+        if (!leave_rest)
+            return;
         *lo = v16_sub(*lo, v16_mul(v16_set1(scale), v16_zero()));
         *hi = v16_sub(*hi, v16_mul(v16_set1(scale), v16_zero()));
         return;
@@ -259,6 +261,8 @@ OT_INLINE void quantize_block(const ot_acts *acts, uint32_t row, uint32_t b, v16
     acts->qsum[at] = v16_store_i8(q, v16_mul(*lo, inv), v16_mul(*hi, inv), codes);
     acts->scale[at] = amax / 127.0f;
     acts->bsum[at] = acts->scale[at] * (float)acts->qsum[at];
+    if (!leave_rest)
+        return;
     *lo = v16_sub(*lo, v16_mul(scale, codes[0]));
     *hi = v16_sub(*hi, v16_mul(scale, codes[1]));
 }
@@ -269,9 +273,12 @@ static void lanes_quantize(const ot_acts *acts, const ot_acts *low, uint32_t row
         const float *x = acts->x + r * acts->x_stride;
         for (uint32_t b = 0; b < acts->n_in / OT_QBLOCK; b++, x += OT_QBLOCK) {
             v16 lo = v16_load(x), hi = v16_load(x + 16);
-            quantize_block(acts, r, b, &lo, &hi);
-            if (low != NULL)
-                quantize_block(low, r, b, &lo, &hi);
+            if (low == NULL) {
+                quantize_block(acts, r, b, &lo, &hi, false);
+            } else {
+                quantize_block(acts, r, b, &lo, &hi, true);
+                quantize_block(low, r, b, &lo, &hi, false);
+            }
         }
     }
 }
