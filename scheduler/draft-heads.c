@@ -22,9 +22,8 @@
 /* Whoever has so few is read whole: there is not much to save. */
 #define FEW_TOKENS 8192
 
-/* Asking a head behind a path less likely than this costs more than it gives: a row and a question take a sixth of a pass together,
- * and a further guess is right about every other time at best. */
-#define LEAST_CHANCE 0.3f
+/* How often a guess behind a right path is right, at best. */
+#define RIGHT_AT_BEST 0.5f
 
 /* One row whose guesses are wanted. */
 typedef struct job {
@@ -209,14 +208,24 @@ static float path_chance(const job *j, uint32_t path, uint32_t depth)
     return chance;
 }
 
+/* Asking a head at a depth behind a path less likely than this costs more than it gives: the asking and a row more, for a pass saved
+ * if the path and the guess are right. */
+static float least_chance(const ot_scheduler *s, const job *j, uint32_t depth)
+{
+    const ot_draft_costs *costs = &s->draft_costs;
+    const float row = ot_draft_cost_of_rows(costs, depth + 2) - ot_draft_cost_of_rows(costs, depth + 1);
+    const float asking = ot_draft_cost_of_guess(costs, ot_insertion_get_info(j->insertion)->has_head_tables);
+    return (row + asking) / (RIGHT_AT_BEST * ot_draft_cost_of_rows(costs, 1));
+}
+
 /* Goes on along the paths that have a guess at the depth before, as long as one more on top of it can be worth the asking. The first
  * path is the longest: a proposal ends where it does. */
-static void ask_about(question *q, const job *j, uint32_t depth)
+static void ask_about(const ot_scheduler *s, question *q, const job *j, uint32_t depth)
 {
     const ot_proposal *p = &j->first->proposal;
     for (uint32_t path = 0; path < (depth == 0 ? 1 : n_paths(j)); path++) {
         const uint32_t from = depth == 1 ? 0 : path, branch = depth == 1 ? path : 0;
-        if (depth > 0 && (p->n_branches[from][depth - 1] <= branch || path_chance(j, path, depth) < LEAST_CHANCE))
+        if (depth > 0 && (p->n_branches[from][depth - 1] <= branch || path_chance(j, path, depth) < least_chance(s, j, depth)))
             return;
         q->jobs[q->n] = j;
         q->paths[q->n] = path;
@@ -234,7 +243,7 @@ static void run_in_turn(ot_scheduler *s, const job *jobs, uint32_t n)
     for (uint32_t i = 0; i < n_depths(jobs); i++) {
         question q = {.n = 0};
         for (uint32_t j = 0; j < n; j++)
-            ask_about(&q, jobs + j, i);
+            ask_about(s, &q, jobs + j, i);
         const ot_head_rows head = {jobs->insertion, find_offset(spec, i + 1), q.n, q.rows, d->rows, q.before, d->n_likely};
         if (q.n == 0 || ot_engine_project_heads(s->engine, &head, 1, &err) != OT_OK)
             return;
