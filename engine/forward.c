@@ -39,11 +39,6 @@ void ot_step_run_rows(ot_engine *e, int stage, ot_task *fn, uint32_t n_tasks)
     run(e, stage, fn, n_tasks, true);
 }
 
-static bool is_last_layer(const ot_engine *e)
-{
-    return e->layer + 1 == e->model->info.n_layers;
-}
-
 static uint32_t row_tasks(uint32_t n_rows)
 {
     return (n_rows + OT_ROWS_PER_TASK - 1) / OT_ROWS_PER_TASK;
@@ -83,176 +78,6 @@ void ot_buffer_quantize_blocks(const ot_engine *e, const ot_buffer *b, uint32_t 
 void ot_buffer_quantize(const ot_engine *e, const ot_buffer *b, uint32_t begin, uint32_t end, bool wide)
 {
     ot_buffer_quantize_blocks(e, b, begin, end, 0, b->width, wide);
-}
-
-void ot_buffer_matmul(const ot_engine *e, float *y, size_t y_stride, const ot_acts *x, const ot_acts *low, const ot_matrix *w,
-                      uint32_t begin, uint32_t end, bool accumulate)
-{
-    e->kernels->matmul_wide(y, y_stride, x, low, w, begin, end, accumulate);
-}
-
-void ot_step_add_matmul(ot_engine *e, float *y, size_t y_stride, ot_buffer *x, bool wide, uint32_t n_rows,
-                        const ot_matrix *w, bool accumulate)
-{
-    x->acts.n_rows = x->low.n_rows = n_rows;
-    const ot_acts *low = wide && ot_matrix_takes_q8(w) ? &x->low : NULL;
-    if (n_rows > 0)
-        e->matmuls[e->n_matmuls++] =
-            (ot_matmul){.y = y, .y_stride = y_stride, .x = &x->acts, .low = low, .w = w, .accumulate = accumulate};
-}
-
-void ot_step_add_ffn_in(ot_engine *e, ot_stream *s, ot_buffer *x, bool wide, uint32_t n_rows, const ot_linear *gate,
-                        const ot_linear *up)
-{
-    if (n_rows == 0)
-        return;
-    ot_step_add_matmul(e, s != NULL ? s->up : NULL, up->w.n_out, x, wide, n_rows, &up->w, false);
-    ot_matmul *m = &e->matmuls[e->n_matmuls - 1];
-    m->up = up;
-    m->gate = e->model->arch->ffn == OT_FFN_SILU_GATED ? gate : NULL;
-    m->gate_y = s != NULL ? s->gate : NULL;
-    m->stream = s;
-}
-
-/* ---- Products ----------------------------------------------------------------------------------------------------- */
-
-/* Whether an FFN's inner activations are read as floats: by the product that follows, a concatenation, or a tape. */
-static bool keeps_inner(const ot_engine *e, const ot_stream *s, const ot_buffer *inner)
-{
-    return e->gathers || inner->acts.q == NULL || (s != NULL ? !s->in_blocks : !ot_matrix_takes_q8(&e->model->layers[e->layer].down.w));
-}
-
-/* A part of a task of the products into an FFN, small enough to stay in the cache: n_rows rows from `row`, panels [begin, end). Gate and
- * up go to the task's tile (or the tape), are activated there, and leave it quantised. */
-static void run_ffn_part(ot_engine *e, const ot_matmul *m, uint32_t row, uint32_t n_rows, uint32_t begin, uint32_t end, float *tile)
-{
-    ot_stream *s = m->stream;
-    ot_buffer *inner = s != NULL ? &s->ff : &e->inner;
-    const uint32_t first = begin * OT_PANEL, last = end * OT_PANEL < m->w->n_out ? end * OT_PANEL : m->w->n_out, n = last - first;
-    const uint32_t column = (s != NULL ? ot_stream_own_column(e, s, OT_PART_FF) : 0) + first;
-    const bool wide = s == NULL && is_last_layer(e), keeps = keeps_inner(e, s, inner);
-    const ot_acts x = ot_acts_part(m->x, row, n_rows, 0, m->x->n_in);
-    const ot_acts low = m->low != NULL ? ot_acts_part(m->low, row, n_rows, 0, m->x->n_in) : (ot_acts){0};
-    const size_t stride = m->y != NULL ? m->y_stride : OT_FFN_TILE_FLOATS / n_rows / OT_QBLOCK * OT_QBLOCK;
-    float *up = m->y != NULL ? m->y + row * stride + first : tile;
-    float *gate = m->gate_y != NULL ? m->gate_y + row * stride + first : tile + OT_FFN_TILE_FLOATS;
-    /* The kernel writes feature o at y[o]: the first feature of this part shall be column 0. */
-    if (m->gate != NULL)
-        ot_buffer_matmul(e, gate - first, stride, &x, m->low != NULL ? &low : NULL, &m->gate->w, begin, end, false);
-    ot_buffer_matmul(e, up - first, stride, &x, m->low != NULL ? &low : NULL, m->w, begin, end, false);
-    for (uint32_t r = 0; r < n_rows; r++) {
-        float *to = keeps ? inner->x + (size_t)(row + r) * inner->width + column : up + r * stride;
-        ot_step_add_bias(e, up + r * stride, m->up, first, n);
-        if (m->gate != NULL)
-            ot_step_add_bias(e, gate + r * stride, m->gate, first, n);
-        ot_step_activate(e, to, gate + r * stride, up + r * stride, n);
-    }
-    if (s == NULL || s->in_blocks) {
-        ot_buffer at = *inner; /* its floats may be those of the tile */
-        if (!keeps) {
-            at.acts = ot_acts_part(&inner->acts, row, n_rows, column, n);
-            at.low = ot_acts_part(&inner->low, row, n_rows, column, n);
-            at.acts.x = up;
-            at.acts.x_stride = stride;
-        }
-        ot_buffer_quantize_blocks(e, &at, keeps ? row : 0, keeps ? row + n_rows : n_rows, keeps ? column : 0, n, wide);
-    }
-    for (uint32_t r = row; r < row + n_rows && e->n_streams > 0; r++)
-        ot_streams_give_blocks(e, s != NULL ? s->rows[r] : r, OT_PART_FF, s, first, n);
-}
-
-static void run_ffn_in(ot_engine *e, const ot_matmul *m, const ot_matmul_task *t, float *tile)
-{
-    for (uint32_t r = 0; r < t->n_rows; r += OT_FFN_TILE_ROWS) {
-        const uint32_t n_rows = t->n_rows - r < OT_FFN_TILE_ROWS ? t->n_rows - r : OT_FFN_TILE_ROWS;
-        const uint32_t n_panels = OT_FFN_TILE_FLOATS / n_rows / OT_QBLOCK * (OT_QBLOCK / OT_PANEL);
-        for (uint32_t p = t->begin; p < t->end; p += n_panels)
-            run_ffn_part(e, m, t->row + r, n_rows, p, t->end - p < n_panels ? t->end : p + n_panels, tile);
-    }
-}
-
-static void matmul_task(void *arg, uint32_t task, uint32_t thread)
-{
-    ot_engine *e = arg;
-    const ot_matmul_task *t = &e->matmul_tasks[task];
-    const ot_matmul *m = &e->matmuls[t->matmul];
-    if (m->up != NULL) {
-        run_ffn_in(e, m, t, e->tiles + (size_t)thread * OT_TILE_ROWS * OT_TILE_COLUMNS);
-        return;
-    }
-    const ot_acts x = ot_acts_part(m->x, t->row, t->n_rows, 0, m->x->n_in);
-    const ot_acts low = m->low != NULL ? ot_acts_part(m->low, t->row, t->n_rows, 0, m->x->n_in) : (ot_acts){0};
-    ot_buffer_matmul(e, m->y + t->row * m->y_stride, m->y_stride, &x, m->low != NULL ? &low : NULL, m->w, t->begin, t->end,
-                     m->accumulate);
-}
-
-/* Work of a panel: inputs, times the runs over them. */
-static uint64_t panel_work(const ot_matmul *m)
-{
-    return (uint64_t)m->w->n_in * (m->gate != NULL ? 2 : 1) * (m->low != NULL ? 2 : 1);
-}
-
-/* Cuts the queued products into tasks: large ones first, then smaller and smaller, so that threads finish together and yet take
- * few. A panel's result does not depend on the cut. Panels go in pairs: whole blocks of activations where products feed an FFN, and
- * a tile of the kernels. */
-static uint32_t cut_by_panels(ot_engine *e)
-{
-    const uint64_t n_threads = e->options.n_threads;
-    uint64_t left = 0;
-    for (uint32_t k = 0; k < e->n_matmuls; k++)
-        left += e->matmuls[k].w->n_panels * panel_work(&e->matmuls[k]);
-    const uint64_t least = left / (OT_MATMUL_TASKS_PER_THREAD * n_threads) + 1;
-    uint32_t n_tasks = 0;
-    for (uint32_t k = 0; k < e->n_matmuls; k++) {
-        const ot_matmul *m = &e->matmuls[k];
-        const uint64_t work = panel_work(m);
-        for (uint32_t begin = 0; begin < m->w->n_panels;) {
-            const uint64_t share = left / (3 * n_threads) > least ? left / (3 * n_threads) : least;
-            const uint64_t n = (share + 2 * work - 1) / (2 * work) * 2;
-            const uint32_t end = n < m->w->n_panels - begin ? begin + (uint32_t)n : m->w->n_panels;
-            e->matmul_tasks[n_tasks++] = (ot_matmul_task){k, begin, end, 0, m->x->n_rows};
-            left -= (end - begin) * work;
-            begin = end;
-        }
-    }
-    return n_tasks;
-}
-
-/* Cuts the queued products into blocks of rows, all products of the first block before those of the next. Products with fewer rows
- * than others (those of insertions) are cut into as many blocks. */
-static uint32_t cut_by_rows(ot_engine *e, uint32_t n_rows)
-{
-    const uint32_t n_threads = e->options.n_threads, room = OT_MATMUL_TASKS_PER_THREAD * n_threads / e->n_matmuls;
-    uint32_t n_blocks = n_rows / (OT_CUT_ROWS_PER_THREAD / 2), n_tasks = 0;
-    n_blocks = n_blocks < room ? n_blocks : room > 0 ? room : 1;
-    for (uint64_t b = 0; b < n_blocks; b++)
-        for (uint32_t k = 0; k < e->n_matmuls; k++) {
-            const ot_matmul *m = &e->matmuls[k];
-            const uint64_t quads = (m->x->n_rows + 3u) / 4; /* the rows of a tile */
-            const uint32_t begin = (uint32_t)(b * quads / n_blocks * 4), end = (uint32_t)((b + 1) * quads / n_blocks * 4);
-            const uint32_t last = end < m->x->n_rows ? end : m->x->n_rows;
-            if (begin < last)
-                e->matmul_tasks[n_tasks++] = (ot_matmul_task){k, 0, m->w->n_panels, begin, last - begin};
-        }
-    return n_tasks;
-}
-
-/* All queued products in one run. */
-void ot_step_run_matmuls(ot_engine *e, int stage)
-{
-    uint32_t n_rows = 0;
-    for (uint32_t k = 0; k < e->n_matmuls; k++) {
-        const ot_matmul *m = &e->matmuls[k];
-        ot_step_count_product(e, stage, m->w, m->x->n_rows);
-        if (m->gate != NULL)
-            ot_step_count_product(e, stage, &m->gate->w, m->x->n_rows);
-        n_rows = m->x->n_rows > n_rows ? m->x->n_rows : n_rows;
-    }
-    if (n_rows >= OT_CUT_ROWS_PER_THREAD * e->options.n_threads)
-        ot_step_run_rows(e, stage, matmul_task, cut_by_rows(e, n_rows));
-    else
-        ot_step_run(e, stage, matmul_task, cut_by_panels(e));
-    e->n_matmuls = 0;
 }
 
 /* ---- Rows of a layer ------------------------------------------------------------------------------------------- */
@@ -300,7 +125,7 @@ static void norm_rows(ot_engine *e, uint32_t task, bool ffn)
     task_rows(e, task, &begin, &end);
     for (uint32_t r = begin; r < end; r++)
         norm_row(e, r, ffn ? &l->ffn_norm : &l->attn_norm, e->xn.x + (size_t)r * d);
-    ot_buffer_quantize(e, &e->xn, begin, end, !ffn || is_last_layer(e));
+    ot_buffer_quantize(e, &e->xn, begin, end, !ffn || ot_step_is_last_layer(e));
     for (uint32_t r = begin; r < end; r++) {
         if (e->n_streams > 0)
             ot_streams_norm_row(e, r, ffn);
@@ -443,7 +268,7 @@ static void run_qkv(ot_engine *e)
     const ot_model_info *i = &e->model->info;
     const ot_layer *l = &e->model->layers[e->layer];
     const size_t kv = (size_t)i->n_kv_heads * i->head_dim;
-    e->narrows = is_last_layer(e) && e->batch->tape == NULL && e->n_outputs < e->batch->n_rows;
+    e->narrows = ot_step_is_last_layer(e) && e->batch->tape == NULL && e->n_outputs < e->batch->n_rows;
     run_rows(e, OT_STAGE_NORM, attn_norm_task);
     ot_step_add_matmul(e, e->k, kv, &e->xn, false, e->batch->n_rows, &l->k.w, false);
     ot_step_add_matmul(e, e->v, kv, &e->xn, true, e->batch->n_rows, &l->v.w, false);
@@ -463,7 +288,7 @@ static void run_layer(ot_engine *e)
 {
     const ot_model_info *i = &e->model->info;
     const ot_layer *l = &e->model->layers[e->layer];
-    const bool last = is_last_layer(e);
+    const bool last = ot_step_is_last_layer(e);
 
     ot_streams_layer(e);
     run_qkv(e);

@@ -38,7 +38,7 @@ static void tile_task(void *arg, uint32_t task, uint32_t thread)
         const uint32_t n = n_rows - r < OT_TILE_ROWS ? n_rows - r : OT_TILE_ROWS;
         const ot_acts x = ot_acts_part(&p->in->acts, r, n, 0, p->in->width), low = ot_acts_part(&p->in->low, r, n, 0, p->in->width);
         /* The kernel writes feature o at y[o]: shift the tile so that the first feature of this task is its column 0. */
-        ot_buffer_matmul(e, tile - column, OT_TILE_COLUMNS, &x, ot_matrix_takes_q8(w) ? &low : NULL, w, begin, end, false);
+        e->kernels->matmul_wide(tile - column, OT_TILE_COLUMNS, &x, ot_matrix_takes_q8(w) ? &low : NULL, w, begin, end, false);
         for (uint32_t i = 0; i < n; i++)
             put_values(&p->out[r + i], column, tile + (size_t)i * OT_TILE_COLUMNS, last - column);
     }

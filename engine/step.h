@@ -225,19 +225,17 @@ static inline size_t ot_step_v_offset(const ot_engine *e)
     return ot_step_k_offset(e) + (size_t)OT_PAGE_TOKENS * e->model->info.head_dim * element;
 }
 
+static inline bool ot_step_is_last_layer(const ot_engine *e)
+{
+    return e->layer + 1 == e->model->info.n_layers;
+}
+
 /* Runs fn on tasks [0, n), inline where one task or thread is all there is, and books the time. */
 void ot_step_run(ot_engine *e, int stage, ot_task *fn, uint32_t n_tasks);
 /* The same for tasks in the order of rows: in many stages a thread has the same rows. */
 void ot_step_run_rows(ot_engine *e, int stage, ot_task *fn, uint32_t n_tasks);
 /* Rows [row, row + n_rows) and columns [column, column + n) of activations, the latter whole blocks. */
 ot_acts ot_acts_part(const ot_acts *all, uint32_t row, uint32_t n_rows, uint32_t column, uint32_t n);
-/* Queues a product for the next ot_step_run_matmuls. */
-void ot_step_add_matmul(ot_engine *e, float *y, size_t y_stride, ot_buffer *x, bool wide, uint32_t n_rows,
-                        const ot_matrix *w, bool accumulate);
-void ot_step_run_matmuls(ot_engine *e, int stage);
-/* Queues the products into an FFN, and what follows on their results: of the base (s NULL) or a stream. */
-void ot_step_add_ffn_in(ot_engine *e, ot_stream *s, ot_buffer *x, bool wide, uint32_t n_rows, const ot_linear *gate,
-                        const ot_linear *up);
 /* Quantises rows [begin, end) of a buffer, where it has a quantised form; its low half too if wide. */
 void ot_buffer_quantize(const ot_engine *e, const ot_buffer *b, uint32_t begin, uint32_t end, bool wide);
 /* The same for columns [column, column + n), whole blocks. */
@@ -245,9 +243,6 @@ void ot_buffer_quantize_blocks(const ot_engine *e, const ot_buffer *b, uint32_t 
                                bool wide);
 /* Whether the attention's outputs of a KV head are whole blocks, so that its task can quantise them. */
 bool ot_step_heads_in_blocks(const ot_engine *e);
-/* One product for panels [begin, end): both halves of wide activations while the weights are in the cache. */
-void ot_buffer_matmul(const ot_engine *e, float *y, size_t y_stride, const ot_acts *x, const ot_acts *low, const ot_matrix *w,
-                      uint32_t begin, uint32_t end, bool accumulate);
 
 /* What base and inserted rows do alike, by the architecture. n(h') of n elements by the statistics that the last norm of the
  * row's h had: */
@@ -256,6 +251,16 @@ void ot_step_norm_extended(const ot_engine *e, uint32_t row, const ot_norm *norm
 void ot_step_activate(const ot_engine *e, float *dst, const float *gate, const float *up, uint32_t n);
 /* y += elements [first, first + n) of the bias, where there is one. */
 void ot_step_add_bias(const ot_engine *e, float *y, const ot_linear *linear, uint32_t first, uint32_t n);
+
+/* ---- Products (product-stage.c) ---------------------------------------------------------------------------------- */
+
+/* Queues a product for the next ot_step_run_matmuls. */
+void ot_step_add_matmul(ot_engine *e, float *y, size_t y_stride, ot_buffer *x, bool wide, uint32_t n_rows,
+                        const ot_matrix *w, bool accumulate);
+void ot_step_run_matmuls(ot_engine *e, int stage);
+/* Queues the products into an FFN, and what follows on their results: of the base (s NULL) or a stream. */
+void ot_step_add_ffn_in(ot_engine *e, ot_stream *s, ot_buffer *x, bool wide, uint32_t n_rows, const ot_linear *gate,
+                        const ot_linear *up);
 
 /* ---- Attention (attention-stage.c) ----------------------------------------------------------------------------- */
 

@@ -198,7 +198,7 @@ static const ot_buffer *last_vector(ot_engine *e, const float *x, const ot_inser
     if (has_table(insertion, output))
         return in;
     *w = &e->model->output;
-    ot_buffer_matmul(e, e->project_in.x, e->model->info.n_embd, &in->acts, ot_matrix_takes_q8(&h->matrix) ? &in->low : NULL,
+    e->kernels->matmul_wide(e->project_in.x, e->model->info.n_embd, &in->acts, ot_matrix_takes_q8(&h->matrix) ? &in->low : NULL,
                      &h->matrix, 0, h->matrix.n_panels, false);
     e->project_in.acts.n_rows = e->project_in.low.n_rows = 1;
     e->full_rows_silu[0] = false;
@@ -228,7 +228,7 @@ ot_status ot_engine_lookahead(ot_engine *e, uint32_t row, const ot_insertion *in
         /* A panel is the least that a kernel computes. */
         float values[OT_PANEL];
         const uint32_t panel = (uint32_t)tokens[i] / OT_PANEL;
-        ot_buffer_matmul(e, values - (size_t)panel * OT_PANEL, OT_PANEL, &in->acts, ot_matrix_takes_q8(w) ? &in->low : NULL, w,
+        e->kernels->matmul_wide(values - (size_t)panel * OT_PANEL, OT_PANEL, &in->acts, ot_matrix_takes_q8(w) ? &in->low : NULL, w,
                          panel, panel + 1, false);
         scores[i] = ot_out_value(&out, values[(uint32_t)tokens[i] % OT_PANEL]);
     }
