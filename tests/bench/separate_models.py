@@ -12,8 +12,8 @@ PyTorch and written as an ordinary GGUF model that `otter serve --reward-model /
 What is trained. The lowest layers stay as they are; `--train-layers N` says how many of the top are trained, and the file records it.
 What the frozen layers give is computed once for a text and kept in half precision, so that a further epoch costs the trained layers alone. The
 embedding and the output matrix are never trained. A draft model is a few of the base's layers and its output norm, all
-of them trained on the base's own answers. --max-minutes bounds a training, the learning rate's decay included; Ctrl-C ends it after
-the step, and what has been trained until then is written.
+of them trained on the base's own answers. --max-minutes bounds a training, the learning rate's decay included, in processor time, so that
+a busy machine makes it slower and not shorter; Ctrl-C ends it after the step, and what has been trained until then is written.
 
 Trained matrices are written as Q8_0: the steps of a fine-tuning are finer than four bits. So such a model is larger than
 a Q4_1 base; for time and memory ratios at equal size let the base file itself stand in for it.
@@ -212,11 +212,12 @@ def train(model, args, examples):
     """Trains in place; returns figures for the record."""
     optimizer, states, interrupted = make_optimizer(model, args.lr), States(model, args.epochs > 1), Interrupt()
     trained = [p for group in optimizer.param_groups for p in group["params"]]
+    spent = lambda begin=time.process_time(): (time.process_time() - begin) / args.threads
     rng, begin, steps, smooth, tokens, epoch, progress = np.random.default_rng(args.seed), time.time(), 0, None, 0, 0, 0.0
     while progress < 1 and not interrupted:
         plan = batches(examples, args.batch_tokens, rng)
         for at, chosen in enumerate(plan):
-            progress = max((epoch + at / len(plan)) / args.epochs, (time.time() - begin) / (60 * args.max_minutes))
+            progress = max((epoch + at / len(plan)) / args.epochs, spent() / (60 * args.max_minutes))
             if progress >= 1 or interrupted:
                 break
             steps += 1
@@ -232,12 +233,12 @@ def train(model, args, examples):
             tokens += int(batch.lengths.sum())
             smooth = value.item() if smooth is None else 0.97 * smooth + 0.03 * value.item()
             if steps % 10 == 0:
-                spent = time.time() - begin
-                print(f"step {steps} epoch {epoch + 1} loss {smooth:.4f} {tokens / spent:.0f} tokens/s "
-                      f"left {spent / max(progress, 1e-6) * (1 - progress) / 60:.1f} min", file=sys.stderr, flush=True)
+                wall = time.time() - begin
+                print(f"step {steps} epoch {epoch + 1} loss {smooth:.4f} {tokens / wall:.0f} tokens/s "
+                      f"left {wall / max(progress, 1e-6) * (1 - progress) / 60:.1f} min", file=sys.stderr, flush=True)
         epoch += 1
     return {"steps": steps, "tokens": tokens, "epochs": f"{tokens / sum(len(t) for e in examples for t in e['tokens']):.2f}",
-            "loss": f"{smooth:.4f}", "seconds": round(time.time() - begin)}
+            "loss": f"{smooth:.4f}", "processor_seconds": round(spent())}
 
 
 def train_task(args):
