@@ -142,11 +142,11 @@ static void quantize_heads(ot_engine *e, const ot_attn_task *t, uint32_t column,
     if (s != NULL ? !s->in_blocks : !ot_step_heads_in_blocks(e))
         return;
     if (s == NULL)
-        ot_buffer_quantize_blocks(e, &e->att, g->first_row, g->first_row + g->n_rows, column, n, false);
+        ot_buffer_quantize_blocks(e, &e->att, OT_ACTS_NARROW, g->first_row, g->first_row + g->n_rows, column, n);
     for (uint32_t r = g->first_row; r < g->first_row + g->n_rows; r++) {
         if (s != NULL)
-            ot_buffer_quantize_blocks(e, &s->attn, (uint32_t)s->index[r], (uint32_t)s->index[r] + 1,
-                                      ot_stream_own_column(e, s, OT_PART_HEADS) + column, n, false);
+            ot_buffer_quantize_blocks(e, &s->attn, OT_ACTS_NARROW, (uint32_t)s->index[r], (uint32_t)s->index[r] + 1,
+                                      ot_stream_own_column(e, s, OT_PART_HEADS) + column, n);
         if (e->n_streams > 0)
             ot_streams_give_blocks(e, r, OT_PART_HEADS, s, column, n);
     }

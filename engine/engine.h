@@ -287,7 +287,7 @@ ot_status ot_engine_lookahead(ot_engine *engine, uint32_t row, const ot_insertio
                               const int32_t *tokens, uint32_t n, float *scores, ot_error *err);
 
 /* What each stage has done since the engine opened, for profiles; returns the number of stages. Operations and bytes are what the
- * stage's arithmetic needs: two operations for each weight and row (a product of 16-bit pairs counts once, though it runs twice), four
+ * stage's arithmetic needs: two operations for each weight and row (one with 16-bit activations counts once, though it takes twice the instructions), four
  * for each key, query and element of a head; weights, keys and values once for all rows of a step, or of a sequence. */
 typedef struct ot_stage_time {
     const char *name;

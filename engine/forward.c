@@ -53,31 +53,38 @@ static void task_rows(const ot_engine *e, uint32_t task, uint32_t *begin, uint32
 
 ot_acts ot_acts_part(const ot_acts *all, uint32_t row, uint32_t n_rows, uint32_t column, uint32_t n)
 {
-    const size_t block = row * all->b_stride + column / OT_QBLOCK;
+    const size_t q = row * all->q_stride + column, block = row * all->b_stride + column / OT_QBLOCK;
     ot_acts part = *all;
     part.n_rows = n_rows;
     part.n_in = n;
-    part.x = all->x != NULL ? all->x + row * all->x_stride + column : NULL;
-    part.q = all->q != NULL ? all->q + row * all->q_stride + column : NULL;
-    part.scale += block;
-    part.bsum += block;
-    part.qsum += block;
+    part.x += row * all->x_stride + column;
+    if (all->q != NULL) {
+        part.q += q;
+        part.scale += block;
+        part.bsum += block;
+        part.qsum += block;
+    }
+    if (all->wide_q != NULL) {
+        part.wide_q += q;
+        part.wide_scale += block;
+        part.wide_bsum += block;
+        part.wide_qsum += block;
+    }
     return part;
 }
 
-void ot_buffer_quantize_blocks(const ot_engine *e, const ot_buffer *b, uint32_t begin, uint32_t end, uint32_t column, uint32_t n,
-                               bool wide)
+void ot_buffer_quantize_blocks(const ot_engine *e, const ot_buffer *b, unsigned forms, uint32_t begin, uint32_t end,
+                               uint32_t column, uint32_t n)
 {
     if (b->acts.q == NULL)
         return;
-    const ot_acts acts = ot_acts_part(&b->acts, begin, end - begin, column, n);
-    const ot_acts low = wide ? ot_acts_part(&b->low, begin, end - begin, column, n) : (ot_acts){0};
-    e->kernels->quantize(&acts, wide ? &low : NULL, 0, end - begin);
+    const ot_acts part = ot_acts_part(&b->acts, begin, end - begin, column, n);
+    e->kernels->quantize(&part, forms, 0, end - begin);
 }
 
-void ot_buffer_quantize(const ot_engine *e, const ot_buffer *b, uint32_t begin, uint32_t end, bool wide)
+void ot_buffer_quantize(const ot_engine *e, const ot_buffer *b, unsigned forms, uint32_t begin, uint32_t end)
 {
-    ot_buffer_quantize_blocks(e, b, begin, end, 0, b->width, wide);
+    ot_buffer_quantize_blocks(e, b, forms, begin, end, 0, b->width);
 }
 
 /* ---- Rows of a layer ------------------------------------------------------------------------------------------- */
@@ -125,7 +132,8 @@ static void norm_rows(ot_engine *e, uint32_t task, bool ffn)
     task_rows(e, task, &begin, &end);
     for (uint32_t r = begin; r < end; r++)
         norm_row(e, r, ffn ? &l->ffn_norm : &l->attn_norm, e->xn.x + (size_t)r * d);
-    ot_buffer_quantize(e, &e->xn, begin, end, !ffn || ot_step_is_last_layer(e));
+    const bool wide = !ffn || ot_step_is_last_layer(e); /* V, the last FFN */
+    ot_buffer_quantize(e, &e->xn, wide ? OT_ACTS_NARROW | OT_ACTS_WIDE : OT_ACTS_NARROW, begin, end);
     for (uint32_t r = begin; r < end; r++) {
         if (e->n_streams > 0)
             ot_streams_norm_row(e, r, ffn);
@@ -159,7 +167,7 @@ static void concat_task(void *arg, uint32_t task, uint32_t thread)
     uint32_t begin, end;
     task_rows(e, task, &begin, &end);
     if (!ot_step_heads_in_blocks(e))
-        ot_buffer_quantize(e, &e->att, begin, end, false);
+        ot_buffer_quantize(e, &e->att, OT_ACTS_NARROW, begin, end);
     for (uint32_t r = begin; r < end && e->gathers; r++)
         ot_streams_gather_row(e, r, OT_PART_HEADS);
 }

@@ -66,18 +66,25 @@ bool ot_matrix_takes_q8(const ot_matrix *m);
 
 /* ---- Activations ----------------------------------------------------------------------------------------- */
 
-/* n_rows rows of activations. Quantised form: symmetric int8 with one float scale for each block of 32 inputs:
+/* n_rows rows of activations. Narrow quantised form: symmetric int8 with one float scale for each block of 32 inputs:
  * x = scale * q, scale = amax / 127, q = round to nearest even (x * (127 / amax)), all zero if amax < 2^-100. A block
  * with an infinity or NaN gets q = 0 and the scale NaN, which reaches every result of the row. `bsum` is
- * scale * (float)(sum of q) of each block, `qsum` that integer sum. Strides count elements. */
+ * scale * (float)(sum of q) of each block, `qsum` that integer sum. The wide form is the same with int16 and 32767 for 127.
+ * Strides count elements, of both forms alike. */
 typedef struct ot_acts {
     uint32_t n_rows, n_in;
     const float *x;      size_t x_stride;   /* (n_rows, n_in), for float matrices */
     int8_t *q;           size_t q_stride;   /* (n_rows, n_in), 64-byte aligned rows */
     float *scale;        size_t b_stride;   /* (n_rows, n_in / 32) */
-    float *bsum;                            /* (n_rows, n_in / 32), stride b_stride */
-    int32_t *qsum;                          /* (n_rows, n_in / 32), stride b_stride */
+    float *bsum;                            /* (n_rows, n_in / 32) */
+    int32_t *qsum;                          /* (n_rows, n_in / 32) */
+    int16_t *wide_q;                        /* (n_rows, n_in), and the same for each block; NULL where there is no wide form */
+    float *wide_scale, *wide_bsum;
+    int32_t *wide_qsum;
 } ot_acts;
+
+/* Which forms are meant. */
+enum { OT_ACTS_NARROW = 1, OT_ACTS_WIDE = 2 };
 
 /* ---- Attention ------------------------------------------------------------------------------------------- */
 
@@ -112,9 +119,9 @@ typedef struct ot_attn_group {
 typedef struct ot_kernels {
     const char *name; /* "c", "avx2", "avx512", "avx512vnni" */
 
-    /* x (n rows with x_stride) -> quantised fields of acts (all n_in / 32 blocks of each row). Rows [row_begin, row_end). With
-     * low, whose strides are its own: what that took from each row, x - scale * q (the product rounded), quantised into low. */
-    void (*quantize)(const ot_acts *acts, const ot_acts *low, uint32_t row_begin, uint32_t row_end);
+    /* x (n rows with x_stride) -> quantised fields of acts, in these forms (all n_in / 32 blocks of each row). Rows
+     * [row_begin, row_end). */
+    void (*quantize)(const ot_acts *acts, unsigned forms, uint32_t row_begin, uint32_t row_end);
 
     /* y[r * y_stride + o] = (or += if accumulate) sum over k of W[o][k] x[r][k], for all rows and for the
      * features of panels [panel_begin, panel_end). Writes only o < n_out. The order, for each (r, o) alone:
@@ -125,10 +132,8 @@ typedef struct ot_kernels {
     void (*matmul)(float *y, size_t y_stride, const ot_acts *x, const ot_matrix *w, uint32_t panel_begin,
                    uint32_t panel_end, bool accumulate);
 
-    /* The product of wide activations: `low` holds what quantisation took from the same rows, with x's strides. y as matmul makes it
-     * from x; then, of quantised weights, y = y + the sum that matmul makes from low, in one sweep over the weights. Float weights
-     * read x alone. low may be NULL: then it is matmul. */
-    void (*matmul_wide)(float *y, size_t y_stride, const ot_acts *x, const ot_acts *low, const ot_matrix *w, uint32_t panel_begin,
+    /* The same from the wide form: isum is the exact product with it, rounded once to float. Float weights read x all the same. */
+    void (*matmul_wide)(float *y, size_t y_stride, const ot_acts *x, const ot_matrix *w, uint32_t panel_begin,
                         uint32_t panel_end, bool accumulate);
 
     /* dst[i] = x[i] * inv * gamma[i] in this order of products; inv = 1 / sqrtf(sum(x^2) / n + eps) by 16 partial sums

@@ -13,11 +13,10 @@
 void ot_step_add_matmul(ot_engine *e, float *y, size_t y_stride, ot_buffer *x, bool wide, uint32_t n_rows,
                         const ot_matrix *w, bool accumulate)
 {
-    x->acts.n_rows = x->low.n_rows = n_rows;
-    const ot_acts *low = wide && ot_matrix_takes_q8(w) ? &x->low : NULL;
+    x->acts.n_rows = n_rows;
     if (n_rows > 0)
         e->matmuls[e->n_matmuls++] =
-            (ot_matmul){.y = y, .y_stride = y_stride, .x = &x->acts, .low = low, .w = w, .accumulate = accumulate};
+            (ot_matmul){.y = y, .y_stride = y_stride, .x = &x->acts, .wide = wide, .w = w, .accumulate = accumulate};
 }
 
 void ot_step_add_ffn_in(ot_engine *e, ot_stream *s, ot_buffer *x, bool wide, uint32_t n_rows, const ot_linear *gate,
@@ -46,19 +45,17 @@ static void multiply(const ot_engine *e, const ot_matmul *m, const ot_matrix *w,
                      uint32_t n_rows, uint32_t begin, uint32_t end)
 {
     const ot_acts x = ot_acts_part(m->x, row, n_rows, 0, m->x->n_in);
-    const ot_acts low = m->low != NULL ? ot_acts_part(m->low, row, n_rows, 0, m->x->n_in) : (ot_acts){0};
-    e->kernels->matmul_wide(y, y_stride, &x, m->low != NULL ? &low : NULL, w, begin, end, m->accumulate);
+    (m->wide ? e->kernels->matmul_wide : e->kernels->matmul)(y, y_stride, &x, w, begin, end, m->accumulate);
 }
 
 /* Columns [column, column + n) of rows [row, row + n_rows) of a buffer, quantised from floats that stand elsewhere. */
 static void quantize_from(const ot_engine *e, const ot_buffer *b, const float *x, size_t x_stride, uint32_t row, uint32_t n_rows,
-                          uint32_t column, uint32_t n, bool wide)
+                          uint32_t column, uint32_t n, unsigned forms)
 {
     ot_acts acts = ot_acts_part(&b->acts, row, n_rows, column, n);
-    const ot_acts low = wide ? ot_acts_part(&b->low, row, n_rows, column, n) : (ot_acts){0};
     acts.x = x;
     acts.x_stride = x_stride;
-    e->kernels->quantize(&acts, wide ? &low : NULL, 0, n_rows);
+    e->kernels->quantize(&acts, forms, 0, n_rows);
 }
 
 /* A part of a task of the products into an FFN, small enough to stay in the cache: n_rows rows from `row`, panels [begin, end). Gate and
@@ -87,7 +84,8 @@ static void run_ffn_part(ot_engine *e, const ot_matmul *m, uint32_t row, uint32_
         ot_step_activate(e, to + r * to_stride, gate + r * stride, up + r * stride, n);
     }
     if (inner->acts.q != NULL && (s == NULL || s->in_blocks))
-        quantize_from(e, inner, to, to_stride, row, n_rows, column, n, s == NULL && ot_step_is_last_layer(e));
+        quantize_from(e, inner, to, to_stride, row, n_rows, column, n,
+                      s == NULL && ot_step_is_last_layer(e) ? OT_ACTS_NARROW | OT_ACTS_WIDE : OT_ACTS_NARROW);
     for (uint32_t r = row; r < row + n_rows && e->n_streams > 0; r++)
         ot_streams_give_blocks(e, s != NULL ? s->rows[r] : r, OT_PART_FF, s, first, n);
 }
@@ -118,7 +116,7 @@ static void matmul_task(void *arg, uint32_t task, uint32_t thread)
 /* Work of a panel: inputs, times the runs over them. */
 static uint64_t panel_work(const ot_matmul *m)
 {
-    return (uint64_t)m->w->n_in * (m->gate != NULL ? 2 : 1) * (m->low != NULL ? 2 : 1);
+    return (uint64_t)m->w->n_in * (m->gate != NULL ? 2 : 1) * (m->wide ? 2 : 1);
 }
 
 /* Cuts the queued products into tasks: large ones first, then smaller and smaller, so that threads finish together and yet take

@@ -36,9 +36,9 @@ static void tile_task(void *arg, uint32_t task, uint32_t thread)
     float *tile = e->tiles + (size_t)thread * OT_TILE_ROWS * OT_TILE_COLUMNS;
     for (uint32_t r = 0; r < n_rows; r += OT_TILE_ROWS) {
         const uint32_t n = n_rows - r < OT_TILE_ROWS ? n_rows - r : OT_TILE_ROWS;
-        const ot_acts x = ot_acts_part(&p->in->acts, r, n, 0, p->in->width), low = ot_acts_part(&p->in->low, r, n, 0, p->in->width);
+        const ot_acts x = ot_acts_part(&p->in->acts, r, n, 0, p->in->width);
         /* The kernel writes feature o at y[o]: shift the tile so that the first feature of this task is its column 0. */
-        e->kernels->matmul_wide(tile - column, OT_TILE_COLUMNS, &x, ot_matrix_takes_q8(w) ? &low : NULL, w, begin, end, false);
+        e->kernels->matmul_wide(tile - column, OT_TILE_COLUMNS, &x, w, begin, end, false);
         for (uint32_t i = 0; i < n; i++)
             put_values(&p->out[r + i], column, tile + (size_t)i * OT_TILE_COLUMNS, last - column);
     }
@@ -66,7 +66,7 @@ void ot_project_run(ot_engine *e)
 static void project_gathered(ot_engine *e, uint32_t n, float *const *logits)
 {
     e->project_in.acts.n_rows = n;
-    ot_buffer_quantize(e, &e->project_in, 0, n, true);
+    ot_buffer_quantize(e, &e->project_in, OT_ACTS_WIDE, 0, n);
     for (uint32_t k = 0; k < n; k++)
         e->out_rows[k] = (ot_out_row){logits[k], NULL, false};
     ot_project_add(e, &e->project_in, &e->model->output, e->model->output.n_out, e->out_rows);

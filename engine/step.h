@@ -25,18 +25,15 @@
 #define OT_GROUP_QUERIES 24 /* queries that share one pass over keys and values, at most (but one row at least) */
 #define OT_ROWS_PER_TASK 4
 
-/* Float rows and their quantised form.
+/* Float rows and their quantised forms.
  *
- * A wide buffer has 16-bit activations as a pair of 8-bit ones: x ~ scale1 q1 + scale2 q2, where q2 quantises what q1 left over.
- * The pair costs a second run of the kernel over weights that are still in the cache. It is used where 8 bits
- * lose most of the accuracy: V of every layer, the FFN of the last layer, and the output matrix. On SmolLM2-135M Q4_1 that
- * brings the mean difference to float32 log-probabilities from 0.053 to 0.031 nats a token, for 6% more products in a
- * prompt's rows (tests/golden measures it). */
+ * The wide form, of 16 bits, costs twice the arithmetic of the narrow one. It is used where 8 bits lose most of the accuracy: V of every
+ * layer, the FFN of the last layer, and the output matrix. On SmolLM2-135M Q4_1 that brings the mean difference to float32
+ * log-probabilities from 0.053 to 0.031 nats a token, for 6% more products in a prompt's rows (tests/golden measures it). */
 typedef struct ot_buffer {
     float *x;        /* (max_rows, width) */
     uint32_t width;
-    ot_acts acts;    /* q is NULL where width is no multiple of 32 */
-    ot_acts low;     /* x - scale1 q1, quantised; its q is NULL where the buffer is never wide */
+    ot_acts acts;    /* q is NULL where width is no multiple of 32, wide_q also where the buffer is never wide */
 } ot_buffer;
 
 /* The rows of one insertion in the current batch. Compact row c is batch row rows[c]. */
@@ -91,7 +88,7 @@ typedef struct ot_matmul {
     float *y;           /* NULL for products into an FFN that are wanted no longer than their task runs */
     size_t y_stride;
     const ot_acts *x;
-    const ot_acts *low; /* the second half of wide activations, or NULL */
+    bool wide;          /* quantised weights read the wide form of x */
     const ot_matrix *w;
     bool accumulate;
     /* The products into an FFN (up not NULL): y is up's; the same panels of gate go to gate_y, and then their features are
@@ -236,11 +233,11 @@ void ot_step_run(ot_engine *e, int stage, ot_task *fn, uint32_t n_tasks);
 void ot_step_run_rows(ot_engine *e, int stage, ot_task *fn, uint32_t n_tasks);
 /* Rows [row, row + n_rows) and columns [column, column + n) of activations, the latter whole blocks. */
 ot_acts ot_acts_part(const ot_acts *all, uint32_t row, uint32_t n_rows, uint32_t column, uint32_t n);
-/* Quantises rows [begin, end) of a buffer, where it has a quantised form; its low half too if wide. */
-void ot_buffer_quantize(const ot_engine *e, const ot_buffer *b, uint32_t begin, uint32_t end, bool wide);
+/* Quantises rows [begin, end) of a buffer in these forms (OT_ACTS_NARROW, OT_ACTS_WIDE), where it has them. */
+void ot_buffer_quantize(const ot_engine *e, const ot_buffer *b, unsigned forms, uint32_t begin, uint32_t end);
 /* The same for columns [column, column + n), whole blocks. */
-void ot_buffer_quantize_blocks(const ot_engine *e, const ot_buffer *b, uint32_t begin, uint32_t end, uint32_t column, uint32_t n,
-                               bool wide);
+void ot_buffer_quantize_blocks(const ot_engine *e, const ot_buffer *b, unsigned forms, uint32_t begin, uint32_t end,
+                               uint32_t column, uint32_t n);
 /* Whether the attention's outputs of a KV head are whole blocks, so that its task can quantise them. */
 bool ot_step_heads_in_blocks(const ot_engine *e);
 
@@ -272,7 +269,7 @@ void ot_attention_store(ot_engine *e);     /* keys and values of the groups that
 void ot_attention_store_all(ot_engine *e); /* ... of all groups */
 void ot_attention_run(ot_engine *e);
 
-/* Queues a product with the first n_out rows of w for the next ot_project_run; `in` is quantised, low half too, and stays as it is
+/* Queues a product with the first n_out rows of w for the next ot_project_run; the wide form of `in` is there and stays as it is
  * until then. */
 void ot_project_add(ot_engine *e, const ot_buffer *in, const ot_matrix *w, uint32_t n_out, const ot_out_row *out);
 /* Runs all queued products in one run of the pool. */

@@ -36,36 +36,34 @@ static void *take(ot_engine *e, size_t n, size_t size)
     return p;
 }
 
-static void take_acts(ot_engine *e, ot_acts *a, uint32_t n_rows, uint32_t max_width)
+static void take_acts(ot_engine *e, ot_acts *a, uint32_t n_rows, uint32_t max_width, bool wide)
 {
-    const size_t blocks = (max_width + OT_QBLOCK - 1) / OT_QBLOCK;
-    a->q = take(e, (size_t)n_rows, blocks * OT_QBLOCK + 64);
-    a->scale = take(e, (size_t)n_rows * blocks, sizeof(float));
-    a->bsum = take(e, (size_t)n_rows * blocks, sizeof(float));
-    a->qsum = take(e, (size_t)n_rows * blocks, sizeof(int32_t));
-}
-
-static void bind_acts(ot_acts *a, const float *x, uint32_t width)
-{
-    a->n_in = width;
-    a->x = x;
-    a->x_stride = width;
-    a->q_stride = ((size_t)width + 63) / 64 * 64;
-    a->b_stride = width / OT_QBLOCK;
-    if (width % OT_QBLOCK != 0)
-        a->q = NULL;
+    const size_t n = n_rows, blocks = (max_width + OT_QBLOCK - 1) / OT_QBLOCK, row = blocks * OT_QBLOCK + 64;
+    a->q = take(e, n, row);
+    a->scale = take(e, n * blocks, sizeof(float));
+    a->bsum = take(e, n * blocks, sizeof(float));
+    a->qsum = take(e, n * blocks, sizeof(int32_t));
+    a->wide_q = NULL;
+    if (!wide)
+        return;
+    a->wide_q = take(e, n * row, sizeof(int16_t));
+    a->wide_scale = take(e, n * blocks, sizeof(float));
+    a->wide_bsum = take(e, n * blocks, sizeof(float));
+    a->wide_qsum = take(e, n * blocks, sizeof(int32_t));
 }
 
 static void take_buffer(ot_engine *e, ot_buffer *b, uint32_t n_rows, uint32_t width, bool wide)
 {
     b->width = width;
     b->x = take(e, (size_t)n_rows * width, sizeof(float));
-    take_acts(e, &b->acts, n_rows, width);
-    bind_acts(&b->acts, b->x, width);
-    if (!wide)
-        return;
-    take_acts(e, &b->low, n_rows, width);
-    bind_acts(&b->low, NULL, width);
+    take_acts(e, &b->acts, n_rows, width, wide);
+    b->acts.n_in = width;
+    b->acts.x = b->x;
+    b->acts.x_stride = width;
+    b->acts.q_stride = ((size_t)width + 63) / 64 * 64;
+    b->acts.b_stride = width / OT_QBLOCK;
+    if (width % OT_QBLOCK != 0)
+        b->acts.q = NULL;
 }
 
 static void take_stream(ot_engine *e, ot_stream *s)
@@ -83,9 +81,9 @@ static void take_stream(ot_engine *e, ot_stream *s)
     s->storage_q = take(e, n * w, sizeof(float));
     s->storage_k = take(e, n * w, sizeof(float));
     s->storage_v = take(e, n * w, sizeof(float));
-    take_acts(e, &s->in.acts, e->options.max_rows, i->n_embd + (uint32_t)w);
-    take_acts(e, &s->attn.acts, e->options.max_rows, i->n_heads * i->head_dim + (uint32_t)w);
-    take_acts(e, &s->ff.acts, e->options.max_rows, i->n_ff + (uint32_t)w);
+    take_acts(e, &s->in.acts, e->options.max_rows, i->n_embd + (uint32_t)w, false);
+    take_acts(e, &s->attn.acts, e->options.max_rows, i->n_heads * i->head_dim + (uint32_t)w, false);
+    take_acts(e, &s->ff.acts, e->options.max_rows, i->n_ff + (uint32_t)w, false);
 }
 
 static void lay_out(ot_engine *e)

@@ -41,7 +41,7 @@ typedef struct product {
     const ot_acts *x;
     const ot_matrix *w;
     bool accumulate;
-    const ot_acts *low; /* the second part of wide activations, or NULL */
+    bool wide; /* quantised weights read the wide form of x */
 } product;
 
 OT_INLINE void float_tile(const product *p, uint32_t row, uint32_t panel, uint32_t n_rows, uint32_t n_panels,

@@ -1,7 +1,8 @@
 /* The operations of integer-lanes.h on pairs of AVX2 registers: features 0 to 7 and 8 to 15.
  *
  * vpmaddubsw makes pairs of products in 16 bits: of nibbles they stay below 30,480 over a whole block and are widened
- * once; of bytes, |q| x (the activation with the sign of q), they stay within 32,512 and are widened at once.
+ * once; of bytes, |q| x (the activation with the sign of q), they stay within 32,512 and are widened at once. Products of 16-bit
+ * activations are summed in pairs by vpmaddwd.
  */
 #ifndef OTTER_ENGINE_CPU_INTEGER_LANES_AVX2_H
 #define OTTER_ENGINE_CPU_INTEGER_LANES_AVX2_H
@@ -14,8 +15,6 @@
 /* The register tile: rows x panels. */
 #define OT_INT_ROWS 4
 #define OT_INT_PANELS 1
-/* Wide activations of up to so many rows share a sweep over the weights. */
-#define OT_WIDE_ROWS 1
 
 typedef struct line16 {
     __m256i lo, hi;
@@ -42,6 +41,39 @@ OT_INLINE quad16 quad_load(const int8_t *q)
     int32_t quad;
     memcpy(&quad, q, sizeof quad);
     return _mm256_set1_epi32(quad);
+}
+
+/* Inputs 0 and 1 (half 0) or 2 and 3 (half 1) of each feature of a line, as 16-bit numbers. */
+OT_INLINE line16 line_pairs(line16 c, int half)
+{
+    const __m128i first = _mm_setr_epi8(0, -1, 1, -1, 4, -1, 5, -1, 8, -1, 9, -1, 12, -1, 13, -1);
+    const __m128i last = _mm_setr_epi8(2, -1, 3, -1, 6, -1, 7, -1, 10, -1, 11, -1, 14, -1, 15, -1);
+    const __m256i order = _mm256_broadcastsi128_si256(half == 0 ? first : last);
+    return (line16){_mm256_shuffle_epi8(c.lo, order), _mm256_shuffle_epi8(c.hi, order)};
+}
+/* Two 16-bit activations in every lane. */
+OT_INLINE quad16 pair_load(const int16_t *q)
+{
+    int32_t pair;
+    memcpy(&pair, q, sizeof pair);
+    return _mm256_set1_epi32(pair);
+}
+
+OT_INLINE __m256i sum_pair_half(__m256i sum, __m256i pairs, quad16 pair)
+{
+    sum = _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, pair));
+    __asm__("" : "+x"(sum)); /* see sum_half */
+    return sum;
+}
+
+OT_INLINE sums16 sum_pair(sums16 sum, line16 pairs, quad16 pair)
+{
+    return (sums16){sum_pair_half(sum.lo, pairs.lo, pair), sum_pair_half(sum.hi, pairs.hi, pair)};
+}
+
+OT_INLINE sums16 sum_add(sums16 a, sums16 b)
+{
+    return (sums16){_mm256_add_epi32(a.lo, b.lo), _mm256_add_epi32(a.hi, b.hi)};
 }
 
 OT_INLINE sums16 sum_start(quad16 correction)
@@ -72,7 +104,9 @@ OT_INLINE sums16 sum_quad(sums16 sum, line16 codes, quad16 quad, code_kind kind)
 
 OT_INLINE __m256 finish_half(__m256i sum, quad16 correction, code_kind kind)
 {
-    if (kind.nibbles)
+    if (kind.wide)
+        sum = _mm256_sub_epi32(sum, correction);
+    else if (kind.nibbles)
         sum = _mm256_sub_epi32(_mm256_madd_epi16(sum, _mm256_set1_epi16(1)), correction);
     return _mm256_cvtepi32_ps(sum);
 }

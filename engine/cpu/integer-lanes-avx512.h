@@ -3,7 +3,7 @@
  * With VNNI, vpdpbusd multiplies unsigned codes by signed activations and adds four products to each sum; sums start
  * at minus the correction. Without it, vpmaddubsw makes pairs of products in 16 bits: of nibbles they stay below 30,480
  * over a whole block and are widened once; of bytes, |q| x (the activation with the sign of q), they stay within 32,512
- * and are widened at once.
+ * and are widened at once. Products of 16-bit activations are summed in pairs, vpdpwssd or vpmaddwd.
  */
 #ifndef OTTER_ENGINE_CPU_INTEGER_LANES_AVX512_H
 #define OTTER_ENGINE_CPU_INTEGER_LANES_AVX512_H
@@ -16,8 +16,6 @@
 /* The register tile: rows x panels. */
 #define OT_INT_ROWS 4
 #define OT_INT_PANELS 2
-/* Wide activations of up to so many rows share a sweep over the weights. */
-#define OT_WIDE_ROWS 2
 
 typedef __m512i line16;
 typedef __m512i quad16;
@@ -36,7 +34,29 @@ OT_INLINE quad16 quad_load(const int8_t *q)
     return _mm512_set1_epi32(quad);
 }
 
+/* Inputs 0 and 1 (half 0) or 2 and 3 (half 1) of each feature of a line, as 16-bit numbers. */
+OT_INLINE line16 line_pairs(line16 c, int half)
+{
+    const __m128i first = _mm_setr_epi8(0, -1, 1, -1, 4, -1, 5, -1, 8, -1, 9, -1, 12, -1, 13, -1);
+    const __m128i last = _mm_setr_epi8(2, -1, 3, -1, 6, -1, 7, -1, 10, -1, 11, -1, 14, -1, 15, -1);
+    return _mm512_shuffle_epi8(c, _mm512_broadcast_i32x4(half == 0 ? first : last));
+}
+/* Two 16-bit activations in every lane. */
+OT_INLINE quad16 pair_load(const int16_t *q)
+{
+    int32_t pair;
+    memcpy(&pair, q, sizeof pair);
+    return _mm512_set1_epi32(pair);
+}
+
+OT_INLINE sums16 sum_add(sums16 a, sums16 b) { return _mm512_add_epi32(a, b); }
+
 #if defined(__AVX512VNNI__)
+
+OT_INLINE sums16 sum_pair(sums16 sum, line16 pairs, quad16 pair)
+{
+    return _mm512_dpwssd_epi32(sum, pairs, pair);
+}
 
 OT_INLINE sums16 sum_start(quad16 correction)
 {
@@ -57,6 +77,13 @@ OT_INLINE v16 sum_finish(sums16 sum, quad16 correction, code_kind kind)
 }
 
 #else
+
+OT_INLINE sums16 sum_pair(sums16 sum, line16 pairs, quad16 pair)
+{
+    sum = _mm512_add_epi32(sum, _mm512_madd_epi16(pairs, pair));
+    __asm__("" : "+v"(sum)); /* as in integer-lanes-avx2.h: gcc would turn the chain into a tree */
+    return sum;
+}
 
 OT_INLINE sums16 sum_start(quad16 correction)
 {
@@ -80,7 +107,9 @@ OT_INLINE sums16 sum_quad(sums16 sum, line16 codes, quad16 quad, code_kind kind)
 
 OT_INLINE v16 sum_finish(sums16 sum, quad16 correction, code_kind kind)
 {
-    if (kind.nibbles)
+    if (kind.wide)
+        sum = _mm512_sub_epi32(sum, correction);
+    else if (kind.nibbles)
         sum = _mm512_sub_epi32(_mm512_madd_epi16(sum, _mm512_set1_epi16(1)), correction);
     return _mm512_cvtepi32_ps(sum);
 }

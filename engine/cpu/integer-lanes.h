@@ -1,5 +1,5 @@
 /* Integer sums of 16 features at a time, for integer-products.h: `line16` is a line of codes (16 features x 4 inputs),
- * `quad16` four activations in every lane, `sums16` the running sums. Chosen by instruction set like lanes.h. */
+ * `quad16` four activations (two of 16 bits) in every lane, `sums16` the running sums. Chosen by instruction set like lanes.h. */
 #ifndef OTTER_ENGINE_CPU_INTEGER_LANES_H
 #define OTTER_ENGINE_CPU_INTEGER_LANES_H
 
@@ -12,7 +12,7 @@
 typedef struct code_kind {
     bool nibbles, has_min;
     int n_scales;
-    bool wide; /* activations in two parts: x and low */
+    bool wide; /* 16-bit activations */
 } code_kind;
 
 #if defined(__AVX512F__)
@@ -28,6 +28,15 @@ OT_INLINE int32_t sum_of_16(const int8_t *q)
     __m128i bytes = _mm_xor_si128(_mm_loadu_si128((const __m128i *)(const void *)q), _mm_set1_epi8(-128));
     __m128i sums = _mm_sad_epu8(bytes, _mm_setzero_si128());
     return _mm_cvtsi128_si32(sums) + _mm_extract_epi32(sums, 2) - 16 * 128;
+}
+
+OT_INLINE int32_t sum_of_16_wide(const int16_t *q)
+{
+    const __m256i *at = (const __m256i *)(const void *)q;
+    __m256i eight = _mm256_madd_epi16(_mm256_loadu_si256(at), _mm256_set1_epi16(1));
+    __m128i four = _mm_add_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
+    four = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0x4e));
+    return _mm_cvtsi128_si32(_mm_add_epi32(four, _mm_shuffle_epi32(four, 0xb1)));
 }
 #endif
 

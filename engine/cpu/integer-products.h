@@ -1,7 +1,8 @@
 /* Products of quantised weights and activations on lanes.h; included once by the source of each instruction set.
  *
  * A register tile is a few rows x panels. A line of codes is 16 features x 4 inputs (a quad); a row's four activations are
- * broadcast to all lanes, and their products with the line are added into 16 integer sums, exactly. How is the matter
+ * broadcast to all lanes, and their products with the line are added into 16 integer sums, exactly: of 16-bit activations in two
+ * steps, a pair of inputs each. How is the matter
  * of integer-lanes-*.h. Codes that stand for code - zero have zero * qsum taken off their sums. A block's sums become
  * floats once, and meet the scales in the order of engine/kernels.h.
  *
@@ -27,76 +28,78 @@ OT_INLINE v16 meta_vector(const uint8_t *meta, int i, bool wide)
     return v16_load_f16((const uint16_t *)(const void *)meta + 16 * i);
 }
 
-/* zero * (the sum of the activations) for part s of a block, for the codes that need it. */
-OT_INLINE quad16 correction_of(const int8_t *q, const int32_t *qsum, int s, code_kind kind)
-{
-    if (kind.n_scales > 1)
-        return quad_set1(128 * sum_of_16(q + 16 * s));
-    if (kind.nibbles && kind.has_min)
-        return quad_set1(0);
-    return quad_scaled(qsum, kind.nibbles ? 3 : 7);
-}
-
 /* ---- A tile ---------------------------------------------------------------------------------------------- */
 
-/* Where the activations of a tile stand at the current block. A line of a tile is a row of x; of wide activations rows of x and
- * low take turns, so that each code that is unpacked serves both parts. */
-typedef struct tile_lines {
-    const int8_t *q[2];
-    const float *scale[2], *bsum[2];
-    const int32_t *qsum[2];
+/* Where the activations of a tile stand at the current block, in the form that the product reads. */
+typedef struct tile_rows {
+    const int8_t *q;
+    const int16_t *wide_q;
+    const float *scale, *bsum;
+    const int32_t *qsum;
     size_t q_stride, b_stride;
-} tile_lines;
+} tile_rows;
 
-OT_INLINE uint32_t parts_of(code_kind kind) { return kind.wide ? 2 : 1; }
-
-OT_INLINE tile_lines lines_at(const product *p, uint32_t row, code_kind kind)
+OT_INLINE tile_rows rows_at(const ot_acts *x, uint32_t row, code_kind kind)
 {
-    const size_t q_at = row * p->x->q_stride, b_at = row * p->x->b_stride;
-    tile_lines t = {.q_stride = p->x->q_stride, .b_stride = p->x->b_stride};
-    OT_UNROLL for (uint32_t part = 0; part < parts_of(kind); part++) {
-        const ot_acts *a = part == 0 ? p->x : p->low;
-        t.q[part] = a->q + q_at;
-        t.scale[part] = a->scale + b_at;
-        t.bsum[part] = a->bsum + b_at;
-        t.qsum[part] = a->qsum + b_at;
+    const size_t q = row * x->q_stride, b = row * x->b_stride;
+    if (kind.wide)
+        return (tile_rows){NULL, x->wide_q + q, x->wide_scale + b, x->wide_bsum + b, x->wide_qsum + b, x->q_stride, x->b_stride};
+    return (tile_rows){x->q + q, NULL, x->scale + b, x->bsum + b, x->qsum + b, x->q_stride, x->b_stride};
+}
+
+OT_INLINE void next_block(tile_rows *t, code_kind kind)
+{
+    if (kind.wide)
+        t->wide_q += OT_QBLOCK;
+    else
+        t->q += OT_QBLOCK;
+    t->scale++;
+    t->bsum++;
+    t->qsum++;
+}
+
+/* zero * (the sum of row r's activations) for part s of a block, for the codes that need it. */
+OT_INLINE quad16 correction_of(const tile_rows *t, uint32_t r, int s, code_kind kind)
+{
+    if (kind.n_scales > 1)
+        return quad_set1(128 * (kind.wide ? sum_of_16_wide(t->wide_q + r * t->q_stride + 16 * s)
+                                          : sum_of_16(t->q + r * t->q_stride + 16 * s)));
+    if (kind.nibbles && kind.has_min)
+        return quad_set1(0);
+    return quad_scaled(t->qsum + r * t->b_stride, kind.nibbles ? 3 : 7);
+}
+
+/* Wide products of one or two rows would wait for their own sums: their second pairs have sums of their own, two rows further on. */
+OT_INLINE bool has_second_sums(uint32_t n_rows, code_kind kind) { return kind.wide && n_rows <= OT_INT_ROWS / 2; }
+
+/* Adds the products of a line of codes with the quad of activations at `at` of each row. */
+OT_INLINE void sum_codes(sums16 sum[OT_INT_PANELS][OT_INT_ROWS], const line16 codes[OT_INT_PANELS], const tile_rows *t, size_t at,
+                         uint32_t n_rows, uint32_t n_panels, code_kind kind)
+{
+    if (!kind.wide) {
+        OT_UNROLL for (uint32_t r = 0; r < n_rows; r++) {
+            quad16 quad = quad_load(t->q + r * t->q_stride + at);
+            OT_UNROLL for (uint32_t j = 0; j < n_panels; j++)
+                sum[j][r] = sum_quad(sum[j][r], codes[j], quad, kind);
+        }
+        return;
     }
-    return t;
-}
-
-OT_INLINE void next_block(tile_lines *t, code_kind kind)
-{
-    OT_UNROLL for (uint32_t part = 0; part < parts_of(kind); part++) {
-        t->q[part] += OT_QBLOCK;
-        t->scale[part]++;
-        t->bsum[part]++;
-        t->qsum[part]++;
+    OT_UNROLL for (int half = 0; half < 2; half++) {
+        line16 pairs[OT_INT_PANELS];
+        OT_UNROLL for (uint32_t j = 0; j < n_panels; j++)
+            pairs[j] = line_pairs(codes[j], half);
+        OT_UNROLL for (uint32_t r = 0; r < n_rows; r++) {
+            quad16 pair = pair_load(t->wide_q + r * t->q_stride + at + 2 * (size_t)half);
+            const uint32_t to = r + (half > 0 && has_second_sums(n_rows, kind) ? OT_INT_ROWS / 2 : 0);
+            OT_UNROLL for (uint32_t j = 0; j < n_panels; j++)
+                sum[j][to] = sum_pair(sum[j][to], pairs[j], pair);
+        }
     }
 }
 
-OT_INLINE const int8_t *line_q(const tile_lines *t, uint32_t l, code_kind kind)
-{
-    return t->q[l % parts_of(kind)] + l / parts_of(kind) * t->q_stride;
-}
-
-OT_INLINE v16 line_scale(const tile_lines *t, uint32_t l, code_kind kind)
-{
-    return v16_set1(t->scale[l % parts_of(kind)][l / parts_of(kind) * t->b_stride]);
-}
-
-OT_INLINE v16 line_bsum(const tile_lines *t, uint32_t l, code_kind kind)
-{
-    return v16_set1(t->bsum[l % parts_of(kind)][l / parts_of(kind) * t->b_stride]);
-}
-
-OT_INLINE const int32_t *line_qsum(const tile_lines *t, uint32_t l, code_kind kind)
-{
-    return t->qsum[l % parts_of(kind)] + l / parts_of(kind) * t->b_stride;
-}
-
-/* Adds the products of line `at` of a block's codes, for each panel and line of activations. */
-OT_INLINE void sum_line(sums16 sum[OT_INT_PANELS][OT_INT_ROWS], const uint8_t *codes, size_t panel_bytes, const tile_lines *t,
-                        int at, uint32_t n_lines, uint32_t n_panels, code_kind kind)
+/* Adds the products of line `at` of a block's codes, for each panel and row. */
+OT_INLINE void sum_line(sums16 sum[OT_INT_PANELS][OT_INT_ROWS], const uint8_t *codes, size_t panel_bytes, const tile_rows *t,
+                        int at, uint32_t n_rows, uint32_t n_panels, code_kind kind)
 {
     line16 first[OT_INT_PANELS], second[OT_INT_PANELS];
     OT_UNROLL for (uint32_t j = 0; j < n_panels; j++) {
@@ -104,17 +107,9 @@ OT_INLINE void sum_line(sums16 sum[OT_INT_PANELS][OT_INT_ROWS], const uint8_t *c
         first[j] = kind.nibbles ? line_low(c) : c;
         second[j] = line_high(c);
     }
-    OT_UNROLL for (uint32_t l = 0; l < n_lines; l++) {
-        const int8_t *q = line_q(t, l, kind) + 4 * at;
-        quad16 quad = quad_load(q);
-        OT_UNROLL for (uint32_t j = 0; j < n_panels; j++)
-            sum[j][l] = sum_quad(sum[j][l], first[j], quad, kind);
-        if (kind.nibbles) {
-            quad = quad_load(q + 16);
-            OT_UNROLL for (uint32_t j = 0; j < n_panels; j++)
-                sum[j][l] = sum_quad(sum[j][l], second[j], quad, kind);
-        }
-    }
+    sum_codes(sum, first, t, 4 * (size_t)at, n_rows, n_panels, kind);
+    if (kind.nibbles)
+        sum_codes(sum, second, t, 4 * (size_t)at + 16, n_rows, n_panels, kind);
 }
 
 /* What a tile asks for in the second-level cache with each block: so many bytes, whole lines, one after the other. */
@@ -135,42 +130,46 @@ OT_INLINE void integer_tile(const product *p, uint32_t row, uint32_t panel, uint
                             code_kind kind, lines_ahead ahead)
 {
     const ot_matrix *w = p->w;
-    const bool wide = w->wide_scales;
+    const bool wide_scales = w->wide_scales;
     const size_t panel_bytes = w->panel_bytes, code_bytes = kind.nibbles ? 256 : 512, meta_bytes = ot_panel_meta_bytes(w);
     const uint8_t *codes = ot_panel_codes(w, panel), *meta = ot_panel_meta(w, panel);
-    const uint32_t n_parts = parts_of(kind), n_lines = n_rows * n_parts;
     const int code_lines = (kind.nibbles ? 4 : 8) / kind.n_scales;
-    tile_lines t = lines_at(p, row, kind);
+    tile_rows t = rows_at(p->x, row, kind);
     v16 acc[OT_INT_PANELS][OT_INT_ROWS];
     OT_UNROLL for (uint32_t j = 0; j < n_panels; j++)
-        OT_UNROLL for (uint32_t l = 0; l < n_lines; l++)
-            acc[j][l] = v16_zero();
+        OT_UNROLL for (uint32_t r = 0; r < n_rows; r++)
+            acc[j][r] = v16_zero();
 
     for (uint32_t b = ot_panel_blocks(w); b > 0; b--) {
         prefetch_lines(&ahead);
         OT_UNROLL for (int s = 0; s < kind.n_scales; s++) {
             sums16 sum[OT_INT_PANELS][OT_INT_ROWS];
             quad16 correction[OT_INT_ROWS];
-            OT_UNROLL for (uint32_t l = 0; l < n_lines; l++) {
-                correction[l] = correction_of(line_q(&t, l, kind), line_qsum(&t, l, kind), s, kind);
-                OT_UNROLL for (uint32_t j = 0; j < n_panels; j++)
-                    sum[j][l] = sum_start(correction[l]);
+            OT_UNROLL for (uint32_t r = 0; r < n_rows; r++) {
+                correction[r] = correction_of(&t, r, s, kind);
+                OT_UNROLL for (uint32_t j = 0; j < n_panels; j++) {
+                    sum[j][r] = sum_start(correction[r]);
+                    if (has_second_sums(n_rows, kind))
+                        sum[j][r + OT_INT_ROWS / 2] = sum_start(quad_set1(0));
+                }
             }
             OT_UNROLL for (int at = 0; at < code_lines; at++)
-                sum_line(sum, codes, panel_bytes, &t, s * code_lines + at, n_lines, n_panels, kind);
+                sum_line(sum, codes, panel_bytes, &t, s * code_lines + at, n_rows, n_panels, kind);
             OT_UNROLL for (uint32_t j = 0; j < n_panels; j++) {
-                v16 ws = meta_vector(meta + j * panel_bytes, s, wide);
-                OT_UNROLL for (uint32_t l = 0; l < n_lines; l++) {
-                    v16 isum = sum_finish(sum[j][l], correction[l], kind);
-                    acc[j][l] = v16_fma(v16_mul(ws, line_scale(&t, l, kind)), isum, acc[j][l]);
+                v16 ws = meta_vector(meta + j * panel_bytes, s, wide_scales);
+                OT_UNROLL for (uint32_t r = 0; r < n_rows; r++) {
+                    if (has_second_sums(n_rows, kind))
+                        sum[j][r] = sum_add(sum[j][r], sum[j][r + OT_INT_ROWS / 2]);
+                    v16 isum = sum_finish(sum[j][r], correction[r], kind);
+                    acc[j][r] = v16_fma(v16_mul(ws, v16_set1(t.scale[r * t.b_stride])), isum, acc[j][r]);
                 }
             }
         }
         if (kind.has_min) {
             OT_UNROLL for (uint32_t j = 0; j < n_panels; j++) {
-                v16 min = meta_vector(meta + j * panel_bytes, kind.n_scales, wide);
-                OT_UNROLL for (uint32_t l = 0; l < n_lines; l++)
-                    acc[j][l] = v16_fma(min, line_bsum(&t, l, kind), acc[j][l]);
+                v16 min = meta_vector(meta + j * panel_bytes, kind.n_scales, wide_scales);
+                OT_UNROLL for (uint32_t r = 0; r < n_rows; r++)
+                    acc[j][r] = v16_fma(min, v16_set1(t.bsum[r * t.b_stride]), acc[j][r]);
             }
         }
         codes += code_bytes;
@@ -178,9 +177,9 @@ OT_INLINE void integer_tile(const product *p, uint32_t row, uint32_t panel, uint
         next_block(&t, kind);
     }
     OT_UNROLL for (uint32_t j = 0; j < n_panels; j++)
-        OT_UNROLL for (uint32_t l = 0; l < n_lines; l++)
-            store_features(p->y + (row + l / n_parts) * p->y_stride + (panel + j) * OT_PANEL, acc[j][l],
-                           w->n_out - (panel + j) * OT_PANEL, p->accumulate || l % n_parts > 0);
+        OT_UNROLL for (uint32_t r = 0; r < n_rows; r++)
+            store_features(p->y + (row + r) * p->y_stride + (panel + j) * OT_PANEL, acc[j][r],
+                           w->n_out - (panel + j) * OT_PANEL, p->accumulate);
 }
 
 /* Rows [begin, end) for n_panels panels. */
@@ -188,19 +187,17 @@ OT_INLINE void integer_rows(const product *p, uint32_t begin, uint32_t end, uint
                             code_kind kind)
 {
     _Static_assert(OT_INT_ROWS <= 4, "the sizes below");
-    const uint32_t at_once = OT_INT_ROWS / parts_of(kind), n_blocks = ot_panel_blocks(p->w);
-    const uint32_t n_steps = (end - begin + at_once - 1) / at_once * n_blocks;
+    const uint32_t n_blocks = ot_panel_blocks(p->w), n_steps = (end - begin + OT_INT_ROWS - 1) / OT_INT_ROWS * n_blocks;
     lines_ahead ahead = {ot_panel_codes(p->w, panel + n_panels), (n_panels * p->w->panel_bytes / n_steps + 63) / 64 * 64};
     uint32_t row = begin;
-    for (; row + at_once <= end; row += at_once, ahead.at += ahead.bytes * n_blocks)
-        integer_tile(p, row, panel, at_once, n_panels, kind, ahead);
-    const uint32_t rest = end - row;
-    if (!kind.wide && rest == 3)
-        integer_tile(p, row, panel, 3, n_panels, kind, ahead);
-    else if (!kind.wide && rest == 2)
-        integer_tile(p, row, panel, 2, n_panels, kind, ahead);
-    else if (rest == 1)
-        integer_tile(p, row, panel, 1, n_panels, kind, ahead);
+    for (; row + OT_INT_ROWS <= end; row += OT_INT_ROWS, ahead.at += ahead.bytes * n_blocks)
+        integer_tile(p, row, panel, OT_INT_ROWS, n_panels, kind, ahead);
+    switch (end - row) {
+    case 3: integer_tile(p, row, panel, 3, n_panels, kind, ahead); break;
+    case 2: integer_tile(p, row, panel, 2, n_panels, kind, ahead); break;
+    case 1: integer_tile(p, row, panel, 1, n_panels, kind, ahead); break;
+    default: break;
+    }
 }
 
 OT_INLINE void integer_panels(const product *p, uint32_t begin, uint32_t end, code_kind kind)
@@ -231,8 +228,6 @@ OT_INTEGER_PRODUCT(matmul_s8_min, false, true, 1)
 OT_INTEGER_PRODUCT(matmul_s8_two_scales, false, false, 2)
 #undef OT_INTEGER_PRODUCT
 
-/* The product of quantised weights for p. Wide activations of few rows share a sweep over the weights, which costs a quarter
- * less than two there; more rows fill the tiles by themselves, and two sweeps leave them more registers. */
 static void integer_matmul(const product *p, uint32_t begin, uint32_t end)
 {
     typedef void integer_product(const product *, uint32_t, uint32_t);
@@ -241,13 +236,7 @@ static void integer_matmul(const product *p, uint32_t begin, uint32_t end)
         {matmul_s8_min, matmul_s8_min_wide}, {matmul_s8_two_scales, matmul_s8_two_scales_wide}};
     const ot_matrix *w = p->w;
     const int kind = w->format == OT_PACK_U4 ? w->has_min : w->n_scales == 2 ? 4 : 2 + w->has_min;
-    if (p->low == NULL || p->x->n_rows <= OT_WIDE_ROWS) {
-        products[kind][p->low != NULL](p, begin, end);
-        return;
-    }
-    const product high = {p->y, p->y_stride, p->x, w, p->accumulate, NULL}, low = {p->y, p->y_stride, p->low, w, true, NULL};
-    products[kind][0](&high, begin, end);
-    products[kind][0](&low, begin, end);
+    products[kind][p->wide](p, begin, end);
 }
 
 #endif

@@ -33,5 +33,8 @@
  * INF_BITS on (as the bits of the largest magnitude) it holds an infinity or NaN, and its scale becomes NaN. */
 #define OT_QUANT_TINY 0x1p-100f
 #define OT_QUANT_INF_BITS 0x7f800000u
+/* The largest codes of the narrow and of the wide form. */
+#define OT_QUANT_NARROW 127.0f
+#define OT_QUANT_WIDE 32767.0f
 
 #endif

@@ -147,7 +147,8 @@ static void c_rope(float *x, const float *table, uint32_t n_heads, uint32_t head
 
 /* ---- Quantised activations ------------------------------------------------------------------------------- */
 
-static void quantize_block(const float *x, int8_t *q, float *scale, float *bsum, int32_t *qsum)
+/* A block in one form: codes up to `most` go to q8 or q16, whichever is not NULL. */
+static void quantize_block(const float *x, float most, int8_t *q8, int16_t *q16, float *scale, float *bsum, int32_t *qsum)
 {
     uint32_t amax_bits = 0;
     for (int i = 0; i < OT_QBLOCK; i++) {
@@ -155,44 +156,33 @@ static void quantize_block(const float *x, int8_t *q, float *scale, float *bsum,
         if (b > amax_bits)
             amax_bits = b;
     }
-    float amax = ot_float_from_bits(amax_bits);
-    if (amax_bits >= OT_QUANT_INF_BITS || amax < OT_QUANT_TINY) {
-        memset(q, 0, OT_QBLOCK);
-        *qsum = 0;
-        *scale = *bsum = amax < OT_QUANT_TINY ? 0.0f : NAN;
-        return;
-    }
-    float inv = 127.0f / amax;
+    const float amax = ot_float_from_bits(amax_bits);
+    const bool finite = amax_bits < OT_QUANT_INF_BITS, tiny = amax < OT_QUANT_TINY;
+    const float inv = finite && !tiny ? most / amax : 0.0f;
     int32_t sum = 0;
     for (int i = 0; i < OT_QBLOCK; i++) {
-        q[i] = (int8_t)rintf(x[i] * inv);
-        sum += q[i];
+        const int32_t code = inv > 0.0f ? (int32_t)rintf(x[i] * inv) : 0;
+        if (q8 != NULL)
+            q8[i] = (int8_t)code;
+        else
+            q16[i] = (int16_t)code;
+        sum += code;
     }
-    *scale = amax / 127.0f;
     *qsum = sum;
+    *scale = !finite ? NAN : tiny ? 0.0f : amax / most;
     *bsum = *scale * (float)sum;
 }
 
-static void quantize_block_of(const ot_acts *acts, uint32_t row, uint32_t b, const float *x)
-{
-    const size_t at = row * acts->b_stride + b;
-    quantize_block(x, acts->q + row * acts->q_stride + b * OT_QBLOCK, &acts->scale[at], &acts->bsum[at], &acts->qsum[at]);
-}
-
-static void c_quantize(const ot_acts *acts, const ot_acts *low, uint32_t row_begin, uint32_t row_end)
+static void c_quantize(const ot_acts *a, unsigned forms, uint32_t row_begin, uint32_t row_end)
 {
     for (uint32_t r = row_begin; r < row_end; r++) {
-        for (uint32_t b = 0; b < acts->n_in / OT_QBLOCK; b++) {
-            const float *x = acts->x + r * acts->x_stride + b * OT_QBLOCK;
-            quantize_block_of(acts, r, b, x);
-            if (low == NULL)
-                continue;
-            const int8_t *q = acts->q + r * acts->q_stride + b * OT_QBLOCK;
-            const float scale = acts->scale[r * acts->b_stride + b];
-            float rest[OT_QBLOCK];
-            for (int i = 0; i < OT_QBLOCK; i++)
-                rest[i] = x[i] - scale * (float)q[i];
-            quantize_block_of(low, r, b, rest);
+        for (uint32_t b = 0; b < a->n_in / OT_QBLOCK; b++) {
+            const float *x = a->x + r * a->x_stride + b * OT_QBLOCK;
+            const size_t at = r * a->b_stride + b, q = r * a->q_stride + b * OT_QBLOCK;
+            if (forms & OT_ACTS_NARROW)
+                quantize_block(x, OT_QUANT_NARROW, a->q + q, NULL, &a->scale[at], &a->bsum[at], &a->qsum[at]);
+            if (forms & OT_ACTS_WIDE)
+                quantize_block(x, OT_QUANT_WIDE, NULL, a->wide_q + q, &a->wide_scale[at], &a->wide_bsum[at], &a->wide_qsum[at]);
         }
     }
 }
@@ -211,9 +201,9 @@ static float meta_value(const ot_matrix *w, const uint8_t *meta, uint32_t i, uin
     return ot_f16_to_f32(half);
 }
 
-/* The exact integer product of inputs [k_begin, k_end) of a block. */
-static int32_t code_product(const ot_matrix *w, const uint8_t *codes, uint32_t f, const int8_t *q, uint32_t k_begin,
-                            uint32_t k_end)
+/* The exact integer product of inputs [k_begin, k_end) of a block with the activations from `q` on, of one form. */
+static int32_t code_product(const ot_matrix *w, const uint8_t *codes, uint32_t f, const ot_acts *x, size_t q, bool wide,
+                            uint32_t k_begin, uint32_t k_end)
 {
     int32_t sum = 0, zero = ot_panel_zero(w);
     for (uint32_t k = k_begin; k < k_end; k++) {
@@ -222,25 +212,25 @@ static int32_t code_product(const ot_matrix *w, const uint8_t *codes, uint32_t f
             code = codes[k % 16 / 4 * 64 + f * 4 + k % 4] >> (k < 16 ? 0 : 4) & 15;
         else
             code = codes[k / 4 * 64 + f * 4 + k % 4];
-        sum += (code - zero) * q[k];
+        sum += (code - zero) * (wide ? x->wide_q[q + k] : x->q[q + k]);
     }
     return sum;
 }
 
-static float product_quantised(const ot_acts *x, uint32_t r, const ot_matrix *w, uint32_t panel, uint32_t f)
+static float product_quantised(const ot_acts *x, bool wide, uint32_t r, const ot_matrix *w, uint32_t panel, uint32_t f)
 {
     const uint8_t *codes = ot_panel_codes(w, panel), *meta = ot_panel_meta(w, panel);
+    const float *scale = wide ? x->wide_scale : x->scale, *bsum = wide ? x->wide_bsum : x->bsum;
     uint32_t span = OT_QBLOCK / w->n_scales;
     float acc = 0.0f;
     for (uint32_t b = 0; b < ot_panel_blocks(w); b++) {
-        const int8_t *q = x->q + r * x->q_stride + b * OT_QBLOCK;
-        size_t at = r * x->b_stride + b;
+        const size_t q = r * x->q_stride + b * OT_QBLOCK, at = r * x->b_stride + b;
         for (uint32_t s = 0; s < w->n_scales; s++) {
-            int32_t isum = code_product(w, codes, f, q, s * span, (s + 1) * span);
-            acc = fmaf(meta_value(w, meta, s, f) * x->scale[at], (float)isum, acc);
+            int32_t isum = code_product(w, codes, f, x, q, wide, s * span, (s + 1) * span);
+            acc = fmaf(meta_value(w, meta, s, f) * scale[at], (float)isum, acc);
         }
         if (w->has_min)
-            acc = fmaf(meta_value(w, meta, w->n_scales, f), x->bsum[at], acc);
+            acc = fmaf(meta_value(w, meta, w->n_scales, f), bsum[at], acc);
         codes += ot_panel_code_bytes(w);
         meta += ot_panel_meta_bytes(w);
     }
@@ -266,13 +256,13 @@ static float product_float(const float *x, const ot_matrix *w, uint32_t panel, u
     return acc;
 }
 
-static void c_matmul(float *y, size_t y_stride, const ot_acts *x, const ot_matrix *w, uint32_t panel_begin,
+static void multiply(float *y, size_t y_stride, const ot_acts *x, bool wide, const ot_matrix *w, uint32_t panel_begin,
                      uint32_t panel_end, bool accumulate)
 {
     bool quantised = ot_matrix_takes_q8(w);
     for (uint32_t r = 0; r < x->n_rows; r++) {
         for (uint32_t o = panel_begin * OT_PANEL; o < panel_end * OT_PANEL && o < w->n_out; o++) {
-            float acc = quantised ? product_quantised(x, r, w, o / OT_PANEL, o % OT_PANEL)
+            float acc = quantised ? product_quantised(x, wide, r, w, o / OT_PANEL, o % OT_PANEL)
                                   : product_float(x->x + r * x->x_stride, w, o / OT_PANEL, o % OT_PANEL);
             float *dst = &y[r * y_stride + o];
             *dst = accumulate ? *dst + acc : acc;
@@ -280,12 +270,16 @@ static void c_matmul(float *y, size_t y_stride, const ot_acts *x, const ot_matri
     }
 }
 
-static void c_matmul_wide(float *y, size_t y_stride, const ot_acts *x, const ot_acts *low, const ot_matrix *w, uint32_t panel_begin,
+static void c_matmul(float *y, size_t y_stride, const ot_acts *x, const ot_matrix *w, uint32_t panel_begin,
+                     uint32_t panel_end, bool accumulate)
+{
+    multiply(y, y_stride, x, false, w, panel_begin, panel_end, accumulate);
+}
+
+static void c_matmul_wide(float *y, size_t y_stride, const ot_acts *x, const ot_matrix *w, uint32_t panel_begin,
                           uint32_t panel_end, bool accumulate)
 {
-    c_matmul(y, y_stride, x, w, panel_begin, panel_end, accumulate);
-    if (low != NULL && ot_matrix_takes_q8(w))
-        c_matmul(y, y_stride, low, w, panel_begin, panel_end, true);
+    multiply(y, y_stride, x, true, w, panel_begin, panel_end, accumulate);
 }
 
 /* ---- Attention ------------------------------------------------------------------------------------------- */

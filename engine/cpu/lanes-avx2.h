@@ -130,7 +130,15 @@ OT_INLINE uint32_t v16_amax_bits(v16 a, v16 b)
     return (uint32_t)_mm_cvtsi128_si32(n);
 }
 
-OT_INLINE int32_t v16_store_i8(int8_t *dst, v16 a, v16 b, v16 codes[2])
+OT_INLINE int32_t sum_of_i32(__m256i sum)
+{
+    __m128i s = _mm_add_epi32(_mm256_castsi256_si128(sum), _mm256_extracti128_si256(sum, 1));
+    s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0x4e));
+    s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0xb1));
+    return _mm_cvtsi128_si32(s);
+}
+
+OT_INLINE int32_t v16_store_i8(int8_t *dst, v16 a, v16 b)
 {
     __m256i i0 = _mm256_cvtps_epi32(a.lo), i1 = _mm256_cvtps_epi32(a.hi);
     __m256i i2 = _mm256_cvtps_epi32(b.lo), i3 = _mm256_cvtps_epi32(b.hi);
@@ -138,13 +146,17 @@ OT_INLINE int32_t v16_store_i8(int8_t *dst, v16 a, v16 b, v16 codes[2])
     __m256i bytes = _mm256_packs_epi16(_mm256_packs_epi32(i0, i1), _mm256_packs_epi32(i2, i3));
     bytes = _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
     _mm256_storeu_si256((__m256i *)(void *)dst, bytes);
-    codes[0] = v16_pair(_mm256_cvtepi32_ps(i0), _mm256_cvtepi32_ps(i1));
-    codes[1] = v16_pair(_mm256_cvtepi32_ps(i2), _mm256_cvtepi32_ps(i3));
-    __m256i sum = _mm256_add_epi32(_mm256_add_epi32(i0, i1), _mm256_add_epi32(i2, i3));
-    __m128i s = _mm_add_epi32(_mm256_castsi256_si128(sum), _mm256_extracti128_si256(sum, 1));
-    s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0x4e));
-    s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0xb1));
-    return _mm_cvtsi128_si32(s);
+    return sum_of_i32(_mm256_add_epi32(_mm256_add_epi32(i0, i1), _mm256_add_epi32(i2, i3)));
+}
+
+/* The same in -32767.5..32767.5, as 16-bit numbers. */
+OT_INLINE int32_t v16_store_i16(int16_t *dst, v16 a, v16 b)
+{
+    __m256i i0 = _mm256_cvtps_epi32(a.lo), i1 = _mm256_cvtps_epi32(a.hi);
+    __m256i i2 = _mm256_cvtps_epi32(b.lo), i3 = _mm256_cvtps_epi32(b.hi);
+    _mm256_storeu_si256((__m256i *)(void *)dst, _mm256_permute4x64_epi64(_mm256_packs_epi32(i0, i1), 0xd8));
+    _mm256_storeu_si256((__m256i *)(void *)(dst + 16), _mm256_permute4x64_epi64(_mm256_packs_epi32(i2, i3), 0xd8));
+    return sum_of_i32(_mm256_add_epi32(_mm256_add_epi32(i0, i1), _mm256_add_epi32(i2, i3)));
 }
 
 #endif

@@ -91,14 +91,21 @@ OT_INLINE uint32_t v16_amax_bits(v16 a, v16 b)
     return (uint32_t)_mm512_reduce_max_epi32(_mm512_max_epi32(x, y));
 }
 
-/* Rounds 32 floats in -127.5..127.5 to nearest even, stores them as bytes and in codes, and returns their sum. */
-OT_INLINE int32_t v16_store_i8(int8_t *dst, v16 a, v16 b, v16 codes[2])
+/* Rounds 32 floats in -127.5..127.5 to nearest even, stores them as bytes and returns their sum. */
+OT_INLINE int32_t v16_store_i8(int8_t *dst, v16 a, v16 b)
 {
     __m512i x = _mm512_cvtps_epi32(a), y = _mm512_cvtps_epi32(b);
     _mm_storeu_si128((__m128i *)(void *)dst, _mm512_cvtepi32_epi8(x));
     _mm_storeu_si128((__m128i *)(void *)(dst + 16), _mm512_cvtepi32_epi8(y));
-    codes[0] = _mm512_cvtepi32_ps(x);
-    codes[1] = _mm512_cvtepi32_ps(y);
+    return _mm512_reduce_add_epi32(_mm512_add_epi32(x, y));
+}
+
+/* The same in -32767.5..32767.5, as 16-bit numbers. */
+OT_INLINE int32_t v16_store_i16(int16_t *dst, v16 a, v16 b)
+{
+    __m512i x = _mm512_cvtps_epi32(a), y = _mm512_cvtps_epi32(b);
+    _mm256_storeu_si256((__m256i *)(void *)dst, _mm512_cvtepi32_epi16(x));
+    _mm256_storeu_si256((__m256i *)(void *)(dst + 16), _mm512_cvtepi32_epi16(y));
     return _mm512_reduce_add_epi32(_mm512_add_epi32(x, y));
 }
 

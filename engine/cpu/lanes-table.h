@@ -7,25 +7,29 @@
 #include "engine/cpu/kernel-tables.h"
 #include "engine/cpu/vector-kernels.h"
 
-static void lanes_matmul_wide(float *y, size_t y_stride, const ot_acts *x, const ot_acts *low, const ot_matrix *w, uint32_t panel_begin,
-                              uint32_t panel_end, bool accumulate)
+static void lanes_product(const product *p, uint32_t panel_begin, uint32_t panel_end)
 {
-    const product p = {y, y_stride, x, w, accumulate, low};
-    if (panel_end > w->n_panels)
-        panel_end = w->n_panels;
-    switch (w->format) {
-    case OT_PACK_F32: matmul_f32(&p, panel_begin, panel_end); break;
-    case OT_PACK_F16: matmul_f16(&p, panel_begin, panel_end); break;
-    case OT_PACK_BF16: matmul_bf16(&p, panel_begin, panel_end); break;
+    if (panel_end > p->w->n_panels)
+        panel_end = p->w->n_panels;
+    switch (p->w->format) {
+    case OT_PACK_F32: matmul_f32(p, panel_begin, panel_end); break;
+    case OT_PACK_F16: matmul_f16(p, panel_begin, panel_end); break;
+    case OT_PACK_BF16: matmul_bf16(p, panel_begin, panel_end); break;
     case OT_PACK_U4:
-    case OT_PACK_S8: integer_matmul(&p, panel_begin, panel_end); break;
+    case OT_PACK_S8: integer_matmul(p, panel_begin, panel_end); break;
     }
 }
 
 static void lanes_matmul(float *y, size_t y_stride, const ot_acts *x, const ot_matrix *w, uint32_t panel_begin,
                          uint32_t panel_end, bool accumulate)
 {
-    lanes_matmul_wide(y, y_stride, x, NULL, w, panel_begin, panel_end, accumulate);
+    lanes_product(&(product){y, y_stride, x, w, accumulate, false}, panel_begin, panel_end);
+}
+
+static void lanes_matmul_wide(float *y, size_t y_stride, const ot_acts *x, const ot_matrix *w, uint32_t panel_begin,
+                              uint32_t panel_end, bool accumulate)
+{
+    lanes_product(&(product){y, y_stride, x, w, accumulate, true}, panel_begin, panel_end);
 }
 
 const ot_kernels OT_TABLE = {

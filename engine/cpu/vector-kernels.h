@@ -237,47 +237,47 @@ static void lanes_rope(float *x, const float *table, uint32_t n_heads, uint32_t 
 
 /* ---- Quantisation and KV store --------------------------------------------------------------------------- */
 
-/* Quantises a block; with leave_rest, *lo and *hi become what that took from it. */
-OT_INLINE void quantize_block(const ot_acts *acts, uint32_t row, uint32_t b, v16 *lo, v16 *hi, bool leave_rest)
+/* The scale of a block with this largest magnitude (as bits), and what its elements are multiplied by (0: all codes are 0), for codes
+ * up to `most`. */
+OT_INLINE float block_scale(uint32_t amax_bits, float most, float *inv)
 {
-    int8_t *q = acts->q + row * acts->q_stride + b * OT_QBLOCK;
-    const size_t at = row * acts->b_stride + b;
-    const uint32_t amax_bits = v16_amax_bits(*lo, *hi);
     float amax;
     memcpy(&amax, &amax_bits, sizeof amax);
-    if (amax_bits >= OT_QUANT_INF_BITS || amax < OT_QUANT_TINY) {
-        const float scale = amax < OT_QUANT_TINY ? 0.0f : NAN;
-        memset(q, 0, OT_QBLOCK);
-        acts->qsum[at] = 0;
-        acts->scale[at] = acts->bsum[at] = scale;
-        if (!leave_rest)
-            return;
-        *lo = v16_sub(*lo, v16_mul(v16_set1(scale), v16_zero()));
-        *hi = v16_sub(*hi, v16_mul(v16_set1(scale), v16_zero()));
-        return;
-    }
-    const v16 inv = v16_set1(127.0f / amax), scale = v16_set1(amax / 127.0f);
-    v16 codes[2];
-    acts->qsum[at] = v16_store_i8(q, v16_mul(*lo, inv), v16_mul(*hi, inv), codes);
-    acts->scale[at] = amax / 127.0f;
-    acts->bsum[at] = acts->scale[at] * (float)acts->qsum[at];
-    if (!leave_rest)
-        return;
-    *lo = v16_sub(*lo, v16_mul(scale, codes[0]));
-    *hi = v16_sub(*hi, v16_mul(scale, codes[1]));
+    *inv = 0.0f;
+    if (amax_bits >= OT_QUANT_INF_BITS)
+        return NAN;
+    if (amax < OT_QUANT_TINY)
+        return 0.0f;
+    *inv = most / amax;
+    return amax / most;
 }
 
-static void lanes_quantize(const ot_acts *acts, const ot_acts *low, uint32_t row_begin, uint32_t row_end)
+static void lanes_quantize(const ot_acts *a, unsigned forms, uint32_t row_begin, uint32_t row_end)
 {
+    float inv;
     for (uint32_t r = row_begin; r < row_end; r++) {
-        const float *x = acts->x + r * acts->x_stride;
-        for (uint32_t b = 0; b < acts->n_in / OT_QBLOCK; b++, x += OT_QBLOCK) {
-            v16 lo = v16_load(x), hi = v16_load(x + 16);
-            if (low == NULL) {
-                quantize_block(acts, r, b, &lo, &hi, false);
-            } else {
-                quantize_block(acts, r, b, &lo, &hi, true);
-                quantize_block(low, r, b, &lo, &hi, false);
+        for (uint32_t b = 0; b < a->n_in / OT_QBLOCK; b++) {
+            const float *x = a->x + r * a->x_stride + b * OT_QBLOCK;
+            const size_t q = r * a->q_stride + b * OT_QBLOCK, at = r * a->b_stride + b;
+            const v16 lo = v16_load(x), hi = v16_load(x + 16);
+            const uint32_t amax_bits = v16_amax_bits(lo, hi);
+            if (forms & OT_ACTS_NARROW) {
+                a->scale[at] = block_scale(amax_bits, OT_QUANT_NARROW, &inv);
+                a->qsum[at] = 0;
+                if (inv > 0.0f)
+                    a->qsum[at] = v16_store_i8(a->q + q, v16_mul(lo, v16_set1(inv)), v16_mul(hi, v16_set1(inv)));
+                else
+                    memset(a->q + q, 0, OT_QBLOCK * sizeof *a->q);
+                a->bsum[at] = a->scale[at] * (float)a->qsum[at];
+            }
+            if (forms & OT_ACTS_WIDE) {
+                a->wide_scale[at] = block_scale(amax_bits, OT_QUANT_WIDE, &inv);
+                a->wide_qsum[at] = 0;
+                if (inv > 0.0f)
+                    a->wide_qsum[at] = v16_store_i16(a->wide_q + q, v16_mul(lo, v16_set1(inv)), v16_mul(hi, v16_set1(inv)));
+                else
+                    memset(a->wide_q + q, 0, OT_QBLOCK * sizeof *a->wide_q);
+                a->wide_bsum[at] = a->wide_scale[at] * (float)a->wide_qsum[at];
             }
         }
     }

@@ -9,25 +9,17 @@
 
 #include "engine/step.h"
 
-/* Rows from `first` on of activations, as rows of a smaller width. */
-static ot_acts narrow_acts(const ot_acts *all, const float *x, uint32_t first, uint32_t n_rows, uint32_t width)
-{
-    ot_acts a = ot_acts_part(all, first, n_rows, 0, width);
-    a.x = x;
-    a.x_stride = width;
-    if (width % OT_QBLOCK != 0)
-        a.q = NULL;
-    a.q_stride = ((size_t)width + 63) / 64 * 64;
-    a.b_stride = width / OT_QBLOCK;
-    return a;
-}
-
-/* The same of a wide buffer. */
+/* Rows [first, first + n) of a buffer, as a buffer of a smaller width. */
 static ot_buffer buffer_part(const ot_buffer *all, uint32_t first, uint32_t n, uint32_t width)
 {
     ot_buffer b = {.x = all->x + (size_t)first * all->width, .width = width};
-    b.acts = narrow_acts(&all->acts, b.x, first, n, width);
-    b.low = narrow_acts(&all->low, NULL, first, n, width);
+    b.acts = ot_acts_part(&all->acts, first, n, 0, width);
+    b.acts.x = b.x;
+    b.acts.x_stride = width;
+    if (width % OT_QBLOCK != 0)
+        b.acts.q = NULL;
+    b.acts.q_stride = ((size_t)width + 63) / 64 * 64;
+    b.acts.b_stride = width / OT_QBLOCK;
     return b;
 }
 
@@ -104,7 +96,7 @@ static void finish_full_rows(ot_engine *e, uint32_t begin, uint32_t end)
         for (uint32_t i = 0; e->full_rows_silu[r] && i < d; i++)
             u[i] = u[i] / (1.0f + ot_expf(-u[i]));
     }
-    ot_buffer_quantize(e, &e->project_in, begin, end, true);
+    ot_buffer_quantize(e, &e->project_in, OT_ACTS_WIDE, begin, end);
 }
 
 static void full_rows_task(void *arg, uint32_t task, uint32_t thread)
@@ -147,7 +139,7 @@ static void add_head(ot_engine *e, const ot_head_rows *h, uint32_t first, uint32
             add_token(e, &x->heads[h->output], h->tokens[i], in->x + (size_t)i * width, width);
         out[i] = out_row(x, h->output, h->values[i]);
     }
-    ot_buffer_quantize(e, in, 0, h->n_rows, true);
+    ot_buffer_quantize(e, in, OT_ACTS_WIDE, 0, h->n_rows);
     if (table) {
         ot_project_add(e, in, &x->heads[h->output].table, n_wanted(e, h), out);
         return;
@@ -193,14 +185,14 @@ static const ot_buffer *last_vector(ot_engine *e, const float *x, const ot_inser
     ot_buffer *in = &e->head_parts[0];
     *in = buffer_part(&e->head_in, 0, 1, width);
     memcpy(in->x, x, width * sizeof(float));
-    ot_buffer_quantize(e, in, 0, 1, true);
+    ot_buffer_quantize(e, in, OT_ACTS_WIDE, 0, 1);
     *w = &h->table;
     if (has_table(insertion, output))
         return in;
     *w = &e->model->output;
-    e->kernels->matmul_wide(e->project_in.x, e->model->info.n_embd, &in->acts, ot_matrix_takes_q8(&h->matrix) ? &in->low : NULL,
-                     &h->matrix, 0, h->matrix.n_panels, false);
-    e->project_in.acts.n_rows = e->project_in.low.n_rows = 1;
+    e->kernels->matmul_wide(e->project_in.x, e->model->info.n_embd, &in->acts, &h->matrix, 0,
+                            h->matrix.n_panels, false);
+    e->project_in.acts.n_rows = 1;
     e->full_rows_silu[0] = false;
     finish_full_rows(e, 0, 1);
     return &e->project_in;
@@ -228,8 +220,7 @@ ot_status ot_engine_lookahead(ot_engine *e, uint32_t row, const ot_insertion *in
         /* A panel is the least that a kernel computes. */
         float values[OT_PANEL];
         const uint32_t panel = (uint32_t)tokens[i] / OT_PANEL;
-        e->kernels->matmul_wide(values - (size_t)panel * OT_PANEL, OT_PANEL, &in->acts, ot_matrix_takes_q8(w) ? &in->low : NULL, w,
-                         panel, panel + 1, false);
+        e->kernels->matmul_wide(values - (size_t)panel * OT_PANEL, OT_PANEL, &in->acts, w, panel, panel + 1, false);
         scores[i] = ot_out_value(&out, values[(uint32_t)tokens[i] % OT_PANEL]);
     }
     return OT_OK;

@@ -305,12 +305,12 @@ static void norm_stream_row(ot_engine *e, const ot_stream *s, uint32_t row, bool
     in.acts.x = in.x;
     ot_step_norm_extended(e, row, ffn ? &l->ffn_norm : &l->attn_norm, ext, de, in.x + (size_t)(c + 1) * in.width - de);
     if (s->in_blocks) {
-        ot_buffer_quantize_blocks(e, &in, c, c + 1, in.width - de, de, false);
+        ot_buffer_quantize_blocks(e, &in, OT_ACTS_NARROW, c, c + 1, in.width - de, de);
         ot_streams_give_blocks(e, row, OT_PART_IN, s, 0, de);
     } else {
         gather(e, s, &in, row, OT_PART_IN);
         if (s->insertion->takes_q8)
-            ot_buffer_quantize(e, &in, c, c + 1, false);
+            ot_buffer_quantize(e, &in, OT_ACTS_NARROW, c, c + 1);
     }
     if (t != NULL)
         tape_norm_row(e, row, ffn);
@@ -341,7 +341,7 @@ void ot_streams_gather_row(ot_engine *e, uint32_t row, ot_part_kind kind)
             continue;
         gather(e, s, part_buffer(s, kind), row, kind);
         if (s->insertion->takes_q8)
-            ot_buffer_quantize(e, part_buffer(s, kind), c, c + 1, false);
+            ot_buffer_quantize(e, part_buffer(s, kind), OT_ACTS_NARROW, c, c + 1);
     }
 }
 

@@ -152,7 +152,7 @@ static void open_product(product_bench *b, const ot_kernels *k, ot_type type, ui
     b->x.bsum = floats((size_t)max_rows * b->x.b_stride);
     b->x.qsum = buffer((size_t)max_rows * b->x.b_stride * sizeof(int32_t));
     b->y = floats((size_t)max_rows * n_out);
-    k->quantize(&b->x, NULL, 0, max_rows);
+    k->quantize(&b->x, OT_ACTS_NARROW, 0, max_rows);
 }
 
 static void close_product(product_bench *b)
@@ -320,7 +320,7 @@ static void run_max(void *arg) { vector_bench *b = arg; sink = b->k->max(b->x, 4
 static void run_sum_exp(void *arg) { vector_bench *b = arg; sink = b->k->sum_exp(b->x, 49152, 1.0f); }
 static void run_rope(void *arg) { vector_bench *b = arg; b->k->rope(b->z, b->y, 9, 64, 64, false); }
 static void run_neox(void *arg) { vector_bench *b = arg; b->k->rope(b->z, b->y, 9, 64, 64, true); }
-static void run_quantize(void *arg) { vector_bench *b = arg; b->k->quantize(&b->acts, NULL, 0, 1); }
+static void run_quantize(void *arg) { vector_bench *b = arg; b->k->quantize(&b->acts, OT_ACTS_NARROW, 0, 1); }
 static void run_kv_store(void *arg)
 {
     vector_bench *b = arg;

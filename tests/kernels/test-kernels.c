@@ -246,10 +246,15 @@ static void acts_open_strided(acts_buffers *b, uint32_t n_rows, uint32_t n_in, s
     b->acts.scale = guarded_floats(b->b_size);
     b->acts.bsum = guarded_floats(b->b_size);
     b->acts.qsum = (int32_t *)(void *)guarded_floats(b->b_size);
+    b->acts.wide_q = ot_test_guarded_alloc(b->q_size * sizeof(int16_t), 64);
+    b->acts.wide_scale = guarded_floats(b->b_size);
+    b->acts.wide_bsum = guarded_floats(b->b_size);
+    b->acts.wide_qsum = (int32_t *)(void *)guarded_floats(b->b_size);
     memset(b->acts.q, 0, b->q_size);
-    memset(b->acts.scale, 0, b->b_size * sizeof(float));
-    memset(b->acts.bsum, 0, b->b_size * sizeof(float));
-    memset(b->acts.qsum, 0, b->b_size * sizeof(float));
+    memset(b->acts.wide_q, 0, b->q_size * sizeof(int16_t));
+    void *const of_blocks[] = {b->acts.scale, b->acts.bsum, b->acts.qsum, b->acts.wide_scale, b->acts.wide_bsum, b->acts.wide_qsum};
+    for (size_t i = 0; i < sizeof of_blocks / sizeof *of_blocks; i++)
+        memset(of_blocks[i], 0, b->b_size * sizeof(float));
 }
 
 static void acts_open(acts_buffers *b, uint32_t n_rows, uint32_t n_in)
@@ -265,6 +270,10 @@ static void acts_close(acts_buffers *b)
     free_floats(b->acts.scale, b->b_size);
     free_floats(b->acts.bsum, b->b_size);
     free_floats((float *)(void *)b->acts.qsum, b->b_size);
+    ot_test_guarded_free(b->acts.wide_q, b->q_size * sizeof(int16_t));
+    free_floats(b->acts.wide_scale, b->b_size);
+    free_floats(b->acts.wide_bsum, b->b_size);
+    free_floats((float *)(void *)b->acts.wide_qsum, b->b_size);
 }
 
 static float *acts_x(acts_buffers *b)
@@ -274,57 +283,55 @@ static float *acts_x(acts_buffers *b)
 
 static bool same_quantised(const acts_buffers *a, const acts_buffers *b)
 {
-    return memcmp(a->acts.q, b->acts.q, a->q_size) == 0 && same(a->acts.scale, b->acts.scale, a->b_size, "scale") &&
-           same(a->acts.bsum, b->acts.bsum, a->b_size, "bsum") &&
-           memcmp(a->acts.qsum, b->acts.qsum, a->b_size * sizeof(int32_t)) == 0;
+    const ot_acts *x = &a->acts, *y = &b->acts;
+    return memcmp(x->q, y->q, a->q_size) == 0 && same(x->scale, y->scale, a->b_size, "scale") &&
+           same(x->bsum, y->bsum, a->b_size, "bsum") && memcmp(x->qsum, y->qsum, a->b_size * sizeof(int32_t)) == 0 &&
+           memcmp(x->wide_q, y->wide_q, a->q_size * sizeof(int16_t)) == 0 &&
+           same(x->wide_scale, y->wide_scale, a->b_size, "wide scale") && same(x->wide_bsum, y->wide_bsum, a->b_size, "wide bsum") &&
+           memcmp(x->wide_qsum, y->wide_qsum, a->b_size * sizeof(int32_t)) == 0;
 }
 
 static void quantize_matches(void)
 {
     for (int i = 0; i < 200; i++) {
-        acts_buffers a, b, low_a, low_b;
+        acts_buffers a, b;
         const uint32_t n_rows = 1 + below(3), n_in = OT_QBLOCK * (1 + below(5));
         const values kind = (values)(i % N_VALUES);
         acts_open(&a, n_rows, n_in);
         acts_open_strided(&b, n_rows, n_in, a.acts.x_stride, a.acts.b_stride);
-        acts_open(&low_a, n_rows, n_in);
-        acts_open_strided(&low_b, n_rows, n_in, low_a.acts.x_stride, low_a.acts.b_stride);
         fill(acts_x(&a), a.x_size, kind);
         if (i % 7 == 3)
             acts_x(&a)[below(n_in)] = i & 1 ? NAN : -INFINITY;
         if (i % 7 == 4) /* halves, which round to even */
             for (uint32_t k = 0; k < n_in; k++)
-                acts_x(&a)[k] = k % OT_QBLOCK ? (float)(int)below(127) + 0.5f : 127.0f;
+                acts_x(&a)[k] = k % OT_QBLOCK ? (float)(int)below(127) + 0.5f : i & 1 ? 127.0f : 32767.0f;
         memcpy(acts_x(&b), a.acts.x, a.x_size * sizeof(float));
-        const bool wide = i % 3 > 0;
-        fast->quantize(&a.acts, wide ? &low_a.acts : NULL, 0, n_rows);
-        ref->quantize(&b.acts, wide ? &low_b.acts : NULL, 0, n_rows);
-        ot_test_context("%s, %u rows of %u, values %d, wide %d", fast->name, n_rows, n_in, kind, wide);
-        CHECK(same_quantised(&a, &b) && same_quantised(&low_a, &low_b));
-        acts_close(&low_b), acts_close(&low_a), acts_close(&b), acts_close(&a);
+        const unsigned forms = 1 + (unsigned)i % 3; /* narrow, wide, both */
+        fast->quantize(&a.acts, forms, 0, n_rows);
+        ref->quantize(&b.acts, forms, 0, n_rows);
+        ot_test_context("%s, %u rows of %u, values %d, forms %u", fast->name, n_rows, n_in, kind, forms);
+        CHECK(same_quantised(&a, &b));
+        acts_close(&b), acts_close(&a);
     }
 }
 
-/* What a quantised row stands for is within half a step of the row; with its low part, within half a step of that. */
+/* What a quantised row stands for, in either form, is within half a step of the row. */
 static void quantized_rows_are_near(void)
 {
-    acts_buffers a, low;
+    acts_buffers a;
     acts_open(&a, 2, 96);
-    acts_open(&low, 2, 96);
     fill(acts_x(&a), a.x_size, ORDINARY);
-    fast->quantize(&a.acts, &low.acts, 0, 2);
+    fast->quantize(&a.acts, OT_ACTS_NARROW | OT_ACTS_WIDE, 0, 2);
     for (uint32_t r = 0; r < 2; r++) {
         for (uint32_t k = 0; k < 96; k++) {
-            const float expected = a.acts.x[r * a.acts.x_stride + k];
-            const float scale = a.acts.scale[r * a.acts.b_stride + k / OT_QBLOCK];
-            const float low_scale = low.acts.scale[r * low.acts.b_stride + k / OT_QBLOCK];
-            const float x = scale * (float)a.acts.q[r * a.acts.q_stride + k];
-            const float both = x + low_scale * (float)low.acts.q[r * low.acts.q_stride + k];
-            if (!CHECK_NEAR(x, expected, scale * 0.50001f) || !CHECK_NEAR(both, expected, low_scale * 0.50001f + 1e-7f * scale * 127))
+            const size_t at = r * a.acts.b_stride + k / OT_QBLOCK, q = r * a.acts.q_stride + k;
+            const float x = a.acts.x[r * a.acts.x_stride + k], step = a.acts.scale[at], wide_step = a.acts.wide_scale[at];
+            if (!CHECK_NEAR(step * (float)a.acts.q[q], x, step * 0.50001f) ||
+                !CHECK_NEAR(wide_step * (float)a.acts.wide_q[q], x, wide_step * 0.51f))
                 return;
         }
     }
-    acts_close(&low), acts_close(&a);
+    acts_close(&a);
 }
 
 /* ---- Matrix products ------------------------------------------------------------------------------------- */
@@ -435,11 +442,17 @@ static ot_acts acts_row(const ot_acts *all, uint32_t r)
     row.scale += r * row.b_stride;
     row.bsum += r * row.b_stride;
     row.qsum += r * row.b_stride;
+    row.wide_q += r * row.q_stride;
+    row.wide_scale += r * row.b_stride;
+    row.wide_bsum += r * row.b_stride;
+    row.wide_qsum += r * row.b_stride;
     return row;
 }
 
+typedef void product_kernel(float *, size_t, const ot_acts *, const ot_matrix *, uint32_t, uint32_t, bool);
+
 /* One product of n_rows rows, whole, in two cuts, and row by row: all equal to the reference; nothing is written outside. */
-static void check_product(const ot_matrix *m, acts_buffers *a, bool accumulate)
+static void check_product(product_kernel *tested, product_kernel *reference, const ot_matrix *m, acts_buffers *a, bool accumulate)
 {
     const uint32_t n_rows = a->acts.n_rows;
     const size_t stride = m->n_out + below(4), size = (n_rows - 1) * stride + m->n_out;
@@ -448,58 +461,23 @@ static void check_product(const ot_matrix *m, acts_buffers *a, bool accumulate)
     REQUIRE(before && expected && got);
     fill(before, size, ORDINARY);
     memcpy(expected, before, size * sizeof *got);
-    ref->matmul(expected, stride, &a->acts, m, 0, m->n_panels, accumulate);
+    reference(expected, stride, &a->acts, m, 0, m->n_panels, accumulate);
 
     memcpy(got, before, size * sizeof *got);
-    fast->matmul(got, stride, &a->acts, m, 0, m->n_panels, accumulate);
+    tested(got, stride, &a->acts, m, 0, m->n_panels, accumulate);
     CHECK(same(got, expected, size, "matmul"));
 
     memcpy(got, before, size * sizeof *got);
-    fast->matmul(got, stride, &a->acts, m, cut, m->n_panels, accumulate);
-    fast->matmul(got, stride, &a->acts, m, 0, cut, accumulate);
+    tested(got, stride, &a->acts, m, cut, m->n_panels, accumulate);
+    tested(got, stride, &a->acts, m, 0, cut, accumulate);
     CHECK(same(got, expected, size, "matmul in two cuts"));
 
     memcpy(got, before, size * sizeof *got);
     for (uint32_t r = 0; r < n_rows; r++) {
         const ot_acts row = acts_row(&a->acts, r);
-        fast->matmul(got + r * stride, stride, &row, m, 0, m->n_panels, accumulate);
+        tested(got + r * stride, stride, &row, m, 0, m->n_panels, accumulate);
     }
     CHECK(same(got, expected, size, "matmul row by row"));
-    free_floats(before, size), free_floats(expected, size), free_floats(got, size);
-}
-
-/* Wide activations in one sweep give the bits of two products, whole, in two cuts, and row by row; float weights see x alone. */
-static void check_wide_product(const ot_matrix *m, acts_buffers *a, acts_buffers *low, bool accumulate)
-{
-    const uint32_t n_rows = a->acts.n_rows, cut = below(m->n_panels + 1);
-    const size_t stride = m->n_out + below(4), size = (n_rows - 1) * stride + m->n_out;
-    float *before = guarded_floats(size), *expected = guarded_floats(size), *got = guarded_floats(size);
-    REQUIRE(before && expected && got);
-    fill(before, size, ORDINARY);
-    memcpy(expected, before, size * sizeof *got);
-    ref->matmul(expected, stride, &a->acts, m, 0, m->n_panels, accumulate);
-    if (ot_matrix_takes_q8(m))
-        ref->matmul(expected, stride, &low->acts, m, 0, m->n_panels, true);
-
-    const ot_kernels *const both[] = {ref, fast};
-    for (int k = 0; k < 2; k++) {
-        memcpy(got, before, size * sizeof *got);
-        both[k]->matmul_wide(got, stride, &a->acts, &low->acts, m, cut, m->n_panels, accumulate);
-        both[k]->matmul_wide(got, stride, &a->acts, &low->acts, m, 0, cut, accumulate);
-        CHECK(same(got, expected, size, "wide product in two cuts"));
-    }
-    memcpy(got, before, size * sizeof *got);
-    for (uint32_t r = 0; r < n_rows; r++) {
-        const ot_acts row = acts_row(&a->acts, r), rest = acts_row(&low->acts, r);
-        fast->matmul_wide(got + r * stride, stride, &row, &rest, m, 0, m->n_panels, accumulate);
-    }
-    CHECK(same(got, expected, size, "wide product row by row"));
-
-    memcpy(got, before, size * sizeof *got);
-    memcpy(expected, before, size * sizeof *got);
-    ref->matmul(expected, stride, &a->acts, m, 0, m->n_panels, accumulate);
-    fast->matmul_wide(got, stride, &a->acts, NULL, m, 0, m->n_panels, accumulate);
-    CHECK(same(got, expected, size, "wide product without a low part"));
     free_floats(before, size), free_floats(expected, size), free_floats(got, size);
 }
 
@@ -507,7 +485,7 @@ static void check_matrix(ot_type type, uint32_t n_in, uint32_t n_out, uint32_t n
 {
     size_t row_bytes;
     uint8_t *rows = random_rows(type, n_in, n_out, extreme, &row_bytes);
-    acts_buffers a, low;
+    acts_buffers a;
     ot_matrix m;
     ot_error err = {0};
     REQUIRE(rows);
@@ -518,14 +496,11 @@ static void check_matrix(ot_type type, uint32_t n_in, uint32_t n_out, uint32_t n
     if (extreme && below(2)) /* every quantised activation at an end of its range */
         for (size_t i = 0; i < a.x_size; i++)
             acts_x(&a)[i] = below(8) ? 1.5f : -1.5f;
-    ref->quantize(&a.acts, NULL, 0, n_rows);
+    ref->quantize(&a.acts, OT_ACTS_NARROW | OT_ACTS_WIDE, 0, n_rows);
     ot_test_context("%s, %s, %u -> %u, %u rows, extreme %d", fast->name, ot_type_name(type), n_in, n_out, n_rows, extreme);
-    check_product(&m, &a, below(2));
-    acts_open_strided(&low, n_rows, n_in, a.acts.x_stride, a.acts.b_stride);
-    fill(acts_x(&low), low.x_size, extreme ? ANYTHING : ORDINARY);
-    ref->quantize(&low.acts, NULL, 0, n_rows);
-    check_wide_product(&m, &a, &low, below(2));
-    acts_close(&low);
+    check_product(fast->matmul, ref->matmul, &m, &a, below(2));
+    ot_test_context("%s, %s, %u -> %u, %u rows, extreme %d, wide", fast->name, ot_type_name(type), n_in, n_out, n_rows, extreme);
+    check_product(fast->matmul_wide, ref->matmul_wide, &m, &a, below(2));
     acts_close(&a);
     ot_matrix_free(&m);
 }
