@@ -132,6 +132,8 @@ ot_status ot_insertion_create(ot_insertion **out, const ot_model *base, const ot
 ot_status ot_insertion_open_trainable(ot_insertion **out, const ot_model *base, const char *name, const char *path,
                                       const ot_insertion *const *loaded, uint32_t n_loaded,
                                       const ot_insertion_options *options, ot_error *err);
+/* What a trainable scalar insertion's outputs go through from now on; of other heads OT_ERR_INVALID. */
+ot_status ot_insertion_set_activation(ot_insertion *insertion, ot_activation activation, ot_error *err);
 uint32_t ot_insertion_n_params(const ot_insertion *insertion);      /* 0 for one that is not trainable */
 ot_param *ot_insertion_param(ot_insertion *insertion, uint32_t i);
 ot_param *ot_insertion_find_param(ot_insertion *insertion, const char *name); /* NULL if missing */

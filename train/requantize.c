@@ -1,5 +1,6 @@
-/* `otter init --init-from`: an insertion that exists, written again with matrices of another type. Everything else is kept: sizes, name,
- * parents, and the training record as it was, held-out figures included. A key otter.training.requantized says what was done, so that
+/* `otter init --init-from`: an insertion that exists, written again with matrices of another type, and of a scalar one on demand with
+ * another activation: identity makes a sigmoid head's score its logit, which goes on telling texts apart where the sigmoid is near 0 or
+ * 1. Everything else is kept: sizes, name, parents, and the training record as it was, held-out figures included. A key otter.training.requantized says what was done, so that
  * nobody takes these figures for measurements of the new file; doing it again adds to the key. */
 #include <stdlib.h>
 #include <string.h>
@@ -70,7 +71,7 @@ static const char *type_of_file(const ot_gguf *gguf)
 }
 
 /* "Q8_0 of toxicity.gguf to Q4_1 on 2025-01-31", after what the source says of the kind. */
-static ot_status put_note(const ot_gguf *source, ot_type type, ot_gguf_writer *w, ot_error *err)
+static ot_status put_note(const ot_train_options *o, const ot_gguf *source, ot_type type, ot_gguf_writer *w, ot_error *err)
 {
     char note[1024], date[16] = "";
     ot_str before = {"", 0};
@@ -81,9 +82,10 @@ static ot_status put_note(const ot_gguf *source, ot_type type, ot_gguf_writer *w
     const ot_status st = ot_gguf_get_str(source, NOTE_KEY, &before, err);
     if (st != OT_OK && st != OT_ERR_NOT_FOUND)
         return st;
-    snprintf(note, sizeof note, "%.*s%s%s of %.200s to %s on %s, after training and its figures",
+    snprintf(note, sizeof note, "%.*s%s%s of %.200s to %s%s%.20s on %s, after training and its figures",
              (int)(before.size < 600 ? before.size : 600), before.data, before.size > 0 ? "; " : "", type_of_file(source),
-             ot_record_base_name(ot_gguf_path(source)), ot_type_name(type), date);
+             ot_record_base_name(ot_gguf_path(source)), ot_type_name(type), o->activation[0] != '\0' ? ", activation to " : "",
+             o->activation, date);
     return ot_gguf_put_str(w, NOTE_KEY, note);
 }
 
@@ -100,6 +102,16 @@ static ot_status name_of(const ot_train_options *o, const ot_gguf *source, char 
     return OT_OK;
 }
 
+/* The activation that the options ask for, if any. */
+static ot_status change_activation(const ot_train_options *o, ot_insertion *x, ot_error *err)
+{
+    if (o->activation[0] == '\0')
+        return OT_OK;
+    if (strcmp(o->activation, "sigmoid") != 0 && strcmp(o->activation, "identity") != 0)
+        return ot_fail_param(err, OT_ERR_INVALID, "activation", "--activation: '%s' is neither sigmoid nor identity", o->activation);
+    return ot_insertion_set_activation(x, o->activation[0] == 's' ? OT_ACT_SIGMOID : OT_ACT_IDENTITY, err);
+}
+
 static ot_status write_file(const ot_train_options *o, ot_type type, const ot_gguf *source, ot_insertion *x, ot_error *err)
 {
     ot_gguf_writer *w = NULL;
@@ -109,7 +121,7 @@ static ot_status write_file(const ot_train_options *o, ot_type type, const ot_gg
     if (st == OT_OK)
         st = copy_record(source, w, err);
     if (st == OT_OK)
-        st = put_note(source, type, w, err);
+        st = put_note(o, source, type, w, err);
     if (st == OT_OK)
         st = ot_gguf_write(w, o->out, err);
     ot_gguf_writer_close(&w);
@@ -132,6 +144,8 @@ ot_status ot_requantize(const ot_train_options *o, const ot_model *model, ot_ins
         st = name_of(o, source, name, sizeof name, err);
     if (st == OT_OK)
         st = ot_insertion_open_trainable(&x, model, name, o->init_from, (const ot_insertion *const *)parents, n_parents, &open, err);
+    if (st == OT_OK)
+        st = change_activation(o, x, err);
     if (st == OT_OK)
         st = write_file(o, type, source, x, err);
     if (st == OT_OK && log != NULL)

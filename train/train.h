@@ -95,7 +95,7 @@ ot_status ot_train_options_spec(const ot_train_options *options, ot_insertion_sp
 /* ---- Runs --------------------------------------------------------------------------------------------------- */
 
 /* `otter init`: creates, initialises and writes options->out; with options->init_from it writes that insertion again as options->type,
- * with its record and a note that it was. */
+ * a scalar one with options->activation where that is given, with its record and a note that it was. */
 ot_status ot_train_init_file(const ot_train_options *options, FILE *log, ot_error *err);
 
 /* `otter train`: trains and writes options->out with its record. When *stop becomes nonzero (a signal handler may set

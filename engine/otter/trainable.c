@@ -141,6 +141,16 @@ void ot_insertion_commit(ot_insertion *x, ot_pool *pool)
 /* ---- Writing ----------------------------------------------------------------------------------------------- */
 
 static const char *const kind_names[] = {"scalar", "generation", "lookahead"};
+ot_status ot_insertion_set_activation(ot_insertion *x, ot_activation activation, ot_error *err)
+{
+    ot_insertion_spec *s = &x->info.spec;
+    if (s->kind != OT_HEAD_SCALAR || (activation != OT_ACT_SIGMOID && activation != OT_ACT_IDENTITY))
+        return ot_fail_param(err, OT_ERR_INVALID, "activation", "insertion '%s': only scalar heads change their activation, between "
+                             "'sigmoid' and 'identity'", s->name);
+    s->activation = activation;
+    return OT_OK;
+}
+
 static const char *const activation_names[] = {"sigmoid", "identity", "linear", "silu_residual"};
 
 static ot_status put_keys(const ot_insertion *x, ot_gguf_writer *w)

@@ -134,6 +134,27 @@ static void keeps_all_but_the_bits_of_matrices(void)
     }
 }
 
+static void changes_the_activation(void)
+{
+    ot_train_options o = make_options("logit.gguf");
+    strcpy(o.init_from, ot_test_temp_path("original.gguf"));
+    strcpy(o.type, "q8_0");
+    strcpy(o.activation, "identity");
+    REQUIRE_OK(ot_train_init_file(&o, quiet, &err), &err);
+    ot_gguf *g = open_file("logit.gguf");
+    REQUIRE(g != NULL);
+    char text[512];
+    text_of(g, "otter.head.activation", text, sizeof text);
+    CHECK_STR(text, "identity");
+    text_of(g, "otter.training.requantized", text, sizeof text);
+    CHECK_CONTAINS(text, "activation to identity");
+    ot_gguf_close(&g);
+    strcpy(o.activation, "linear");
+    CHECK_STATUS(ot_train_init_file(&o, quiet, &err), OT_ERR_INVALID, &err);
+    CHECK_STR(err.param, "activation");
+    CHECK_CONTAINS(err.message, "'linear' is neither");
+}
+
 static void says_it_each_time(void)
 {
     ot_train_options o = make_options("twice.gguf");
@@ -168,6 +189,7 @@ int main(int argc, char **argv)
     quiet = fopen("/dev/null", "w");
     write_original();
     RUN(keeps_all_but_the_bits_of_matrices);
+    RUN(changes_the_activation);
     RUN(says_it_each_time);
     RUN(refuses_what_is_no_insertion);
     return ot_test_finish();
