@@ -1,11 +1,11 @@
 /* The pool of units and the pages cut from it. Units are handed out from the list of those given back, then from memory that was never
  * touched, then by evicting the registered page that was let go longest ago. All of it is index arithmetic on arrays
  * allocated at start. */
+#include "engine/huge-memory.h"
 #include "kv-cache/kv-pool.h"
 
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/random.h>
 
 void ot_kv_cache_options_default(ot_kv_cache_options *options)
@@ -36,20 +36,11 @@ static ot_status check_budget(const ot_kv_cache *c, ot_error *err)
  * resident that is not full of units. */
 static ot_status map_memory(ot_kv_cache *c, ot_error *err)
 {
-    const size_t huge_page = (size_t)2 << 20;
     c->memory_bytes = (size_t)c->n_units * c->unit_bytes;
-    size_t bytes;
-    if (!__builtin_add_overflow(c->memory_bytes, huge_page, &bytes)) {
-        uint8_t *map = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-        if (map != MAP_FAILED) {
-            c->mapping = map;
-            c->mapping_bytes = bytes;
-            c->memory = map + (huge_page - (uintptr_t)map % huge_page) % huge_page;
-            madvise(c->memory, c->memory_bytes, MADV_HUGEPAGE); /* may be refused: then pages are small, and all else as it is */
-            return OT_OK;
-        }
-    }
-    return ot_fail_param(err, OT_ERR_NOMEM, "kv-memory", "cannot map %zu bytes of KV memory", c->memory_bytes);
+    c->memory = ot_huge_map(c->memory_bytes, OT_HUGE_PAGE);
+    if (c->memory == NULL)
+        return ot_fail_param(err, OT_ERR_NOMEM, "kv-memory", "cannot map %zu bytes of KV memory", c->memory_bytes);
+    return OT_OK;
 }
 
 static ot_status allocate(ot_kv_cache *c, ot_error *err)
@@ -99,8 +90,8 @@ void ot_kv_cache_close(ot_kv_cache **cache)
     ot_kv_cache *c = *cache;
     if (c == NULL)
         return;
-    if (c->mapping != NULL)
-        munmap(c->mapping, c->mapping_bytes);
+    if (c->memory != NULL)
+        ot_huge_unmap(c->memory, c->memory_bytes);
     free(c->next_unit);
     free(c->pages);
     free(c->buckets);

@@ -28,9 +28,7 @@ typedef struct ot_kv_page {
 struct ot_kv_cache {
     const ot_model *model;
     ot_kv_cache_options options;
-    uint8_t *mapping;            /* made at once; around memory, which begins on a huge page */
-    size_t mapping_bytes;
-    uint8_t *memory;             /* n_units * unit_bytes, touched when first used */
+    uint8_t *memory;             /* n_units * unit_bytes on huge pages, mapped at once, touched when first used */
     size_t memory_bytes, unit_bytes;
     uint32_t n_units;
     uint32_t *next_unit;

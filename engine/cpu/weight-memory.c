@@ -2,14 +2,14 @@
  * more; their beginning holds the account. A matrix that fits no chunk gets one of its own size. Small matrices, and all of them under
  * AddressSanitizer, come from malloc: a few kilobytes gain nothing, and their ends stay guarded. */
 #include "engine/cpu/weight-memory.h"
+#include "engine/huge-memory.h"
 
 #include <pthread.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
-enum { LINE = 64, HUGE_PAGE = 2 << 20, CHUNK = 8 << 20 };
+enum { LINE = 64, CHUNK = 8 << 20 };
 #ifdef __SANITIZE_ADDRESS__
 static const size_t SMALL = SIZE_MAX;
 #else
@@ -25,33 +25,25 @@ _Static_assert(sizeof(chunk) <= LINE, "the account takes a line");
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static chunk *filling;
 
-/* A mapping of `size` bytes on a boundary of CHUNK. */
 static chunk *map_chunk(size_t size)
 {
-    uint8_t *all = mmap(NULL, size + CHUNK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (all == MAP_FAILED)
-        return NULL;
-    const size_t before = (CHUNK - (uintptr_t)all % CHUNK) % CHUNK;
-    if (before > 0)
-        munmap(all, before);
-    munmap(all + before + size, CHUNK - before);
-    chunk *c = (chunk *)(void *)(all + before);
-    madvise(c, size, MADV_HUGEPAGE); /* refused where the kernel has none: then pages are small */
-    *c = (chunk){.size = size, .used = LINE};
+    chunk *c = ot_huge_map(size, CHUNK);
+    if (c != NULL)
+        *c = (chunk){.size = size, .used = LINE};
     return c;
 }
 
 static void leave_chunk(chunk *c)
 {
     if (c != NULL && --c->n_live == 0)
-        munmap(c, c->size);
+        ot_huge_unmap(c, c->size);
 }
 
 static void *take_locked(size_t bytes)
 {
     chunk *c = filling;
     if (c == NULL || bytes > c->size - c->used) {
-        const size_t size = bytes > CHUNK - LINE ? (bytes + LINE + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE : CHUNK;
+        const size_t size = bytes > CHUNK - LINE ? bytes + LINE : CHUNK;
         c = map_chunk(size);
         if (c == NULL)
             return NULL;
