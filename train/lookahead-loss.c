@@ -2,12 +2,13 @@
  * +-LARGEST_LOGIT, or itself for the identity), a target of n tokens costs
  *
  *     level / n * sum of l(y_v, s_v)                          l: cross-entropy, or half the square for the identity
- *     change / 2n * sum of c_v ((y_v - mean y) - (t_v - mean t))^2
+ *     1 / 2n * sum of (change c_v + rank / (var t + SMALLEST_SPREAD^2)) ((y_v - mean y) - (t_v - mean t))^2
  *
  * The second is about the differences among candidates alone, which is what steering compares: most of a score persists from token
  * to token, so that a head which only repeats the present one does well in the first and fails at its task. c_v = 4 s (1 - s), at least
  * SMALLEST_WEIGHT, makes differences of logits count about as the differences of scores that they stand for, yet not vanish for texts
- * far from the threshold.
+ * far from the threshold. `rank` measures them by their own spread: which candidate is the highest is then worth as much where all are
+ * close as where they are far apart.
  *
  * E_v is a row of the output matrix in floats; few rows are needed, so all is done row by row: u = W x, then dots with E_v, and back.
  */
@@ -23,8 +24,9 @@
 #define CHUNK 256 /* targets at once */
 #define ROWS_PER_TASK 16
 #define FEATURES_PER_TASK 64
-#define LARGEST_LOGIT 7.0
+#define LARGEST_LOGIT 12.0
 #define SMALLEST_WEIGHT 0.1
+#define SMALLEST_SPREAD 0.1
 
 struct ot_lookahead_loss {
     const ot_kernels *kernels;
@@ -135,11 +137,22 @@ static double change_weight(const ot_lookahead_loss *l, double s)
     return l->spec->activation == OT_ACT_IDENTITY ? 1.0 : c > SMALLEST_WEIGHT ? c : SMALLEST_WEIGHT;
 }
 
+static double variance_of_raw(const ot_lookahead_loss *l, const ot_score_target *t)
+{
+    double mean = 0.0, sum = 0.0;
+    for (uint32_t j = 0; j < t->n; j++)
+        mean += raw_score(l, t->scores[j]) / t->n;
+    for (uint32_t j = 0; j < t->n; j++)
+        sum += (raw_score(l, t->scores[j]) - mean) * (raw_score(l, t->scores[j]) - mean);
+    return sum / t->n;
+}
+
 static void target_task(void *arg, uint32_t i, uint32_t thread)
 {
     ot_lookahead_loss *l = arg;
     const ot_score_target *t = &l->targets[i];
     float *u = l->u + (size_t)i * l->d, *du = l->du + (size_t)i * l->d;
+    const double rank = t->rank > 0 ? t->rank / (variance_of_raw(l, t) + SMALLEST_SPREAD * SMALLEST_SPREAD) : 0.0;
     double mean = 0.0, mean_error = 0.0, slope;
     (void)thread;
     memcpy(l->x + (size_t)i * l->n_in, l->head_in + (size_t)t->row * l->n_in, l->n_in * sizeof(float));
@@ -149,12 +162,12 @@ static void target_task(void *arg, uint32_t i, uint32_t thread)
     for (uint32_t j = 0; j < t->n; j++)
         mean += (raw_of(l, u, t->tokens[j]) - raw_score(l, t->scores[j])) / t->n;
     for (uint32_t j = 0; j < t->n; j++)
-        mean_error += change_weight(l, t->scores[j]) * (raw_of(l, u, t->tokens[j]) - raw_score(l, t->scores[j]) - mean) / t->n;
+        mean_error += (t->change * change_weight(l, t->scores[j]) + rank) * (raw_of(l, u, t->tokens[j]) - raw_score(l, t->scores[j]) - mean) / t->n;
     for (uint32_t j = 0; j < t->n; j++) {
         const double y = raw_of(l, u, t->tokens[j]), error = y - raw_score(l, t->scores[j]) - mean;
-        const double c = change_weight(l, t->scores[j]);
-        l->losses[i] += (t->level * level_loss(l, y, t->scores[j], &slope) + t->change * 0.5 * c * error * error) / t->n;
-        const double dy = (t->level * slope + t->change * (c * error - mean_error)) / t->n;
+        const double c = t->change * change_weight(l, t->scores[j]) + rank;
+        l->losses[i] += (t->level * level_loss(l, y, t->scores[j], &slope) + 0.5 * c * error * error) / t->n;
+        const double dy = (t->level * slope + c * error - mean_error) / t->n;
         l->kernels->axpy(du, l->e + (size_t)t->tokens[j] * l->d, (float)dy, l->d);
         l->d_bias[i] += dy;
     }

@@ -13,7 +13,7 @@ typedef struct ot_score_target {
     uint32_t n;
     const int32_t *tokens;   /* (n) */
     const float *scores;     /* (n) after the activation */
-    double level, change;    /* weights of the two losses; see lookahead-loss.c */
+    double level, change, rank; /* weights of the losses; see lookahead-loss.c */
 } ot_score_target;
 
 /* head_in: the tape's. The insertion has one output. */

@@ -94,6 +94,7 @@ static void put_settings(recorder *r, const ot_train_options *o, const ot_run *r
         put_number(r, "offset_decay", o->offset_decay);
     if (run->loss == OT_LOSS_LOOKAHEAD) {
         put_number(r, "change_weight", o->change_weight);
+        put_number(r, "rank_weight", o->rank_weight);
         put_count(r, "candidates", o->candidates);
         put_count(r, "random_candidates", o->random_candidates);
     }

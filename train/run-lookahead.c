@@ -80,6 +80,7 @@ ot_status ot_run_lookahead_loss(ot_run *run, const ot_batch *batch, double *loss
         run->score_targets[n++] = (ot_score_target){
             .row = c->rows[i], .n = c->n, .tokens = c->tokens + (size_t)i * c->n, .scores = c->scores + (size_t)i * c->n,
             .level = 0.5 / c->n_positions, .change = run->options->change_weight / c->n_positions,
+            .rank = run->options->rank_weight / c->n_positions,
         };
     return ot_lookahead_loss_run(run->lookahead, batch, run->score_targets, n, run->d_head_in,
                                  ot_gradients_of_head(run->gradients, 0, OT_HEAD_WEIGHT), ot_gradients_of_head(run->gradients, 0, OT_HEAD_BIAS), loss, err);

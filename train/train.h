@@ -70,7 +70,7 @@ typedef struct ot_train_options {
     double prefix_weight, prefix_power, chat_fraction, context_fraction, calm_fraction;
     uint32_t calm_length;
     double positions, offset_decay, tail;     /* generation */
-    double change_weight;                     /* lookahead */
+    double change_weight, rank_weight;        /* lookahead */
     uint32_t candidates, random_candidates;
     double head_lr;                           /* of the heads' own parameters, relative to lr */
     bool resume, allow_base_mismatch;

@@ -83,7 +83,8 @@ static bool open_batch(fixture *f)
     for (uint32_t r = 0; r < 60; r++) {
         ot_score_target *s = &f->scores[f->n_scores++];
         *s = (ot_score_target){.row = r * 7 % 50, .n = 1 + r % 4, .tokens = f->score_tokens + (size_t)4 * r,
-                               .scores = f->score_values + (size_t)4 * r, .level = 0.02, .change = r % 3 ? 0.03 : 0.0};
+                               .scores = f->score_values + (size_t)4 * r, .level = 0.02, .change = r % 3 ? 0.03 : 0.0,
+                               .rank = r % 2 ? 0.01 : 0.0};
         for (uint32_t j = 0; j < s->n; j++) {
             f->score_tokens[4 * r + j] = (int32_t)ot_test_rng_below(&f->rng, 200);
             f->score_values[4 * r + j] = ot_test_rng_float(&f->rng, 0.02f, 0.98f);
