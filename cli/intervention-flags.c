@@ -16,7 +16,7 @@ void ot_cli_steering_default(ot_cli_steering *s)
 
 bool ot_cli_steering_is(int code)
 {
-    return code >= OT_CLI_REWARD && code <= OT_CLI_DRAFT_TREE;
+    return code >= OT_CLI_REWARD && code <= OT_CLI_DRAFT_FIXED;
 }
 
 void ot_cli_steering_print(FILE *to)
@@ -32,7 +32,8 @@ void ot_cli_steering_print(FILE *to)
             "  --signals NAME[,NAME...]  report these heads\n"
             "  --draft NAME[:N]          guess up to N (4) tokens ahead; the text stays the same. NAME is lookup (what the text\n"
             "                            holds already), a generation head or a draft model; lookup and one other combine\n"
-            "  --draft-tree N            let a draft head guess a tree of up to N tokens instead of a chain\n");
+            "  --draft-tree N            let a draft head guess a tree of up to N tokens instead of a chain\n"
+            "  --draft-fixed             as many guesses as that, whether or not they pay\n");
 }
 
 /* ---- Flags ----------------------------------------------------------------------------------------------- */
@@ -70,6 +71,7 @@ bool ot_cli_steering_set(ot_cli_steering *s, int code, char *value, const char *
     case OT_CLI_SIGNALS: return add_names(s, value, command);
     case OT_CLI_DRAFT: return add(s->drafts, &s->n_drafts, OT_CLI_MAX_DRAFTS, value, "--draft", command);
     case OT_CLI_DRAFT_TREE: return ot_cli_parse_u32(value, "--draft-tree", OT_MAX_TREE, &s->draft_tree, command);
+    case OT_CLI_DRAFT_FIXED: s->draft_fixed = true; return true;
     default: return false;
     }
 }
@@ -223,6 +225,7 @@ static bool resolve_drafts(const ot_cli_steering *s, context c)
             return false;
     }
     d->tree = s->draft_tree;
+    d->fixed = s->draft_fixed;
     return true;
 }
 

@@ -23,12 +23,13 @@ typedef struct ot_cli_steering {
     const char *lookahead; /* NAME[:KEEP] */
     const char *experts;   /* KEY=VALUE,... */
     uint32_t candidates, guard_resamples, draft_tree;
+    bool draft_fixed;
 } ot_cli_steering;
 
 /* For a command's table of long options, and the codes that getopt_long returns for them. */
 enum {
     OT_CLI_REWARD = 512, OT_CLI_CANDIDATES, OT_CLI_LOOKAHEAD, OT_CLI_EXPERTS, OT_CLI_GUARD, OT_CLI_GUARD_RESAMPLE,
-    OT_CLI_SIGNALS, OT_CLI_DRAFT, OT_CLI_DRAFT_TREE
+    OT_CLI_SIGNALS, OT_CLI_DRAFT, OT_CLI_DRAFT_TREE, OT_CLI_DRAFT_FIXED
 };
 #define OT_CLI_STEERING_OPTIONS                                            \
     {"reward", required_argument, NULL, OT_CLI_REWARD},                    \
@@ -39,7 +40,8 @@ enum {
     {"guard-resample", required_argument, NULL, OT_CLI_GUARD_RESAMPLE},    \
     {"signals", required_argument, NULL, OT_CLI_SIGNALS},                  \
     {"draft", required_argument, NULL, OT_CLI_DRAFT},                      \
-    {"draft-tree", required_argument, NULL, OT_CLI_DRAFT_TREE}
+    {"draft-tree", required_argument, NULL, OT_CLI_DRAFT_TREE},            \
+    {"draft-fixed", no_argument, NULL, OT_CLI_DRAFT_FIXED}
 
 void ot_cli_steering_default(ot_cli_steering *steering);
 /* Whether getopt's code is one of the above. */

@@ -225,7 +225,8 @@ static void ask_about(const ot_scheduler *s, question *q, const job *j, uint32_t
     const ot_proposal *p = &j->first->proposal;
     for (uint32_t path = 0; path < (depth == 0 ? 1 : n_paths(j)); path++) {
         const uint32_t from = depth == 1 ? 0 : path, branch = depth == 1 ? path : 0;
-        if (depth > 0 && (p->n_branches[from][depth - 1] <= branch || path_chance(j, path, depth) < least_chance(s, j, depth)))
+        if (depth > 0 && (p->n_branches[from][depth - 1] <= branch ||
+                          (!j->first->request->draft_fixed && path_chance(j, path, depth) < least_chance(s, j, depth))))
             return;
         q->jobs[q->n] = j;
         q->paths[q->n] = path;

@@ -11,6 +11,9 @@
  * drafts lose, they rest: for two turns, twice as many after each trial that did not pay either, up to 64. A choice that rests
  * runs no head and no lookup. Of K heads no more are asked than turns had use for, and one.
  *
+ * A request may want its drafts whether or not they pay (to measure what heads can do, or where rows are cheap): chances are learnt
+ * then, and all the rest is left out.
+ *
  * None of this can be seen in the text: it is all about how many rows a turn asks for. */
 #include "scheduler/drafts.h"
 
@@ -111,7 +114,7 @@ static void follow_depth(ot_draft_pace *pace, const ot_turn *t, uint32_t asked)
 uint32_t ot_draft_depth(const ot_choice *c, uint32_t n_heads)
 {
     uint32_t max = c->request->max_draft < n_heads ? c->request->max_draft : n_heads;
-    return c->pace.depth > 0 && c->pace.depth < max ? c->pace.depth : max;
+    return c->pace.depth > 0 && c->pace.depth < max && !c->request->draft_fixed ? c->pace.depth : max;
 }
 
 static void weigh(ot_draft_pace *pace, float profit)
@@ -152,6 +155,7 @@ void ot_draft_end_turn(ot_scheduler *s, ot_choice *c, const ot_turn *t)
             follow_depth(pace, t, c->proposal.n_depths);
         float time = ot_draft_time(&s->draft_costs, t->n_sharing, n_plain, t->n_optional) +
                      (was_guessed ? ot_draft_proposal_time(&s->draft_costs, c, t->n_sharing) : 0);
-        weigh(pace, (float)(1 + accepted) / time - 1);
+        if (!r->draft_fixed)
+            weigh(pace, (float)(1 + accepted) / time - 1);
     }
 }

@@ -81,6 +81,8 @@ static ot_guess judge_guess(const growth *g, uint32_t depth, int32_t token, bool
 static bool pays(const growth *g, float chance)
 {
     const ot_draft_costs *costs = &g->c->request->scheduler->draft_costs;
+    if (g->c->request->draft_fixed)
+        return true;
     uint32_t n = g->t->n_optional, n_sharing = g->t->n_sharing;
     float now = ot_draft_time(costs, n_sharing, g->n_plain, n), more = ot_draft_time(costs, n_sharing, g->n_plain, n + 1);
     float proposal = g->proposal != NULL ? ot_draft_proposal_time(costs, g->c, n_sharing) : 0;

@@ -155,6 +155,7 @@ static void fill_intervention(ot_request *r, const ot_intervention *v)
     r->draft_lookup = v->drafting.lookup;
     r->draft = describe_use(v->drafting.head, 0);
     r->draft_tree = v->drafting.tree;
+    r->draft_fixed = v->drafting.fixed;
 }
 
 static void fill(ot_request *r, const ot_request_params *p, const sizes *z)

@@ -175,6 +175,7 @@ struct ot_request {
     bool draft_lookup;
     ot_used_head draft;
     uint32_t draft_tree;          /* nodes; 0: a chain */
+    bool draft_fixed;             /* whether or not it pays */
     uint32_t n_components;
     ot_kv_component components[OT_KV_MAX_INSERTIONS]; /* insertions that run, closed under parents, parents first */
     ot_companion_use companions;

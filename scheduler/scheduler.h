@@ -96,6 +96,7 @@ typedef struct ot_drafting {
     ot_head *head;     /* generation head with offsets 1..K, or a separate draft model; a reference; NULL: none */
     uint32_t max_draft; /* tokens ahead at most, 1..OT_MAX_DRAFT; 0: no drafts. How many are tried adapts to what was right */
     uint32_t tree;     /* heads only: nodes of a tree of drafts at most, up to OT_MAX_TREE; 0: a chain */
+    bool fixed;        /* guess as much as the two allow, whether or not it pays */
 } ot_drafting;
 
 /* The `intervention` of a request, its names resolved. Heads are listed once in `signals`; the rest points into that list by index.

@@ -228,7 +228,7 @@ static ot_status add_draft(const ot_api_context *api, ot_fields f, const char *n
 
 static ot_status parse_speculative(const ot_api_context *api, const json_t *speculative, ot_intervention *out, ot_error *err)
 {
-    static const char *const known[] = {"draft", "max_draft", "tree", NULL};
+    static const char *const known[] = {"draft", "max_draft", "tree", "adaptive", NULL};
     ot_fields f = {speculative, "intervention.speculative"};
     const json_t *draft = ot_fields_get(f, "draft");
     ot_drafting *d = &out->drafting;
@@ -238,6 +238,10 @@ static ot_status parse_speculative(const ot_api_context *api, const json_t *spec
         status = ot_fields_u32(f, "max_draft", 1, OT_MAX_DRAFT, &d->max_draft, err);
     if (!status)
         status = ot_fields_u32(f, "tree", 0, OT_MAX_TREE, &d->tree, err);
+    bool adaptive = true;
+    if (!status)
+        status = ot_fields_bool(f, "adaptive", &adaptive, err);
+    d->fixed = !adaptive;
     if (!status && (!draft || (json_is_array(draft) && json_array_size(draft) == 0)))
         status = ot_fields_fail(f, "draft", OT_ERR_INVALID, err, "is required: \"lookup\", a head, \"model\", or a list of these");
     if (!status && !json_is_array(draft))

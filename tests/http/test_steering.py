@@ -200,7 +200,8 @@ def lookahead_steers(server):
 
 DRAFTS = [{"draft": "lookup", "max_draft": 8}, {"draft": "draft-otter"}, {"draft": "draft-otter", "max_draft": 3, "tree": 12},
           {"draft": "draft-medusa", "max_draft": 2}, {"draft": "draft-medusa", "tree": 48}, {"draft": "model", "max_draft": 6},
-          {"draft": ["lookup", "draft-otter"], "tree": 16}, {"draft": ["model", "lookup"]}]
+          {"draft": ["lookup", "draft-otter"], "tree": 16}, {"draft": ["model", "lookup"]},
+          {"draft": "draft-otter", "tree": 16, "adaptive": False}, {"draft": ["lookup", "model"], "adaptive": False}]
 STEERING = {"plain": {}, "signals": {"signals": ["toxicity", "judge"]}, "experts": {"experts": {**BOTH, "alpha": 1}}, "reward": {"reward": REWARD},
             "lookahead": {"reward": {"heads": {"toxicity-lookahead": -4}}}, "models": {"experts": {"negative": "other", "top_p": 0.9}},
             "guard": {"guard": {"head": "toxicity", "above": 0.5, "action": "resample"}}}
@@ -295,6 +296,7 @@ def refuses_the_wrong_kind_by_name(server):
         ({"speculative": {"draft": "model", "tree": 8}}, "intervention.speculative.tree"),
         ({"speculative": {"draft": "draft-otter", "tree": 49}}, "intervention.speculative.tree"),
         ({"speculative": {"draft": "draft-otter", "tree": -1}}, "intervention.speculative.tree"),
+        ({"speculative": {"draft": "draft-otter", "adaptive": 1}}, "intervention.speculative.adaptive"),
     ]
     for intervention, param in bad:
         expect_error(server.post("/v1/completions", {"prompt": "x", "max_tokens": 2, "intervention": intervention}), 400, param)

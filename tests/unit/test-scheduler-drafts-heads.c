@@ -432,6 +432,31 @@ static void wild_guesses_turn_themselves_off(void)
     }
 }
 
+/* ... but not where the request wants them in any case: three in each turn of a chain, but for the last ones, which have less room. */
+static void fixed_guesses_go_on(void)
+{
+    int32_t prompt[N_PROMPT];
+    oracle_prompt(prompt);
+    REQUIRE(ot_value_heads_load());
+    ot_stats plain, drafted;
+    ot_request_params p = ot_fixture_params(prompt, N_PROMPT, 120);
+    p.sampling.temperature = 1;
+    REQUIRE(run_counted(&p, &without[0], &plain));
+    draft_with(&p, "guess", 3, 0, false);
+    p.intervention.drafting.fixed = true;
+    REQUIRE(run_counted(&p, &with[0], &drafted));
+    ot_check_same_result(&with[0], &without[0], 0, "fixed guesses");
+    const uint64_t turns = 119 - drafted.accepted_tokens;
+    CHECK(drafted.draft_tokens >= 3 * turns - 6 && drafted.draft_tokens <= 3 * turns);
+    p = ot_fixture_params(prompt, N_PROMPT, 120);
+    p.sampling.temperature = 1;
+    draft_with(&p, "guess", 3, 16, false);
+    p.intervention.drafting.fixed = true;
+    REQUIRE(run_counted(&p, &with[1], &drafted));
+    ot_check_same_result(&with[1], &without[0], 0, "a fixed tree");
+    CHECK(drafted.draft_tokens > 8 * (119 - drafted.accepted_tokens));
+}
+
 /* ---- ARGS ---- */
 
 static ot_request_params args_params(const int32_t *prompt, uint32_t n_new, float weight)
@@ -672,6 +697,7 @@ int main(int argc, char **argv)
     RUN(choices_of_one_prompt_get_guesses_of_their_own);
     RUN(a_tree_holds_the_second_guess);
     RUN(wild_guesses_turn_themselves_off);
+    RUN(fixed_guesses_go_on);
     RUN(args_goes_on_along_right_guesses);
     RUN(args_guesses_nothing_where_nothing_can_be_pruned);
     RUN(nothing_shows);
