@@ -136,19 +136,23 @@ static double steps_left(const ot_run *run)
     return left;
 }
 
+/* A checkpoint may have been written after the last batch of an epoch: the plan of the next one is made then. */
 static ot_status next_epoch_if_needed(ot_run *run, ot_error *err)
 {
-    if (run->plan.n_batches > 0 && run->state.batch < run->plan.n_batches)
-        return OT_OK;
-    if (run->plan.n_batches > 0) {
-        run->state.epoch++;
-        run->state.batch = 0;
+    ot_epoch_plan *p = &run->plan;
+    while (run->state.batch >= p->n_batches) {
+        if (p->n_batches > 0) {
+            run->state.epoch++;
+            run->state.batch = 0;
+        }
+        ot_epoch_plan_free(p);
+        const ot_status st = ot_epoch_plan_make(p, &run->plan_options, run->state.epoch, err);
+        if (st != OT_OK)
+            return st;
+        if (run->state.batch > p->n_batches || p->n_batches == 0)
+            return ot_fail(err, OT_ERR_MISMATCH, "%s: the checkpoint is of other data or options", run->options->checkpoint);
     }
-    ot_epoch_plan_free(&run->plan);
-    const ot_status st = ot_epoch_plan_make(&run->plan, &run->plan_options, run->state.epoch, err);
-    if (st == OT_OK && run->state.batch >= run->plan.n_batches)
-        return ot_fail(err, OT_ERR_MISMATCH, "%s: the checkpoint is of other data or options", run->options->checkpoint);
-    return st;
+    return OT_OK;
 }
 
 /* ---- Reports, checkpoints ----------------------------------------------------------------------------------- */

@@ -114,6 +114,38 @@ static void resumes_to_the_same_bits(void)
     CHECK_STATUS(ot_train_run(&o, NULL, quiet, &err), OT_ERR_MISMATCH, &err);
 }
 
+static uint32_t recorded_steps(const char *path)
+{
+    ot_gguf *g = NULL;
+    uint32_t steps = 0;
+    if (CHECK_OK(ot_gguf_open(&g, path, &err), &err))
+        CHECK_OK(ot_gguf_get_u32(g, "otter.training.steps", &steps, &err), &err);
+    ot_gguf_close(&g);
+    return steps;
+}
+
+static void resumes_where_an_epoch_ends(void)
+{
+    ot_train_options o = make_options("epoch.gguf");
+    strcpy(o.type, "f32");
+    o.dev[0] = '\0';
+    o.max_rows = 60;
+    o.steps = 0;
+    REQUIRE_OK(ot_train_run(&o, NULL, quiet, &err), &err);
+    const uint32_t n = recorded_steps(o.out);
+    REQUIRE(n > 1);
+    strcpy(o.checkpoint, ot_test_temp_path("epoch.checkpoint"));
+    strcpy(o.out, ot_test_temp_path("straight.gguf"));
+    o.checkpoint_every = n;
+    o.steps = n + 1;
+    REQUIRE_OK(ot_train_run(&o, NULL, quiet, &err), &err);
+    strcpy(o.out, ot_test_temp_path("resumed.gguf"));
+    o.resume = true;
+    REQUIRE_OK(ot_train_run(&o, NULL, quiet, &err), &err);
+    CHECK_UINT(recorded_steps(o.out), n + 1);
+    ot_check_same_tensors(ot_test_temp_path("straight.gguf"), ot_test_temp_path("resumed.gguf"));
+}
+
 static void interrupted_runs_go_on(void)
 {
     ot_train_options o = make_options("whole.gguf");
@@ -287,6 +319,7 @@ int main(int argc, char **argv)
     RUN(write_files);
     RUN(learns_and_records);
     RUN(resumes_to_the_same_bits);
+    RUN(resumes_where_an_epoch_ends);
     RUN(interrupted_runs_go_on);
     RUN(threads_change_nothing);
     RUN(learns_pairs);
