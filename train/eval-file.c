@@ -62,7 +62,7 @@ static ot_status open_rest(opened *o, const ot_eval_options *options, ot_error *
     ot_engine_options_default(&engine);
     engine.n_threads = options->threads;
     engine.max_rows = options->batch_tokens;
-    engine.max_context = options->batch_tokens;
+    engine.max_context = options->batch_tokens + 1; /* a candidate may follow a text that fills the batch */
     engine.max_insertions = o->n_parents + 1;
     ot_status st = ot_engine_open(&o->engine, o->model, &engine, err);
     if (st == OT_OK)

@@ -41,17 +41,53 @@ static ot_status let_read_tokens(const ot_model *model, ot_insertion **parents, 
     return st;
 }
 
-static ot_status open_from_file(const ot_train_options *o, const ot_model *model, ot_insertion **parents, uint32_t n_parents,
-                                const ot_insertion_spec *spec, ot_run *run, ot_insertion **out, ot_error *err)
+/* What the options say about the insertion, where they say something, against what the file holds. */
+static ot_status hold_against_file(const ot_train_options *o, const ot_insertion_spec *asked, const ot_insertion_spec *held, ot_error *err)
 {
+    ot_train_options unset;
+    ot_train_options_default(&unset);
+    const struct { const char *name; bool given; uint32_t asked, held; } sizes[] = {
+        {"kind", true, asked->kind, held->kind},
+        {"width", o->width != unset.width, asked->n_embd, held->n_embd},
+        {"heads", o->heads != unset.heads, asked->n_heads, held->n_heads},
+        {"kv-heads", o->kv_heads != unset.kv_heads, asked->n_kv_heads, held->n_kv_heads},
+        {"ffn", o->ffn != unset.ffn, asked->n_ff, held->n_ff},
+        {"input", o->input[0] != '\0', asked->input, held->input},
+        {"activation", o->activation[0] != '\0', asked->activation, held->activation},
+        {"outputs", o->outputs > 0 || o->n_labels > 0 || o->offsets[0] != '\0', asked->n_outputs, held->n_outputs},
+    };
+    const char *other = NULL;
+    for (size_t i = 0; other == NULL && i < sizeof sizes / sizeof sizes[0]; i++)
+        if (sizes[i].given && sizes[i].asked != sizes[i].held)
+            other = sizes[i].name;
+    for (uint32_t k = 0; other == NULL && k < held->n_outputs; k++)
+        if (o->offsets[0] != '\0' && asked->offsets[k] != held->offsets[k])
+            other = "offsets";
+        else if (k < o->n_labels && strcmp(asked->labels[k], held->labels[k]) != 0)
+            other = "label";
+    if (other == NULL)
+        return OT_OK;
+    return ot_fail_param(err, OT_ERR_INVALID, other, "--%s is not what %s has: an insertion that is trained further keeps its kind, sizes "
+                         "and outputs", other, o->init_from);
+}
+
+/* --init-from: the insertion, which from here on says what is trained. */
+static ot_status open_from_file(ot_run *run, ot_error *err)
+{
+    const ot_train_options *o = run->options;
     const ot_insertion_options open = {.allow_base_mismatch = o->allow_base_mismatch};
-    const ot_status st = ot_insertion_open_trainable(out, model, spec->name, o->init_from, (const ot_insertion *const *)parents,
-                                                     n_parents, &open, err);
-    if (st != OT_OK || !spec->reads_tokens || ot_insertion_get_info(*out)->spec.reads_tokens)
-        return st;
-    fprintf(run->log, "the heads of %s learn to read tokens, through matrices of zero at first\n", o->init_from);
-    run->adds_token_matrices = true;
-    return let_read_tokens(model, parents, n_parents, out, err);
+    ot_status st = ot_insertion_open_trainable(&run->insertion, run->model, run->spec.name, o->init_from,
+                                               (const ot_insertion *const *)run->parents, run->n_parents, &open, err);
+    if (st == OT_OK)
+        st = hold_against_file(o, &run->spec, &ot_insertion_get_info(run->insertion)->spec, err);
+    if (st == OT_OK && o->read_tokens && !ot_insertion_get_info(run->insertion)->spec.reads_tokens) {
+        fprintf(run->log, "the heads of %s learn to read tokens, through matrices of zero at first\n", o->init_from);
+        run->adds_token_matrices = true;
+        st = let_read_tokens(run->model, run->parents, run->n_parents, &run->insertion, err);
+    }
+    if (st == OT_OK)
+        run->spec = ot_insertion_get_info(run->insertion)->spec;
+    return st;
 }
 
 /* A lookahead head starts from its parent's score of the text so far, where its place in the stack allows it. */
@@ -63,19 +99,18 @@ static ot_status start_lookahead(const ot_train_options *o, const ot_model *mode
     return st == OT_OK && ot_init_can_follow(x, scorer) ? ot_init_follow(x, model, scorer, &open, err) : st;
 }
 
-ot_status ot_run_make_insertion(const ot_train_options *o, const ot_model *model, ot_insertion **parents, uint32_t n_parents,
-                                ot_run *run, FILE *log, ot_insertion **out, ot_error *err)
+/* A new insertion, as the options describe it. */
+static ot_status make_insertion(const ot_train_options *o, const ot_model *model, ot_insertion **parents, uint32_t n_parents,
+                                bool pairwise, FILE *log, ot_insertion **out, ot_error *err)
 {
     ot_insertion_spec spec;
     ot_init_method method;
     ot_status st = ot_train_options_spec(o, &spec, err);
     if (st != OT_OK)
         return st;
-    if (o->init_from[0] != '\0')
-        return open_from_file(o, model, parents, n_parents, &spec, run, out, err);
     if (!ot_init_method_named(o->init, &method))
         return ot_fail_param(err, OT_ERR_INVALID, "init", "--init '%s' is not random, normal, copy or mirror", o->init);
-    if (run != NULL && run->loss == OT_LOSS_PAIRWISE && o->activation[0] == '\0')
+    if (pairwise && o->activation[0] == '\0')
         spec.activation = OT_ACT_IDENTITY;
     if (spec.kind == OT_HEAD_LOOKAHEAD && o->activation[0] == '\0')
         for (uint32_t i = 0; i < n_parents; i++)
@@ -125,7 +160,7 @@ ot_status ot_train_init_file(const ot_train_options *options, FILE *log, ot_erro
     if (st == OT_OK && again)
         st = ot_requantize(&o, model, parents, n_parents, log, err);
     else if (st == OT_OK)
-        st = ot_run_make_insertion(&o, model, parents, n_parents, NULL, log, &insertion, err);
+        st = make_insertion(&o, model, parents, n_parents, false, log, &insertion, err);
     if (st == OT_OK && !again)
         st = ot_record_write(&o, insertion, NULL, NULL, err);
     ot_insertion_close(&insertion);
@@ -176,8 +211,8 @@ static ot_status row_options(ot_run *run, ot_error *err)
 static ot_status load_data(ot_run *run, ot_error *err)
 {
     const ot_train_options *o = run->options;
-    ot_status st = ot_train_options_spec(o, &run->spec, err);
-    if (st != OT_OK || (st = row_options(run, err)) != OT_OK ||
+    ot_status st;
+    if ((st = row_options(run, err)) != OT_OK ||
         (st = ot_dataset_load_files(&run->data, o->data, o->n_data, &run->rows, err)) != OT_OK)
         return st;
     ot_dataset_options rows = run->rows;
@@ -220,7 +255,7 @@ static ot_status open_engine(ot_run *run, ot_error *err)
     ot_engine_options_default(&e);
     e.n_threads = o->threads;
     e.max_rows = o->batch_tokens;
-    e.max_context = o->batch_tokens;
+    e.max_context = o->batch_tokens + 1; /* a candidate may follow a text that fills the batch */
     e.max_insertions = OT_MAX_PARENTS + 1;
     e.kv_type = OT_KV_F16;
     ot_status st = ot_engine_open(&run->engine, run->model, &e, err);
@@ -235,10 +270,7 @@ static ot_status open_learner(ot_run *run, ot_error *err)
 {
     const ot_train_options *o = run->options;
     const uint32_t n_params = ot_insertion_n_params(run->insertion);
-    const uint32_t n_outputs = ot_insertion_get_info(run->insertion)->spec.n_outputs;
-    if (n_outputs != run->spec.n_outputs)
-        return ot_fail_param(err, OT_ERR_INVALID, "outputs", "the insertion has %u outputs, --outputs and --label say %u", n_outputs,
-                             run->spec.n_outputs);
+    const uint32_t n_outputs = run->spec.n_outputs;
     const ot_status st = ot_adamw_open(&run->adam, run->insertion, err);
     if (st != OT_OK)
         return st;
@@ -297,8 +329,11 @@ ot_status ot_run_open(ot_run *run, const ot_train_options *o, FILE *log, ot_erro
         (st = require_llama(run->model, err)) != OT_OK ||
         (st = ot_train_open_parents(run->model, parents, o->n_parents, o->allow_base_mismatch, run->parents, &run->n_parents,
                                     err)) != OT_OK ||
+        (st = ot_train_options_spec(o, &run->spec, err)) != OT_OK ||
+        (o->init_from[0] != '\0' && (st = open_from_file(run, err)) != OT_OK) ||
         (st = load_data(run, err)) != OT_OK || (st = choose_loss(run, err)) != OT_OK ||
-        (st = ot_run_make_insertion(o, run->model, run->parents, run->n_parents, run, log, &run->insertion, err)) != OT_OK ||
+        (run->insertion == NULL && (st = make_insertion(o, run->model, run->parents, run->n_parents, run->loss == OT_LOSS_PAIRWISE,
+                                                        log, &run->insertion, err)) != OT_OK) ||
         (st = open_engine(run, err)) != OT_OK || (st = open_learner(run, err)) != OT_OK)
         return st;
     set_plan_options(run);

@@ -24,7 +24,7 @@ typedef struct ot_run {
     ot_insertion *insertion;        /* the one that learns */
     ot_engine *engine;
     ot_chat_template *chat;         /* NULL if the model has none */
-    ot_insertion_spec spec;         /* what the options ask for */
+    ot_insertion_spec spec;         /* what the options ask for, or --init-from's file holds */
     ot_dataset_options rows;        /* how data was read */
     ot_dataset *data;
     ot_dataset *dev;                /* the rows of periodic evaluations; NULL without --dev */
@@ -63,11 +63,6 @@ typedef struct ot_run {
 /* Opens everything that the options name, and initialises the insertion; ot_run_close in any case. */
 ot_status ot_run_open(ot_run *run, const ot_train_options *options, FILE *log, ot_error *err);
 void ot_run_close(ot_run *run);
-
-/* Creates the trainable insertion that the options describe, or opens it (--init-from, only with a run). `run` is NULL, or has its
- * loss; it notes if heads from a file get token matrices that they did not have (--read-tokens). */
-ot_status ot_run_make_insertion(const ot_train_options *options, const ot_model *model, ot_insertion **parents,
-                                uint32_t n_parents, ot_run *run, FILE *log, ot_insertion **out, ot_error *err);
 
 /* ---- Generation heads (run-language.c) ---- */
 ot_status ot_run_language_open(ot_run *run, ot_error *err);

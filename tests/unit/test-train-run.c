@@ -240,6 +240,49 @@ static void init_writes_what_train_starts_from(void)
     ot_check_same_tensors(ot_test_temp_path("direct.gguf"), ot_test_temp_path("indirect.gguf"));
 }
 
+/* What an existing insertion is, its file says; options that say otherwise are refused before anything is sized by them. */
+static void options_cannot_contradict_the_file(void)
+{
+    ot_train_options o = make_options("narrow.gguf");
+    o.width = 8;
+    o.heads = 1;
+    o.ffn = 24;
+    REQUIRE_OK(ot_train_init_file(&o, quiet, &err), &err);
+    const struct { const char *name, *value, *param; } wrong[] = {
+        {"width", "24", "width"}, {"heads", "2", "heads"}, {"ffn", "32", "ffn"}, {"kind", "generation", "kind"},
+        {"kind", "lookahead", "kind"}, {"input", "base", "input"}, {"activation", "identity", "activation"}, {"outputs", "2", "outputs"},
+    };
+    ot_train_options as_is;
+    ot_train_options_default(&as_is);
+    strcpy(as_is.model, o.model);
+    strcpy(as_is.data[as_is.n_data++], o.data[0]);
+    strcpy(as_is.init_from, o.out);
+    strcpy(as_is.out, ot_test_temp_path("wider.gguf"));
+    as_is.steps = 1;
+    as_is.threads = 2;
+    for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
+        o = as_is;
+        REQUIRE_OK(ot_train_options_set(&o, wrong[i].name, wrong[i].value, &err), &err);
+        ot_test_context("--%s %s", wrong[i].name, wrong[i].value);
+        CHECK_STATUS(ot_train_run(&o, NULL, quiet, &err), OT_ERR_INVALID, &err);
+        CHECK_STR(err.param, wrong[i].param);
+        CHECK_CONTAINS(err.message, "narrow.gguf");
+    }
+    ot_test_context(NULL);
+    o = as_is;
+    strcpy(o.labels[o.n_labels++], "polite");
+    CHECK_STATUS(ot_train_run(&o, NULL, quiet, &err), OT_ERR_INVALID, &err);
+    CHECK_STR(err.param, "label");
+    /* Without any of them it is trained as it is. */
+    REQUIRE_OK(ot_train_run(&as_is, NULL, quiet, &err), &err);
+    ot_gguf *g = NULL;
+    uint32_t width = 0;
+    REQUIRE_OK(ot_gguf_open(&g, as_is.out, &err), &err);
+    CHECK_OK(ot_gguf_get_u32(g, "otter.embedding_length", &width, &err), &err);
+    CHECK_UINT(width, 8);
+    ot_gguf_close(&g);
+}
+
 static void overflow_is_said(void)
 {
     ot_train_options o = make_options("overflow.gguf");
@@ -326,6 +369,7 @@ int main(int argc, char **argv)
     RUN(stacks_on_a_parent);
     RUN(ends_on_time);
     RUN(init_writes_what_train_starts_from);
+    RUN(options_cannot_contradict_the_file);
     RUN(overflow_is_said);
     RUN(yaml_and_flags);
     RUN(bad_rows_are_named);

@@ -247,6 +247,47 @@ static void lookahead_learns_the_change(void)
     CHECK_CONTAINS(err.message, "--parent");
 }
 
+/* The width of the heads' file, not the default, sizes what the loss writes. */
+static void wide_drafts_go_on_without_width(void)
+{
+    ot_train_options o = make_options("generation", "answers.jsonl", "wide.gguf");
+    strcpy(o.offsets, "1,2");
+    o.width = 48;
+    REQUIRE_OK(ot_train_init_file(&o, quiet, &err), &err);
+    ot_train_options unset;
+    ot_train_options_default(&unset);
+    strcpy(o.init_from, o.out);
+    strcpy(o.out, ot_test_temp_path("wide.trained.gguf"));
+    o.width = unset.width;
+    o.heads = unset.heads;
+    o.ffn = unset.ffn;
+    o.offsets[0] = '\0';
+    o.steps = 2;
+    REQUIRE_OK(ot_train_run(&o, NULL, quiet, &err), &err);
+    CHECK(has_key(o.out, "otter.training.init", "wide.gguf"));
+    strcpy(o.offsets, "1,3");
+    CHECK_STATUS(ot_train_run(&o, NULL, quiet, &err), OT_ERR_INVALID, &err);
+    CHECK_STR(err.param, "offsets");
+    o.offsets[0] = '\0';
+    strcpy(o.kind, "scalar");
+    strcpy(o.data[0], ot_test_temp_path("texts.jsonl"));
+    CHECK_STATUS(ot_train_run(&o, NULL, quiet, &err), OT_ERR_INVALID, &err);
+    CHECK_STR(err.param, "kind");
+}
+
+/* Candidates behind the last token of a text that takes all of --batch-tokens. */
+static void lookahead_takes_texts_as_long_as_the_batch(void)
+{
+    ot_train_options o = make_options("lookahead", "texts.jsonl", "full.gguf");
+    snprintf(o.parents[o.n_parents++], OT_TRAIN_PATH, "scorer=%s", ot_test_temp_path("scorer.gguf"));
+    strcpy(o.dev, ot_test_temp_path("texts.dev.jsonl"));
+    o.batch_tokens = o.max_length = 16;
+    o.candidates = 1;
+    o.random_candidates = 0;
+    o.steps = 2;
+    REQUIRE_OK(ot_train_run(&o, NULL, quiet, &err), &err);
+}
+
 static void resume_and_threads(ot_train_options o)
 {
     o.checkpoint_every = 6;
@@ -358,6 +399,8 @@ int main(int argc, char **argv)
     RUN(drafts_learn_to_read_tokens);
     RUN(medusa_drafts_learn);
     RUN(lookahead_learns_the_change);
+    RUN(wide_drafts_go_on_without_width);
+    RUN(lookahead_takes_texts_as_long_as_the_batch);
     RUN(drafts_resume_to_the_same_bits_with_other_threads);
     RUN(medusa_resumes_to_the_same_bits_with_other_threads);
     RUN(lookahead_resumes_to_the_same_bits_with_other_threads);
