@@ -20,7 +20,7 @@ void ot_bench_settle(const ot_bench *b, ot_bench_case *cases, uint32_t n)
 {
     for (uint32_t i = 0; i < n; i++) {
         qsort(cases[i].rate, b->rounds, sizeof cases[i].rate[0], by_value);
-        cases[i].median = cases[i].rate[b->rounds / 2];
+        cases[i].median = (cases[i].rate[(b->rounds - 1) / 2] + cases[i].rate[b->rounds / 2]) / 2.0;
     }
 }
 
