@@ -44,6 +44,8 @@ struct ot_gguf {
 const ot_str *ot_gguf_find_name(const ot_str *const *index, uint64_t n, const char *name, size_t size);
 /* Bytewise order, a prefix first. */
 int ot_gguf_compare_names(ot_str a, ot_str b);
+/* Of a key or tensor: 1 to 65535 bytes, none of them a control character. */
+bool ot_gguf_name_is_sound(ot_str name);
 /* A name from a file, made fit for a message: cut, and control or non-ASCII bytes replaced. Returns dst. */
 char *ot_gguf_printable(char dst[80], ot_str name);
 /* Bytes of one value; 0 for strings and arrays. */

@@ -104,7 +104,15 @@ static ot_status take_str(reader *r, ot_str *out, const char *field)
     return OT_OK;
 }
 
-/* Names go into messages, metrics and fingerprints: not empty, no control bytes. */
+/* Names go into messages, metrics and fingerprints. */
+bool ot_gguf_name_is_sound(ot_str name)
+{
+    bool sound = name.size > 0 && name.size <= UINT16_MAX;
+    for (size_t i = 0; sound && i < name.size; i++)
+        sound = (unsigned char)name.data[i] >= 0x20 && name.data[i] != 0x7f;
+    return sound;
+}
+
 static ot_status take_name(reader *r)
 {
     ot_str name = {NULL, 0};
@@ -113,10 +121,7 @@ static ot_status take_name(reader *r)
     ot_status status = take_str(r, &name, "the name");
     if (status != OT_OK)
         return status;
-    bool sound = name.size > 0 && name.size <= UINT16_MAX;
-    for (size_t i = 0; sound && i < name.size; i++)
-        sound = (unsigned char)name.data[i] >= 0x20 && name.data[i] != 0x7f;
-    if (!sound)
+    if (!ot_gguf_name_is_sound(name))
         return refuse_at(r, at, OT_ERR_FORMAT, "the name is empty, over 65535 bytes long or holds control characters");
     r->name = name;
     return OT_OK;
@@ -294,7 +299,6 @@ static ot_status read_header(reader *r)
         return refuse_at(r, 8, OT_ERR_FORMAT, "the tensor count is over 1048576");
     if (g->n_keys > MAX_ITEMS)
         return refuse_at(r, 16, OT_ERR_FORMAT, "the key count is over 1048576");
-    /* Set to zero where they do not fit, so that closing never walks what was not made. */
     status = expect(r, g->n_keys, MIN_KEY_BYTES, "the number of keys");
     if (status == OT_OK)
         status = expect(r, g->n_tensors, MIN_TENSOR_BYTES, "the number of tensors");

@@ -114,7 +114,7 @@ static ot_str key_name(const ot_gguf_writer *w, uint64_t i)
 static bool key_allowed(const ot_gguf_writer *w, const char *key)
 {
     const ot_str name = {key, strlen(key)};
-    if (name.size == 0 || name.size > UINT16_MAX || strcmp(key, "general.alignment") == 0)
+    if (!ot_gguf_name_is_sound(name) || strcmp(key, "general.alignment") == 0)
         return false;
     for (uint64_t i = 0; i < w->n_keys; i++)
         if (ot_gguf_compare_names(key_name(w, i), name) == 0)
@@ -271,7 +271,7 @@ ot_status ot_gguf_put_tensor(ot_gguf_writer *w, const char *name, ot_type type, 
 {
     ot_status status = OT_OK;
     ot_tensor tensor = {.type = type, .n_dims = n_dims, .data = data};
-    if (n_dims < 1 || n_dims > OT_GGUF_MAX_DIMS || name[0] == 0 || strlen(name) > UINT16_MAX) {
+    if (n_dims < 1 || n_dims > OT_GGUF_MAX_DIMS || !ot_gguf_name_is_sound((ot_str){name, strlen(name)})) {
         status = ot_fail(err, OT_ERR_INVALID, "tensor '%s': it has %u dimensions, 1 to 4 are possible, or no usable name",
                          name, n_dims);
     } else {

@@ -534,7 +534,9 @@ static void writer_refuses_what_cannot_be_read(void)
     CHECK_STATUS(ot_gguf_put_tensor(w, "q", OT_TYPE_F32, 5, dims, x, &err), OT_ERR_INVALID, &err);
     CHECK_STATUS(ot_gguf_put_tensor(w, "q", OT_TYPE_F32, 2, huge, x, &err), OT_ERR_INVALID, &err);
     CHECK_STATUS(ot_gguf_put_tensor(w, "q", (ot_type)99, 1, dims, x, &err), OT_ERR_UNSUPPORTED, &err);
+    CHECK_STATUS(ot_gguf_put_tensor(w, "q\x7f", OT_TYPE_F32, 1, dims, x, &err), OT_ERR_INVALID, &err);
     CHECK_STATUS(ot_gguf_put_u32(w, "", 1), OT_ERR_INVALID, &err);
+    CHECK_STATUS(ot_gguf_put_u32(w, "a\nb", 1), OT_ERR_INVALID, &err);
     CHECK_STATUS(ot_gguf_put_str(w, "k", "again"), OT_ERR_INVALID, &err);
     CHECK_STATUS(ot_gguf_put_u32(w, "general.alignment", 64), OT_ERR_INVALID, &err);
     /* A failed put fails the write, and nothing is left behind. */
