@@ -45,13 +45,26 @@ static ot_status read_labels(ot_loader *l, const json_t *row, float *labels)
     return OT_OK;
 }
 
+/* Sources become names of keys in a file's record: cut to whole characters, without control characters. */
+static void copy_source(char dst[64], const char *text)
+{
+    size_t n = strlen(text);
+    if (n > 63)
+        for (n = 63; ((unsigned char)text[n] & 0xc0) == 0x80; n--)
+            ;
+    for (size_t i = 0; i < n; i++)
+        dst[i] = (unsigned char)text[i] < 0x20 || text[i] == 0x7f ? ' ' : text[i];
+    dst[n] = '\0';
+}
+
 static ot_status read_source(ot_loader *l, const json_t *row, uint32_t *source)
 {
     const json_t *value = json_object_get(row, "source");
-    const char *name = json_is_string(value) ? json_string_value(value) : "";
+    char name[64];
     ot_dataset *d = l->d;
+    copy_source(name, json_is_string(value) ? json_string_value(value) : "");
     for (*source = 0; *source < d->n_sources; ++*source)
-        if (strncmp(d->sources[*source], name, sizeof d->sources[0] - 1) == 0)
+        if (strcmp(d->sources[*source], name) == 0)
             return OT_OK;
     if (d->n_sources >= 4096)
         return ot_jsonl_fail(l->file, l->err, "more than 4096 different sources");
@@ -59,8 +72,7 @@ static ot_status read_source(ot_loader *l, const json_t *row, uint32_t *source)
     if (larger == NULL)
         return ot_loader_out_of_memory(l);
     d->sources = larger;
-    strncpy(d->sources[d->n_sources], name, sizeof d->sources[0] - 1);
-    d->sources[d->n_sources++][63] = '\0';
+    memcpy(d->sources[d->n_sources++], name, sizeof name);
     return OT_OK;
 }
 

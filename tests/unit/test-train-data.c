@@ -53,6 +53,24 @@ static void opens(void)
     ot_dataset_close(&cut);
 }
 
+/* They become keys of files. */
+static void sources_are_cut_and_cleaned(void)
+{
+    /* 62 bytes and a character of two, of which one would fit; then the same beginning again. */
+    ot_dataset *d = load("sources.jsonl",
+                         "{\"text\": \"a\", \"label\": 1, \"source\": \"one\\nline\\u007f\"}\n"
+                         "{\"text\": \"b\", \"label\": 1, \"source\": \"00000000001111111111222222222233333333334444444444555555555566\u00e9\"}\n"
+                         "{\"text\": \"c\", \"label\": 1, \"source\": \"00000000001111111111222222222233333333334444444444555555555566\u00e9 more\"}\n"
+                         "{\"text\": \"d\", \"label\": 1}\n", 64, 0);
+    REQUIRE(d != NULL);
+    REQUIRE(d->n_sources == 3);
+    CHECK_STR(d->sources[0], "one line ");
+    CHECK_STR(d->sources[1], "00000000001111111111222222222233333333334444444444555555555566");
+    CHECK_STR(d->sources[2], "");
+    CHECK_UINT(d->rows[2].source, 1);
+    ot_dataset_close(&d);
+}
+
 static ot_plan_options plain_options(void)
 {
     return (ot_plan_options){.data = rows, .tokenizer = ot_model_tokenizer(model), .chat = chat, .calm_length = 40,
@@ -221,6 +239,7 @@ int main(int argc, char **argv)
 {
     ot_test_start(argc, argv);
     RUN(opens);
+    RUN(sources_are_cut_and_cleaned);
     RUN(every_row_once);
     RUN(same_epoch_same_plan);
     RUN(chat_marks_the_message);
