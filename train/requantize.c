@@ -28,16 +28,14 @@ static ot_status copy_key(const ot_gguf *source, uint64_t i, const char *key, ot
 {
     char text[1024];
     uint32_t count;
-    float number;
     ot_status st;
     switch (type) {
     case OT_GGUF_STRING: return copy_text(source, w, key, err);
     case OT_GGUF_U32:
         st = ot_gguf_get_u32(source, key, &count, err);
         return st == OT_OK ? ot_gguf_put_u32(w, key, count) : st;
-    case OT_GGUF_F32:
-        st = ot_gguf_get_f32(source, key, &number, err);
-        return st == OT_OK ? ot_gguf_put_f32(w, key, number) : st;
+    /* By way of their digits, which read back as the same number; so does a NaN, which the getter refuses. */
+    case OT_GGUF_F32: return ot_gguf_put_f32(w, key, strtof(ot_gguf_key_text(source, i, text, sizeof text), NULL));
     case OT_GGUF_U64: return ot_gguf_put_u64(w, key, strtoull(ot_gguf_key_text(source, i, text, sizeof text), NULL, 10));
     default: return ot_gguf_put_str(w, key, ot_gguf_key_text(source, i, text, sizeof text));
     }

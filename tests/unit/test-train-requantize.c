@@ -170,6 +170,35 @@ static void says_it_each_time(void)
     ot_gguf_close(&g);
 }
 
+/* Records of files written before the trainer left out what is not finite. */
+static void keeps_what_is_not_a_number(void)
+{
+    ot_model *model = NULL;
+    ot_insertion *x = NULL;
+    ot_gguf_writer *w = NULL;
+    ot_train_options o = make_options("nan.q4_1.gguf");
+    strcpy(o.init_from, ot_test_temp_path("nan.gguf"));
+    strcpy(o.type, "q4_1");
+    REQUIRE_OK(ot_model_open(&model, o.model, &err), &err);
+    CHECK_OK(ot_insertion_open_trainable(&x, model, "good", ot_test_temp_path("original.gguf"), NULL, 0, NULL, &err), &err);
+    CHECK_OK(ot_gguf_writer_open(&w, &err), &err);
+    CHECK_OK(ot_insertion_put(x, w, OT_TYPE_F32, &err), &err);
+    CHECK_OK(ot_gguf_put_f32(w, "otter.training.dev_auc.one", NAN), &err);
+    CHECK_OK(ot_gguf_put_f32(w, "otter.training.loss", 0.1f), &err);
+    CHECK_OK(ot_gguf_write(w, o.init_from, &err), &err);
+    ot_gguf_writer_close(&w);
+    ot_insertion_close(&x);
+    ot_model_close(&model);
+    REQUIRE_OK(ot_train_init_file(&o, quiet, &err), &err);
+    ot_gguf *g = open_file("nan.q4_1.gguf");
+    REQUIRE(g != NULL);
+    float loss = 0;
+    CHECK(ot_gguf_has(g, "otter.training.dev_auc.one"));
+    CHECK_OK(ot_gguf_get_f32(g, "otter.training.loss", &loss, &err), &err);
+    CHECK_NEAR(loss, 0.1f, 0);
+    ot_gguf_close(&g);
+}
+
 static void refuses_what_is_no_insertion(void)
 {
     ot_train_options o = make_options("none.gguf");
@@ -191,6 +220,7 @@ int main(int argc, char **argv)
     RUN(keeps_all_but_the_bits_of_matrices);
     RUN(changes_the_activation);
     RUN(says_it_each_time);
+    RUN(keeps_what_is_not_a_number);
     RUN(refuses_what_is_no_insertion);
     return ot_test_finish();
 }
