@@ -68,6 +68,10 @@ void ot_curve_dev(const ot_run *run, const ot_eval_result *r)
         put(f, "auc_half", r->half.auc);
         put(f, "log_loss", r->whole.log_loss);
     }
+    if (r->is_unlabelled) {
+        put(f, "quiet_mean", r->quiet_mean);
+        put(f, "quiet_above_half", r->quiet_above_half);
+    }
     if (r->is_paired) {
         put(f, "accuracy", r->pair_accuracy);
         put(f, "margin", r->pair_margin);
@@ -88,6 +92,10 @@ void ot_curve_dev(const ot_run *run, const ot_eval_result *r)
 double ot_curve_figure(const ot_eval_result *r, const char **name)
 {
     const bool chain = r->is_language && r->tokens_per_pass > 0;
+    if (r->is_unlabelled) {
+        *name = "quiet";
+        return r->quiet_mean;
+    }
     *name = r->is_paired ? "pairs" : r->is_lookahead ? "change" : chain ? "tokens a pass" : r->is_language ? "nll" : "auc";
     return r->is_paired ? r->pair_accuracy : r->is_lookahead ? r->lookahead.change_correlation : chain ? r->tokens_per_pass
            : r->is_language ? r->heads[0].nll : r->whole.auc;

@@ -100,7 +100,7 @@ ot_status ot_eval_file(const ot_eval_options *options, FILE *progress, ot_eval_r
     } else if (st == OT_OK) {
         const ot_evaluator e = {
             .engine = o.engine, .insertion = o.head, .sequences = o.sequences, .batch_tokens = options->batch_tokens,
-            .output = options->output, .chat = options->chat ? o.chat : NULL, .progress = progress,
+            .output = options->output, .chat = options->chat ? o.chat : NULL, .max_length = options->max_length, .progress = progress,
         };
         st = ot_evaluate(&e, o.data, result, err);
     }

@@ -49,8 +49,8 @@ static ot_status wrap_texts(run *r)
                                                 r->d->texts + r->d->rows[j->row].text, NULL, &tokens, &n, &before, r->err);
         if (st != OT_OK)
             return st;
-        if (n > r->e->batch_tokens)
-            n = r->e->batch_tokens;
+        if (n > r->e->max_length)
+            n = r->e->max_length;
         if (at + n > capacity) {
             capacity = (at + n) * 2;
             int32_t *larger = realloc(r->wrapped, capacity * sizeof *larger);
@@ -247,11 +247,21 @@ static void finish_prompts(run *r, ot_eval_result *result)
     result->quiet_above_half = (double)above / (double)n;
 }
 
+ot_status ot_evaluate_check(const ot_dataset *data, ot_error *err)
+{
+    if (data->shape != OT_SHAPE_ANSWER)
+        return OT_OK;
+    return ot_fail(err, OT_ERR_INVALID, "%s: rows of {prompt, completion} say nothing about a scalar head: it is evaluated on {text, label}, "
+                   "{messages, chosen, rejected} or {prompt}", data->path);
+}
+
 ot_status ot_evaluate(const ot_evaluator *e, const ot_dataset *data, ot_eval_result *result, ot_error *err)
 {
     run r = {.e = e, .d = data, .progress = ot_eval_progress_begin(e->progress), .err = err};
     *result = (ot_eval_result){.n_rows = data->n_rows};
-    ot_status st = list_jobs(&r);
+    ot_status st = ot_evaluate_check(data, err);
+    if (st == OT_OK)
+        st = list_jobs(&r);
     if (st == OT_OK)
         st = run_jobs(&r);
     result->n_tokens = r.n_tokens;

@@ -1,5 +1,6 @@
 /* Writing an insertion with the record of how it came about: otter.training.* keys. Files are named without their
  * folders, which mean nothing on another machine. */
+#include <math.h>
 #include <string.h>
 #include <time.h>
 
@@ -46,9 +47,12 @@ static void put_count(recorder *r, const char *key, uint64_t value)
         r->st = ot_gguf_put_u64(r->w, full, value);
 }
 
+/* A figure that is not finite, such as the AUC of rows of one class, says nothing. */
 static void put_number(recorder *r, const char *key, double value)
 {
     char full[128];
+    if (!isfinite(value))
+        return;
     snprintf(full, sizeof full, "otter.training.%s", key);
     if (r->st == OT_OK)
         r->st = ot_gguf_put_f32(r->w, full, (float)value);
@@ -101,6 +105,8 @@ static void put_settings(recorder *r, const ot_train_options *o, const ot_run *r
     if (run->loss == OT_LOSS_BCE) {
         put_number(r, "prefix_weight", o->prefix_weight);
         put_number(r, "prefix_power", o->prefix_power);
+    }
+    if (run->loss != OT_LOSS_PAIRWISE) {
         put_number(r, "chat_fraction", o->chat_fraction);
         put_number(r, "context_fraction", o->context_fraction);
     }
@@ -153,6 +159,11 @@ static void put_figures(recorder *r, const ot_train_options *o, const ot_eval_re
         put_language_figures(r, e);
         return;
     }
+    if (e->is_unlabelled) {
+        put_number(r, "dev_quiet_mean", e->quiet_mean);
+        put_number(r, "dev_quiet_above_half", e->quiet_above_half);
+        return;
+    }
     put_number(r, "dev_auc", e->whole.auc);
     put_number(r, "dev_auc_low", e->whole.auc_low);
     put_number(r, "dev_auc_high", e->whole.auc_high);
@@ -203,7 +214,7 @@ ot_status ot_record_write(const ot_train_options *options, ot_insertion *inserti
         }
         if (figures != NULL)
             put_figures(&r, options, figures);
-        st = r.st == OT_OK ? ot_gguf_write(r.w, options->out, err) : ot_fail(err, r.st, "out of memory for the record");
+        st = r.st == OT_OK ? ot_gguf_write(r.w, options->out, err) : ot_fail(err, r.st, "%s: its record cannot be put together: %s", options->out, ot_status_name(r.st));
     }
     ot_gguf_writer_close(&r.w);
     return st;

@@ -219,6 +219,11 @@ static ot_status load_data(ot_run *run, ot_error *err)
     rows.max_rows = o->eval_rows;
     if (o->dev[0] != '\0' && (st = ot_dataset_load(&run->dev, o->dev, &rows, err)) != OT_OK)
         return st;
+    if (run->dev != NULL && run->spec.kind == OT_HEAD_SCALAR && (st = ot_evaluate_check(run->dev, err)) != OT_OK)
+        return st;
+    if (o->n_calm > 0 && run->data->shape != OT_SHAPE_LABEL)
+        return ot_fail_param(err, OT_ERR_INVALID, "calm", "--calm adds texts of label 0 to labelled ones, which the rows of %s are not",
+                             o->data[0]);
     rows.max_rows = 0;
     rows.only = OT_ALL_LABELS;
     for (uint32_t i = 0; i < o->n_calm; i++) {

@@ -178,6 +178,8 @@ static void print_figures(const ot_run *run, const char *file, const ot_eval_res
     if (r->is_labelled)
         fprintf(run->log, " auc %.4f [%.4f, %.4f], half texts %.4f, accuracy %.4f, log loss %.4f, ece %.4f", r->whole.auc,
                 r->whole.auc_low, r->whole.auc_high, r->half.auc, r->whole.accuracy, r->whole.log_loss, r->whole.ece);
+    if (r->is_unlabelled)
+        fprintf(run->log, " mean score %.4f, above 0.5: %.4f of the tokens", r->quiet_mean, r->quiet_above_half);
     if (r->is_paired)
         fprintf(run->log, " accuracy %.4f, margin %.4f", r->pair_accuracy, r->pair_margin);
     for (uint32_t k = 0; r->is_language && k < r->n_heads; k++)

@@ -200,6 +200,80 @@ static void learns_pairs(void)
     ot_gguf_close(&g);
 }
 
+static bool has_key(const char *path, const char *key)
+{
+    ot_gguf *g = NULL;
+    const bool opened = CHECK_OK(ot_gguf_open(&g, path, &err), &err), found = opened && ot_gguf_has(g, key);
+    ot_gguf_close(&g);
+    return found;
+}
+
+static void write_text(const char *name, const char *text)
+{
+    REQUIRE(ot_test_write_file(ot_test_temp_path(name), text, strlen(text)));
+}
+
+/* Held-out rows that have no AUC give none to the record, and those that say nothing of a scalar head are refused before the run. */
+static void held_out_rows_of_other_shapes(void)
+{
+    ot_train_options o = make_options("shapes.gguf");
+    o.steps = 2;
+    o.eval_every = 1;
+    write_text("prompts.jsonl", "{\"prompt\": \"abc zq\"}\n{\"prompt\": \"abcabc\"}\n");
+    strcpy(o.dev, ot_test_temp_path("prompts.jsonl"));
+    REQUIRE_OK(ot_train_run(&o, NULL, quiet, &err), &err);
+    CHECK(has_key(o.out, "otter.training.dev_quiet_mean"));
+    CHECK(!has_key(o.out, "otter.training.dev_auc"));
+    write_text("one-class.jsonl", "{\"text\": \"abc\", \"label\": 1, \"source\": \"a\\nb\"}\n{\"text\": \"abcabc\", \"label\": 0}\n");
+    strcpy(o.dev, ot_test_temp_path("one-class.jsonl"));
+    REQUIRE_OK(ot_train_run(&o, NULL, quiet, &err), &err);
+    CHECK(has_key(o.out, "otter.training.dev_auc"));
+    CHECK(!has_key(o.out, "otter.training.dev_auc.a b")); /* not a number */
+    unlink(o.out);
+    write_text("answers.jsonl", "{\"prompt\": \"abc\", \"completion\": \"zq\"}\n");
+    strcpy(o.dev, ot_test_temp_path("answers.jsonl"));
+    CHECK_STATUS(ot_train_run(&o, NULL, quiet, &err), OT_ERR_INVALID, &err);
+    CHECK_CONTAINS(err.message, "answers.jsonl");
+    CHECK(access(o.out, F_OK) != 0);
+}
+
+static void quiet_texts_join_labelled_ones_only(void)
+{
+    ot_train_options o = make_options("calm.gguf");
+    o.steps = 2;
+    write_text("prompts.jsonl", "{\"prompt\": \"abc\"}\n");
+    strcpy(o.calm[o.n_calm++], ot_test_temp_path("prompts.jsonl"));
+    REQUIRE_OK(ot_train_run(&o, NULL, quiet, &err), &err);
+    CHECK(has_key(o.out, "otter.training.calm_fraction") && has_key(o.out, "otter.training.chat_fraction"));
+    o.n_calm = 0;
+    o.max_length = 128;
+    o.dev[0] = '\0';
+    strcpy(o.data[0], ot_test_temp_path("pairs.jsonl"));
+    REQUIRE_OK(ot_train_run(&o, NULL, quiet, &err), &err);
+    CHECK(!has_key(o.out, "otter.training.chat_fraction"));
+    o.n_calm = 1;
+    CHECK_STATUS(ot_train_run(&o, NULL, quiet, &err), OT_ERR_INVALID, &err);
+    CHECK_STR(err.param, "calm");
+}
+
+static void evaluates_chats_within_max_length(void)
+{
+    ot_train_options o = make_options("learnt.gguf");
+    ot_eval_options e;
+    ot_eval_result r;
+    ot_eval_options_default(&e);
+    strcpy(e.model, o.model);
+    strcpy(e.head, o.out);
+    strcpy(e.data, o.dev);
+    e.chat = true;
+    e.max_length = 16;
+    REQUIRE_OK(ot_eval_file(&e, NULL, &r, &err), &err);
+    CHECK_UINT(r.n_tokens, r.n_rows * 16);
+    e.max_length = 512;
+    strcpy(e.data, ot_test_temp_path("answers.jsonl"));
+    CHECK_STATUS(ot_eval_file(&e, NULL, &r, &err), OT_ERR_INVALID, &err);
+}
+
 static void stacks_on_a_parent(void)
 {
     ot_train_options o = make_options("below.gguf");
@@ -366,6 +440,9 @@ int main(int argc, char **argv)
     RUN(interrupted_runs_go_on);
     RUN(threads_change_nothing);
     RUN(learns_pairs);
+    RUN(held_out_rows_of_other_shapes);
+    RUN(quiet_texts_join_labelled_ones_only);
+    RUN(evaluates_chats_within_max_length);
     RUN(stacks_on_a_parent);
     RUN(ends_on_time);
     RUN(init_writes_what_train_starts_from);
