@@ -67,7 +67,7 @@ void ot_rope_table(const ot_rope *rope, uint32_t position, float *table);
 /* Finds a tensor and checks its shape: n_out 0 means a vector of n_in. Missing or of another shape: an error that names it. */
 ot_status ot_tensor_require(const ot_gguf *gguf, const char *name, uint32_t n_in, uint32_t n_out,
                             const ot_tensor **out, ot_error *err);
-/* A vector tensor as newly allocated floats. */
+/* A vector tensor as newly allocated floats. OT_ERR_FORMAT if one of them is not finite. */
 ot_status ot_tensor_load_vector(const ot_gguf *gguf, const char *name, uint32_t n, float **out, ot_error *err);
 /* A matrix tensor, packed. */
 ot_status ot_tensor_load_matrix(const ot_gguf *gguf, const char *name, uint32_t n_in, uint32_t n_out, ot_matrix *out,

@@ -1,6 +1,7 @@
 /* From tensors of a file to what the engine computes with: checked shapes, float vectors, packed matrices. */
 #include "engine/model.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -46,6 +47,11 @@ ot_status ot_tensor_load_vector(const ot_gguf *gguf, const char *name, uint32_t 
     if (v == NULL)
         return ot_fail(err, OT_ERR_NOMEM, "out of memory for tensor '%s'", name);
     ot_dequantize(t->type, t->data, v, n);
+    for (uint32_t i = 0; i < n; i++)
+        if (!isfinite(v[i])) {
+            free(v);
+            return ot_fail(err, OT_ERR_FORMAT, "%s: tensor '%s'[%u] is not finite", ot_gguf_path(gguf), name, i);
+        }
     *out = v;
     return OT_OK;
 }

@@ -192,10 +192,14 @@ ot_choice *ot_admit_next(ot_scheduler *s)
             continue;
         if (!find_place(s, c))
             return NULL;
-        /* Should memory run out, this choice ends alone: others of its request may be in the batch already. */
         if (ot_pages_open(s, c, &c->request->error) == OT_OK)
             return admit(s, c) ? c : NULL;
-        ot_choice_end(s, c, OT_FINISH_ERROR);
+        /* Should memory run out, this choice ends alone, as others of its request may be in the batch already; but before the prompt has
+         * been read they all wait for this one. */
+        if (c->request->prompt_done)
+            ot_choice_end(s, c, OT_FINISH_ERROR);
+        else
+            ot_request_end(s, c->request, OT_FINISH_ERROR, NULL);
     }
     return NULL;
 }

@@ -29,6 +29,7 @@ typedef struct ot_companion {
     uint32_t n_heads;
     ot_head *heads[OT_STATS_MAX_HEADS]; /* references: the names that the model goes by, at least one */
     bool drafts;                   /* a draft model: one head; else reward and expert models */
+    bool failed;                   /* a draft model whose file is damaged: it guesses nothing any more */
     const ot_model *model;
     ot_engine *engine;             /* on the threads of the base's */
     ot_kv_cache *cache;

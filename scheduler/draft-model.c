@@ -37,9 +37,11 @@ static uint32_t least(uint32_t a, uint32_t b)
 }
 
 /* Whether one more guess, after n of them, is worth its pass and its row, if this is the chance that it is needed and right. */
-static bool pays(const ot_scheduler *s, const ot_companion *m, uint32_t n, float chance)
+static bool pays(const ot_scheduler *s, const ot_companion *m, const ot_choice *c, uint32_t n, float chance)
 {
     const ot_draft_costs *costs = &s->draft_costs;
+    if (c->request->draft_fixed)
+        return true;
     float row = ot_draft_time(costs, s->n_active, 1, n + 1) - ot_draft_time(costs, s->n_active, 1, n);
     return chance > m->pass_time + row;
 }
@@ -61,7 +63,7 @@ static uint32_t guesses_wanted(const ot_scheduler *s, const ot_companion *m, con
     const ot_request *r = c->request;
     uint32_t end = c->n_text + 1; /* behind the pending token */
     if (c->state != OT_CHOICE_DECODE || c->pending.n == 0 || c->out_of_room || end >= m->ctx_size || !ot_draft_wanted(c) ||
-        !pays(s, m, 0, 1 - lookup_chance(c)))
+        !pays(s, m, c, 0, 1 - lookup_chance(c)))
         return 0;
     return least(least(r->max_draft, OT_MAX_DRAFT), least(r->max_new - c->n_generated - 1, m->ctx_size - end));
 }
@@ -87,7 +89,7 @@ static void add_reading(const ot_scheduler *s, ot_companion *m, ot_choice *c)
     if (d->n_read == 0 && c->request->uses_cache)
         d->n_read = ot_kv_seq_match(d->seq, c->tokens, c->n_text);
     uint32_t room = s->options.max_batch_tokens - m->batch.n_rows, wanted = guesses_wanted(s, m, c);
-    if (wanted == 0 && (c->state == OT_CHOICE_DECODE || !pays(s, m, 0, 1)))
+    if (wanted == 0 && (c->state == OT_CHOICE_DECODE || !pays(s, m, c, 0, 1)))
         return; /* while drafts rest the text waits: many rows at once cost less than one by one */
     uint32_t text = least(c->n_text, m->ctx_size), n = least(text - d->n_read, room);
     bool guesses = wanted > 0 && d->n_read + n == c->n_text && n < room;
@@ -113,7 +115,10 @@ static void note_guess(ot_scheduler *s, ot_guesser *g, const float *logits)
     ot_proposal *p = &g->choice->proposal;
     ot_log_norm norm = ot_sampler_normalize(s->sampler, logits);
     int32_t token;
-    ot_sampler_top(s->sampler, logits, 1, &token);
+    if (!isfinite(norm.log_sum) || ot_sampler_top(s->sampler, logits, 1, &token) == 0) {
+        g->wanted = 0; /* logits that are no numbers say nothing */
+        return;
+    }
     uint32_t depth = p->n_depths++;
     ot_draft_guess *guess = &p->guesses[0][depth][0];
     p->n_branches[0][depth] = 1;
@@ -140,10 +145,10 @@ static ot_status guess_once(ot_scheduler *s, ot_companion *m, ot_error *err)
 static bool goes_on(const ot_scheduler *s, const ot_companion *m, const ot_guesser *g)
 {
     const ot_proposal *p = &g->choice->proposal;
-    if (!pays(s, m, p->n_depths, g->chance * ot_draft_scale(&g->choice->pace)))
+    if (p->n_depths >= g->wanted || !pays(s, m, g->choice, p->n_depths, g->chance * ot_draft_scale(&g->choice->pace)))
         return false;
     int32_t last = p->guesses[0][p->n_depths - 1][0].token;
-    return p->n_depths < g->wanted && (g->choice->request->ignore_eos || !ot_tokenizer_is_eog(s->tokenizer, last));
+    return g->choice->request->ignore_eos || !ot_tokenizer_is_eog(s->tokenizer, last);
 }
 
 /* The last guesses as rows, of those who go on. Views stay where they are. */
@@ -166,9 +171,11 @@ static void add_guesses(const ot_scheduler *s, ot_companion *m)
     m->n_guessers = kept;
 }
 
-/* Cannot happen short of a bug; then there are no guesses, and the keys of this pass are not relied on. */
-static void forget(ot_scheduler *s, const ot_companion *m)
+/* A pass failed: the model's file was cut short while it is mapped. It would fail again, so nothing is guessed with it any more; texts do
+ * not need guesses. */
+static void give_up(ot_scheduler *s, ot_companion *m)
 {
+    m->failed = true;
     for (uint32_t i = 0; i < s->n_active; i++)
         if (s->active[i]->request->companions.draft == m) {
             ot_draft_reader *d = &s->active[i]->reader;
@@ -199,14 +206,14 @@ static void run(ot_scheduler *s, ot_companion *m)
             add_guesses(s, m);
     }
     if (st != OT_OK)
-        forget(s, m);
+        give_up(s, m);
 }
 
 void ot_draft_models_run(ot_scheduler *s)
 {
     s->draft_models_s = 0;
     for (uint32_t i = 0; i < s->n_companions; i++) {
-        if (!s->companions[i].drafts)
+        if (!s->companions[i].drafts || s->companions[i].failed)
             continue;
         double begin = ot_clock_s();
         run(s, &s->companions[i]);

@@ -39,6 +39,10 @@ typedef struct group {
 static void note_prompt_logprobs(ot_scheduler *s, ot_request *r, uint32_t next, const float *logits)
 {
     ot_log_norm norm = ot_sampler_normalize(s->sampler, logits);
+    if (!isfinite(norm.max) || !isfinite(norm.log_sum)) {
+        ot_policy_fail_logits(s, r);
+        return;
+    }
     r->prompt_logprob[next] = ot_log_prob(norm, logits, r->choices[0].tokens[next]);
     if (r->prompt_top == NULL)
         return;
@@ -59,29 +63,33 @@ static void start_choices(ot_scheduler *s, ot_choice *first, const ot_logits *lo
     ot_start_siblings(s, first);
 }
 
+static ot_choice *choice_of(const taker *k)
+{
+    return k->turn != NULL ? k->turn->choice : k->chunk->choice;
+}
+
 static void give_logits(ot_scheduler *s, const taker *k, const ot_logits *all)
 {
     const ot_logits *logits = all + k->first;
-    if (k->turn != NULL) {
-        ot_choice *c = k->turn->choice;
-        if (c->state != OT_CHOICE_FINISHED)
-            c->request->policy->advance(s, c, k->turn, logits);
-    } else if (k->token + 1 < k->chunk->choice->n_text) {
-        note_prompt_logprobs(s, k->chunk->choice->request, k->token + 1, logits[0].raw);
-    } else if (k->chunk->choice->state != OT_CHOICE_FINISHED) {
-        start_choices(s, k->chunk->choice, logits);
-    }
+    ot_choice *c = choice_of(k);
+    if (c->state == OT_CHOICE_FINISHED)
+        return;
+    if (k->turn != NULL)
+        c->request->policy->advance(s, c, k->turn, logits);
+    else if (k->token + 1 < c->n_text)
+        note_prompt_logprobs(s, c->request, k->token + 1, logits[0].raw);
+    else
+        start_choices(s, c, logits);
 }
 
 static void fail_taker(ot_scheduler *s, const taker *k, const ot_error *err)
 {
-    ot_choice *c = k->turn != NULL ? k->turn->choice : k->chunk->choice;
-    ot_request_end(s, c->request, OT_FINISH_ERROR, err);
+    ot_request_end(s, choice_of(k)->request, OT_FINISH_ERROR, err);
 }
 
 static const ot_request *request_of(const taker *k)
 {
-    return k->turn != NULL ? k->turn->choice->request : k->chunk->choice->request;
+    return choice_of(k)->request;
 }
 
 /* Whether something is chosen by these logits: those of a prompt's inner tokens are only reported. */
@@ -248,8 +256,9 @@ static double read_results(ot_scheduler *s)
     judge_turns(s);
     add_turn_takers(s, &g);
     for (uint32_t i = 0; i < b->n_chunks; i++) {
-        ot_request *r = b->chunks[i].choice->request;
-        bool was_done = r->prompt_done;
+        if (b->chunks[i].choice->state == OT_CHOICE_FINISHED)
+            continue; /* with its request, by an error in a group flushed above; it holds no sequence any more */
+        bool was_done = b->chunks[i].choice->request->prompt_done;
         read_chunk(s, &b->chunks[i]);
         add_chunk_takers(s, &g, &b->chunks[i], was_done);
     }
@@ -284,7 +293,7 @@ static void end_batch(ot_scheduler *s, const ot_error *err)
         c->in_batch = false;
         if (err != NULL)
             ot_request_end(s, c->request, OT_FINISH_ERROR, err);
-        else if (c->request->prompt_done && c->request->max_new == 0)
+        else if (c->state != OT_CHOICE_FINISHED && c->request->prompt_done && c->request->max_new == 0)
             finish_reading(s, c->request);
     }
 }

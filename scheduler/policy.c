@@ -75,6 +75,13 @@ void ot_policy_scores(const ot_scheduler *s, const ot_turn *t, uint32_t node, fl
         scores[i] = r->signals[i].lookahead ? p->ahead[at][i] : ot_signal_score(s, t->first_row + node, &r->signals[i]);
 }
 
+void ot_policy_fail_logits(ot_scheduler *s, ot_request *r)
+{
+    ot_error err;
+    ot_fail(&err, OT_ERR_IO, "the model's logits are no numbers");
+    ot_request_end(s, r, OT_FINISH_ERROR, &err);
+}
+
 bool ot_policy_look_ahead(ot_scheduler *s, ot_choice *c, uint32_t row)
 {
     const ot_request *r = c->request;
@@ -83,8 +90,7 @@ bool ot_policy_look_ahead(ot_scheduler *s, ot_choice *c, uint32_t row)
     float scores[OT_MAX_CANDIDATES];
     ot_error err;
     if (p->n == 0) {
-        ot_fail(&err, OT_ERR_FORMAT, "the model's logits are no numbers");
-        ot_request_end(s, c->request, OT_FINISH_ERROR, &err);
+        ot_policy_fail_logits(s, c->request);
         return false;
     }
     for (uint32_t i = 0; i < p->n; i++)

@@ -84,6 +84,8 @@ typedef struct ot_position {
 } ot_position;
 /* Reads the logits that decide position c->n_text: fills *p, starts c->pending anew and notes the alternatives to report. */
 void ot_policy_read(ot_scheduler *s, ot_choice *c, const ot_logits *logits, bool needs_norm, ot_position *p);
+/* Ends a request whose logits are no numbers: a base model with such weights, which is nothing that the client did. */
+void ot_policy_fail_logits(ot_scheduler *s, ot_request *r);
 /* Fills pending.ahead for the candidates that are pending: what lookahead heads predict from the row of the logits. False if that
  * cannot be, or there is no candidate (logits that are no numbers): the request has ended then. */
 bool ot_policy_look_ahead(ot_scheduler *s, ot_choice *c, uint32_t row);

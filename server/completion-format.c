@@ -87,6 +87,8 @@ static void put_top_object(const ot_completion *c, ot_text *out, const ot_token_
 {
     token_name name, earlier;
     bool listed = false;
+    while (n > 0 && top[n - 1].token < 0)
+        n--; /* a vocabulary of fewer tokens than were asked for */
     ot_json_begin_object(out, NULL);
     for (uint32_t i = 0; i <= n; i++) {
         if (i == n && listed)

@@ -1,7 +1,6 @@
 /* Opening an insertion file: the keys of api.md checked against the base, then the tensors. */
 #include "engine/otter/insertion.h"
 
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -191,12 +190,7 @@ static ot_status load_slot(void *arg, const ot_slot *slot, ot_error *err)
     case OT_SLOT_MATRIX:
         return ot_tensor_load_matrix(x->gguf, slot->name, slot->n_in, slot->n_out, slot->matrix, err);
     case OT_SLOT_VECTOR:
-        if ((st = ot_tensor_load_vector(x->gguf, slot->name, slot->n_in, slot->vector, err)) != OT_OK)
-            return st;
-        for (uint32_t i = 0; i < slot->n_in; i++)
-            if (!isfinite((*slot->vector)[i]))
-                return ot_fail(err, OT_ERR_FORMAT, "%s: tensor '%s'[%u] is not finite", ot_gguf_path(x->gguf), slot->name, i);
-        return OT_OK;
+        return ot_tensor_load_vector(x->gguf, slot->name, slot->n_in, slot->vector, err);
     case OT_SLOT_EMBEDDING:
         if ((st = ot_tensor_require(x->gguf, slot->name, slot->n_in, slot->n_out, &t, err)) != OT_OK)
             return st;

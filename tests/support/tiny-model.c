@@ -215,6 +215,12 @@ static bool quantisable(ot_type type)
            type == OT_TYPE_Q4_0 || type == OT_TYPE_Q4_1;
 }
 
+static void spoil(const tiny *t, const char *name, void *data, size_t bytes)
+{
+    if (t->options->spoilt != NULL && strcmp(t->options->spoilt, name) == 0)
+        memset(data, 0xff, bytes);
+}
+
 /* A matrix [n_in, n_out] of the given standard deviation. */
 static ot_status put_matrix(tiny *t, const char *name, ot_type type, uint32_t n_in, uint32_t n_out, float deviation)
 {
@@ -234,6 +240,8 @@ static ot_status put_matrix(tiny *t, const char *name, ot_type type, uint32_t n_
             random_block(&t->rng, type, data + i * ot_type_block_bytes(type), deviation);
     }
     free(values);
+    if (status == OT_OK)
+        spoil(t, name, data, n_blocks * ot_type_block_bytes(type));
     return status == OT_OK ? ot_gguf_put_tensor(t->writer, name, type, 2, dims, data, t->err) : status;
 }
 
@@ -245,6 +253,7 @@ static ot_status put_vector(tiny *t, const char *name, uint32_t n, float mean)
         return ot_fail(t->err, OT_ERR_NOMEM, "no memory for %s", name);
     for (uint32_t i = 0; i < n; i++)
         values[i] = mean + 0.1f * normal(&t->rng);
+    spoil(t, name, values, n * sizeof *values);
     return ot_gguf_put_tensor(t->writer, name, OT_TYPE_F32, 1, dims, values, t->err);
 }
 

@@ -35,6 +35,7 @@ typedef struct ot_tiny_model_options {
     ot_type embd_type;      /* of token_embd.weight and output.weight */
     bool separate_output;   /* output.weight of its own; else token_embd.weight is the output matrix, too */
     float rope_freq_base;
+    const char *spoilt;     /* a tensor, of F32 if it is a matrix, that is all NaN; NULL: none */
     bool gpt2;              /* architecture gpt2: LayerNorm, learned positions, fused W_QKV, biases, no gate. n_embd is
                              * n_heads * head_dim then, and n_kv_heads is n_heads */
 } ot_tiny_model_options;
