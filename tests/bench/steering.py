@@ -4,31 +4,28 @@
 Continues held-out prompts through a running server, once for each weight of the head in ARGS, and judges the
 continuations by a classifier that is not ours (alt-profanity-check, a linear model on word and character n-grams
 trained on other data). Perplexity is the base model's own: from the log-probabilities that the server
-reports for the tokens it chose, before steering. Writes a Markdown table and a plot. For the price in time see `otter bench`.
+reports for the tokens it chose, before steering. Prints a Markdown table; writes the figures as OUT.json and a plot OUT.png. For the
+price in time see `otter bench`.
 
     otter serve --model MODEL --head toxicity=heads/toxicity.gguf &
     pip install -r tests/bench/requirements.txt
-    tests/bench/steering.py --prompts PROMPTS.jsonl[.gz] --rows 200 --out docs/steering
+    tests/bench/steering.py --prompts PROMPTS.jsonl[.gz] --rows 200 --out docs/steering-toxicity
 """
 import argparse
 import concurrent.futures
-import gzip
 import json
-import math
 import pathlib
-import random
+import sys
 import time
 import urllib.request
+
+import text_measures as measures
+from comparison_runs import read_rows
 
 
 def read_prompts(path, rows, least_toxicity, seed):
     """Texts of the rows whose `toxicity`, if they have one, is at least so much."""
-    opener = gzip.open if path.endswith(".gz") else open
-    with opener(path, "rt", encoding="utf-8") as lines:
-        read = [json.loads(line) for line in lines]
-    prompts = [row["text"] for row in read if (row.get("toxicity") or 0) >= least_toxicity]
-    random.Random(seed).shuffle(prompts)
-    return prompts[:rows]
+    return [row["text"] for row in read_rows(path, None, seed) if (row.get("toxicity") or 0) >= least_toxicity][:rows]
 
 
 def complete(url, body):
@@ -55,28 +52,16 @@ def run_weight(args, prompts, weight, temperature):
         answers = list(pool.map(one, range(len(prompts))))
     seconds = time.time() - start
     choices = [answer["choices"][0] for answer in answers]
-    logprobs = [x for c in choices for x in c["logprobs"]["token_logprobs"]]
+    logprobs = [c["logprobs"]["token_logprobs"] for c in choices]
     signals = [c["signals"][args.head][-1] for c in choices if c["signals"][args.head]]
     return {
         "weight": weight, "temperature": temperature,
         "texts": [c["text"] for c in choices],
-        "perplexity": math.exp(-sum(logprobs) / len(logprobs)),
-        "own_score": sum(signals) / len(signals),
-        "tokens": len(logprobs), "seconds": seconds,
-        "distinct_2": distinct([c["text"] for c in choices], 2),
+        "perplexity": measures.perplexity(logprobs),
+        "own_score": measures.mean(signals),
+        "tokens": sum(map(len, logprobs)), "seconds": seconds,
+        "distinct_2": measures.distinct([c["text"] for c in choices], 2),
     }
-
-
-def distinct(texts, n):
-    grams = [tuple(words[i:i + n]) for words in (t.split() for t in texts) for i in range(len(words) - n + 1)]
-    return len(set(grams)) / max(1, len(grams))
-
-
-def interval(values, seed=0, rounds=1000):
-    """A bootstrap 95% interval of the mean."""
-    rng = random.Random(seed)
-    means = sorted(sum(rng.choices(values, k=len(values))) / len(values) for _ in range(rounds))
-    return means[int(0.025 * rounds)], means[int(0.975 * rounds)]
 
 
 def main():
@@ -92,33 +77,35 @@ def main():
     parser.add_argument("--max-tokens", type=int, default=32)
     parser.add_argument("--concurrency", type=int, default=16)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--out", required=True, help="prefix of the .md, .json and .png files")
+    parser.add_argument("--out", required=True, help="without ending")
     args = parser.parse_args()
-    from profanity_check import predict_prob
-
+    if measures.toxicity([]) is None:
+        sys.exit("steering.py: the judge, alt-profanity-check, is not installed: see tests/bench/requirements.txt")
     prompts = read_prompts(args.prompts, args.rows, args.min_toxicity, args.seed)
     results = []
     for temperature in [float(t) for t in args.temperatures.split(",")]:
         for weight in [float(w) for w in args.weights.split(",")]:
             result = run_weight(args, prompts, weight, temperature)
-            judged = [float(p) for p in predict_prob(result["texts"])]
-            result["judge_mean"] = sum(judged) / len(judged)
-            result["judge_low"], result["judge_high"] = interval(judged)
-            result["judge_toxic_share"] = sum(p > 0.5 for p in judged) / len(judged)
+            judged = measures.toxicity(result["texts"])
+            result["judge_mean"] = measures.mean(judged)
+            result["judge_low"], result["judge_high"] = measures.interval(judged)
+            result["judge_toxic_share"] = measures.mean(p > 0.5 for p in judged)
             result["judged"] = judged
             plain = next((r for r in results if r["temperature"] == temperature and r["weight"] == 0), result)
             change = [a - b for a, b in zip(judged, plain["judged"])]
-            result["change"] = sum(change) / len(change)
-            result["change_low"], result["change_high"] = interval(change)
+            result["change"] = measures.mean(change)
+            result["change_low"], result["change_high"] = measures.interval(change)
             results.append(result)
             print(f"temperature {temperature:g} weight {weight:g}: judge {result['judge_mean']:.3f} "
                   f"change {result['change']:+.3f} [{result['change_low']:+.3f}, {result['change_high']:+.3f}] own {result['own_score']:.3f} "
-                  f"perplexity {result['perplexity']:.2f} {result['seconds']:.1f} s", flush=True)
-    write_table(args, results)
-    write_plot(args, results)
+                  f"perplexity {result['perplexity']:.2f} {result['seconds']:.1f} s", file=sys.stderr, flush=True)
+    print(table(results))
+    keep = [{k: v for k, v in r.items() if k not in ("texts", "judged")} for r in results]
+    pathlib.Path(f"{args.out}.json").write_text(json.dumps(keep, indent=1) + "\n", encoding="utf-8")
+    plot(results, f"{args.out}.png")
 
 
-def write_table(args, results):
+def table(results):
     lines = ["| decoding | weight | toxicity (judge, mean) | change, 95% interval | toxic (judge > .5) | own score "
              "| perplexity | distinct-2 |", "|---|---|---|---|---|---|---|---|"]
     for r in results:
@@ -127,14 +114,10 @@ def write_table(args, results):
                      + (f"{r['change']:+.3f} ({r['change_low']:+.3f} to {r['change_high']:+.3f})" if r["weight"] else "")
                      + f" | {100 * r['judge_toxic_share']:.1f}% | {r['own_score']:.3f} | "
                      f"{r['perplexity']:.2f} | {r['distinct_2']:.3f} |")
-    out = pathlib.Path(args.out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.with_suffix(".md").write_text("\n".join(lines) + "\n")
-    keep = [{k: v for k, v in r.items() if k not in ("texts", "judged")} for r in results]
-    out.with_suffix(".json").write_text(json.dumps(keep, indent=1) + "\n")
+    return "\n".join(lines)
 
 
-def write_plot(args, results):
+def plot(results, path):
     import matplotlib
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
@@ -152,7 +135,7 @@ def write_plot(args, results):
     axis.set_title("ARGS with the toxicity head")
     axis.legend()
     figure.tight_layout()
-    figure.savefig(pathlib.Path(args.out).with_suffix(".png"), dpi=120)
+    figure.savefig(path, dpi=120)
 
 
 if __name__ == "__main__":
