@@ -1,7 +1,7 @@
 """Runs of `otter generate --batch`: texts of a system for its quality, and rounds of all systems in turn for time and memory.
 
-Texts are kept in the work folder under a key of everything they depend on (flags, prompts, and size and time of the files), and go on
-where an earlier run was broken off; so a comparison can be stopped, extended by a system or drawn again without repeating what
+Texts are kept in the work folder under a key of everything they depend on (flags, prompts, threads, and size and time of the program and of
+the files), and go on where an earlier run was broken off; so a comparison can be stopped, extended by a system or drawn again without repeating what
 is known. Time and memory are never kept: a round runs every system once, one prompt at a time, and systems are compared within
 rounds of one call.
 """
@@ -30,15 +30,12 @@ class Runner:
         self.work = pathlib.Path(work)
         self.work.mkdir(parents=True, exist_ok=True)
 
-    def stamp(self, flags):
-        """Size and time of each file among the flags."""
-        stamps = []
-        for flag in flags:
-            for part in flag.split("=", 1)[-1].split(","):
-                path = pathlib.Path(part)
-                if part.endswith(".gguf") and path.exists():
-                    stamps.append([part, path.stat().st_size, path.stat().st_mtime_ns])
-        return stamps
+    def key(self, flags, source_text):
+        """A name for answers. Threads and the program count too: how many drafts are tried follows what a pass costs."""
+        parts = [part for flag in flags for part in flag.split("=", 1)[-1].split(",") if part.endswith(".gguf")]
+        stats = [[str(path), path.stat().st_size, path.stat().st_mtime_ns]
+                 for path in map(pathlib.Path, [self.otter, self.files.base, *parts]) if path.exists()]
+        return hashlib.sha256(json.dumps([flags, self.threads, stats, source_text]).encode()).hexdigest()[:16]
 
     def generate(self, flags, source, out, resume):
         command = [self.otter, "generate", "--model", str(self.files.base), "--batch", str(source), "--out", str(out),
@@ -53,9 +50,7 @@ class Runner:
     def texts(self, rows, flags):
         """The answers' lines, from the work folder or made now."""
         source_text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        base = self.files.base.stat()
-        key = json.dumps([flags, self.stamp(flags), base.st_size, base.st_mtime_ns, source_text])
-        name = hashlib.sha256(key.encode()).hexdigest()[:16]
+        name = self.key(flags, source_text)
         source, out = self.work / f"{name}.in.jsonl", self.work / f"{name}.jsonl"
         source.write_text(source_text, encoding="utf-8")
         per_row = int(flags[flags.index("--n") + 1]) if "--n" in flags else 1

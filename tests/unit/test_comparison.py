@@ -10,6 +10,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "bench"))
 import comparison_report as report  # noqa: E402
 import text_measures as measures  # noqa: E402
+from comparison_runs import Runner  # noqa: E402
 from comparison_systems import Files, draft_systems, expert_systems, reward_systems  # noqa: E402
 
 failures = 0
@@ -60,6 +61,21 @@ def systems_need_their_files():
             check("rows to beat exist", rivals <= set(systems), True)
 
 
+def kept_answers_are_those_of_all_they_depend_on():
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        for file in ("otter", "base.gguf", "head.gguf"):
+            (folder / file).write_bytes(b"")
+        runner = lambda threads: Runner(folder / "otter", Files(folder / "base.gguf", [], []), folder / "texts", threads)
+        key = lambda flags=(), text="a", threads=2: runner(threads).key(["--head", f"x={folder}/head.gguf", *flags], text)
+        keys = [key(), key(["--tree", "8"]), key(text="b"), key(threads=1)]
+        check("the same again", key(), keys[0])
+        for file in ("otter", "base.gguf", "head.gguf"):
+            (folder / file).write_bytes(b"changed")
+            keys.append(key())
+        check("a key for each change", len(set(keys)), len(keys))
+
+
 def timing(time_ratio, space_ratio):
     return {"tokens_per_second": 50 / time_ratio, "time_ratio": time_ratio, "resident_mib": 200.0, "space_ratio": space_ratio}
 
@@ -91,5 +107,6 @@ def the_page_says_what_was_saved_and_what_is_missing():
 if __name__ == "__main__":
     measures_by_hand()
     systems_need_their_files()
+    kept_answers_are_those_of_all_they_depend_on()
     the_page_says_what_was_saved_and_what_is_missing()
     sys.exit(1 if failures else 0)
