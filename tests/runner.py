@@ -141,7 +141,7 @@ def main():
     counts = Counts()
     logs = ROOT / BUILD / "test-logs"
     logs.mkdir(parents=True, exist_ok=True)
-    os.environ["OTTER_BIN"] = str((ROOT / BUILD / "otter").resolve())
+    os.environ.setdefault("OTTER_BIN", str((ROOT / BUILD / "otter").resolve()))
 
     for line in os.environ.get("OTTER_TEST_EARLIER", "").splitlines():
         if "=" in line:

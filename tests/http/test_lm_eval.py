@@ -35,7 +35,7 @@ def lm_eval_python():
     for command in ([sys.executable, "-m", "venv", "--clear", str(VENV)],
                     [str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check", REQUIREMENT]):
         if subprocess.run(command).returncode != 0:
-            skip(f"{REQUIREMENT} could not be installed")
+            sys.exit(f"{REQUIREMENT} could not be installed")
     made_for.write_text(REQUIREMENT)
     return python
 
