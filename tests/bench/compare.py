@@ -30,7 +30,7 @@ from comparison_runs import Runner, read_rows
 from comparison_systems import Files, draft_systems, expert_systems, reward_systems
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
-TABLES = ("harmless", "toxicity", "experts", "drafts")
+TABLES = {"harmless": "chat_prompts", "toxicity": "continuations", "experts": "continuations", "drafts": "instructions"}  # and its prompts
 
 
 def tell(text):
@@ -209,7 +209,7 @@ def read_curves(named):
 
 
 def parse_arguments():
-    data = ROOT.parent / "shared" / "data"
+    data = pathlib.Path(os.environ.get("OTTER_TEST_DATA", ROOT.parent / "shared" / "data"))
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     add = parser.add_argument
     add("--otter", default=os.environ.get("OTTER_BIN", ROOT / "build" / "otter"))
@@ -217,9 +217,9 @@ def parse_arguments():
     add("--dir", action="append", default=[], help="further folders of heads and models (heads, build/comparison)")
     add("--file", action="append", default=[], metavar="NAME=FILE", help="a head or model that is elsewhere")
     add("--tables", default=",".join(TABLES), help=f"of {','.join(TABLES)}; empty: draw again what is known")
-    add("--chat-prompts", default=data / "preference-hh-harmless.dev.jsonl.gz")
-    add("--continuations", default=data / "continuation-prompts.dev.jsonl.gz")
-    add("--instructions", default=data / "instructions.dev.jsonl.gz")
+    add("--chat-prompts", default=data / "preference-hh-harmless.dev.jsonl.gz", help="rows with `messages`, for the table `harmless`")
+    add("--continuations", default=data / "continuation-prompts.dev.jsonl.gz", help="rows with `text`, for `toxicity` and `experts`")
+    add("--instructions", default=data / "instructions.dev.jsonl.gz", help="rows with `prompt`, for `drafts`")
     add("--rows", type=int, default=100, help="prompts of Tables 1 and 3")
     add("--max-tokens", type=int, default=48, help="of an answer in Table 1")
     add("--harmless-weight", type=float, default=1.5)
@@ -255,21 +255,38 @@ def finite(value):
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def tables_to_run(args):
+    """Those asked for whose prompts are there; says which are not."""
+    asked = list(filter(None, args.tables.split(",")))
+    for table in asked:
+        if table not in TABLES:
+            sys.exit(f"no table named {table}; there are {', '.join(TABLES)}")
+    runnable = []
+    for table in asked:
+        prompts = pathlib.Path(getattr(args, TABLES[table]))
+        if prompts.exists():
+            runnable.append(table)
+        else:
+            tell(f"{table}: not run, there is no {prompts} (--{TABLES[table].replace('_', '-')})")
+    if asked and not runnable:
+        sys.exit("no table can be run")
+    return runnable
+
+
 def main():
     args = parse_arguments()
+    tables = tables_to_run(args)
     files = Files(args.model, [*args.dir, ROOT / "heads", ROOT / "build" / "comparison"], args.file)
     runner = Runner(args.otter, files, args.work, args.threads)
     out = pathlib.Path(args.out)
     kept = out.with_suffix(".json")
     results = json.loads(kept.read_text()) if kept.exists() else {"tables": {}, "curves": {}, "sizes": {}}
-    for table in filter(None, args.tables.split(",")):
+    for table in tables:
         start = datetime.datetime.now()
         if table in ("harmless", "toxicity"):
             result = run_rewards(args, runner, table)
-        elif table in ("experts", "drafts"):
-            result = {"experts": run_experts, "drafts": run_drafts}[table](args, runner)
         else:
-            sys.exit(f"no table named {table}; there are {', '.join(TABLES)}")
+            result = {"experts": run_experts, "drafts": run_drafts}[table](args, runner)
         result["run"] = {"date": f"{start:%Y-%m-%d}", "machine": platform.machine(), "threads": args.threads or os.cpu_count(),
                          "rounds": args.rounds, "load": os.getloadavg()[1], "model": files.base.name}
         results["tables"][table] = result

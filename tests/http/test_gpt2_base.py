@@ -2,11 +2,12 @@
 """A GPT-2 file served from end to end, with LayerNorm insertions as heads: text through its tokenizer, log-probabilities and scores as
 the NumPy reference has them, ARGS as its definition has it, and a context that ends with the table of positions.
 
-The weights are random, from tests/golden. The vocabulary is GPT-2's own where ../shared/data has it, else a tiny one.
+The weights are random, from tests/golden. The vocabulary is GPT-2's own where OTTER_TEST_DATA has it, else a tiny one.
 
 test-timeout: 300
 """
 
+import os
 import pathlib
 import subprocess
 import sys
@@ -25,7 +26,8 @@ import make_golden  # noqa: E402
 import reference  # noqa: E402
 import test_args_by_hand as args  # noqa: E402
 
-VOCABULARY = ROOT.parent / "shared" / "data" / "tokenizer" / "ggml-vocab-gpt-2.gguf"
+DATA = pathlib.Path(os.environ.get("OTTER_TEST_DATA", ROOT.parent / "shared" / "data"))
+VOCABULARY = DATA / "tokenizer" / "ggml-vocab-gpt-2.gguf"
 CONTEXT = 80
 TEXT = "It is the river that we came for, and the hills."
 

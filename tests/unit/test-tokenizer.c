@@ -1,4 +1,4 @@
-/* Tokenizers: llama.cpp's cases on two vocabularies (where ../shared/data is there), the default model against ids
+/* Tokenizers: llama.cpp's cases on two vocabularies (where OTTER_TEST_DATA has them), the default model against ids
  * obtained with the package tokenizers, and small vocabularies made here for what real ones rarely show. */
 #include "engine/tokenizer.h"
 #include "tests/support/test-support.h"
@@ -57,7 +57,7 @@ static bool round_trips(const ot_tokenizer *t, const char *text, size_t size, un
     return same;
 }
 
-/* ---- The vocabularies of ../shared/data ------------------------------------------------------------------ */
+/* ---- Published vocabularies ------------------------------------------------------------------------------ */
 
 static char *read_file(const char *path, size_t *size)
 {
@@ -73,17 +73,18 @@ static char *read_file(const char *path, size_t *size)
 static void run_published_cases(const char *vocabulary)
 {
     static const char divider[] = "\n__ggml_vocab_test__\n";
+    const char *data = getenv("OTTER_TEST_DATA");
     char path[256], inputs[300], outputs[300];
     size_t n_in, n_out;
     int n_cases = 0;
-    snprintf(path, sizeof path, "../shared/data/tokenizer/ggml-vocab-%s.gguf", vocabulary);
+    snprintf(path, sizeof path, "%s/tokenizer/ggml-vocab-%s.gguf", data != NULL ? data : "../shared/data", vocabulary);
     snprintf(inputs, sizeof inputs, "%s.inp", path);
     snprintf(outputs, sizeof outputs, "%s.out", path);
     char *in = read_file(inputs, &n_in), *out = read_file(outputs, &n_out);
     if (in == NULL || out == NULL) {
         free(in);
         free(out);
-        SKIP_CASE("SKIP: ../shared/data/tokenizer is not there");
+        SKIP_CASE("OTTER_TEST_DATA has no published vocabularies");
     }
     ot_tokenizer *t = open_file(path);
     char *text = in, *line = out;

@@ -2,7 +2,9 @@
 """The comparison program without a model: figures of texts by hand, and the page that is made of figures. Prints each case."""
 
 import math
+import os
 import pathlib
+import subprocess
 import sys
 import tempfile
 
@@ -76,6 +78,20 @@ def kept_answers_are_those_of_all_they_depend_on():
         check("a key for each change", len(set(keys)), len(keys))
 
 
+def what_has_no_prompts_is_not_run():
+    with tempfile.TemporaryDirectory() as name:
+        def compare(*flags):
+            done = subprocess.run([sys.executable, str(ROOT / "bench" / "compare.py"), "--work", name, "--out", f"{name}/page", *flags],
+                                  capture_output=True, text=True, env={**os.environ, "OTTER_TEST_DATA": name}, timeout=60)
+            return done.returncode, done.stderr
+        status, said = compare()
+        check("nothing to run", status, 1)
+        check("what is missing is named", f"drafts: not run, there is no {name}/instructions.dev.jsonl.gz (--instructions)" in said, True)
+        check("no traceback", "Traceback" in said, False)
+        check("nothing asked for", compare("--tables", "")[0], 0)
+        check("an unknown table", compare("--tables", "drafts,nonsense")[1].startswith("no table named nonsense"), True)
+
+
 def timing(time_ratio, space_ratio):
     return {"tokens_per_second": 50 / time_ratio, "time_ratio": time_ratio, "resident_mib": 200.0, "space_ratio": space_ratio}
 
@@ -108,5 +124,6 @@ if __name__ == "__main__":
     measures_by_hand()
     systems_need_their_files()
     kept_answers_are_those_of_all_they_depend_on()
+    what_has_no_prompts_is_not_run()
     the_page_says_what_was_saved_and_what_is_missing()
     sys.exit(1 if failures else 0)
