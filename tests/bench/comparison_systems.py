@@ -107,6 +107,7 @@ def draft_systems(max_draft, tree):
         return System(key, label, "drafts", (*(part for name in drafts for part in ("--draft", f"{name}:{max_draft}")), *flags), **more)
 
     as_tree = ("--draft-tree", str(tree))
+    in_every_pass = (*as_tree, "--draft-fixed")
     return [
         System("plain", "plain decoding", "drafts"),
         row("lookup", "prompt lookup", ["lookup"]),
@@ -117,4 +118,10 @@ def draft_systems(max_draft, tree):
         row("otter-tree", "Otter drafts, tree", ["draft-otter"], *as_tree, heads=("draft-otter",), compares_with="model"),
         row("otter-lookup", "Otter drafts, chain, with prompt lookup", ["lookup", "draft-otter"], heads=("draft-otter",),
             compares_with="model"),
+        row("medusa-fixed", "Medusa-1, the whole tree in every pass", ["draft-medusa"], *in_every_pass, heads=("draft-medusa",),
+            compares_with="model"),
+        row("otter-fixed", "Otter drafts, the whole tree in every pass", ["draft-otter"], *in_every_pass, heads=("draft-otter",),
+            compares_with="model"),
+        row("otter-lookup-fixed", "Otter drafts with prompt lookup, the whole tree in every pass", ["lookup", "draft-otter"], *in_every_pass,
+            heads=("draft-otter",), compares_with="model"),
     ]
