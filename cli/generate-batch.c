@@ -5,7 +5,7 @@
  * beginning does not keep the others from running. What a row gets depends on the row, its number and the seed alone,
  * never on the window, the threads or where a run was resumed.
  *
- * A row that cannot run (too long for the context) gets a line with finish_reason "error" and goes into the counts. An interrupt
+ * A row that cannot run (no text, too long for the context) gets a line with finish_reason "error" and goes into the counts. An interrupt
  * cancels what runs; the lines written stay, and --resume goes on after them. */
 #include "cli/generate.h"
 
@@ -150,6 +150,7 @@ static bool submit(batch *b, place *p)
     const ot_tokenizer *tokenizer = ot_model_tokenizer(b->session->model);
     ot_error err;
     ot_status st = ot_batch_row_tokenize(b->options, tokenizer, b->chat, p->row, &p->echo, &p->prompt, &p->n_prompt, &err);
+    bool own_fault = st != OT_ERR_NOMEM && p->echo != NULL;
     if (st == OT_OK) {
         params.prompt = p->prompt;
         params.n_prompt = p->n_prompt;
@@ -160,11 +161,11 @@ static bool submit(batch *b, place *p)
         st = ot_scheduler_submit(b->session->scheduler, &params, 1, &p->request, &err);
         if (st != OT_OK)
             ot_cli_intervention_release(&params.intervention);
+        own_fault = st != OT_ERR_NOMEM && st != OT_ERR_CLOSING && strncmp(err.param, "prompt", 6) == 0;
     }
     if (st == OT_OK)
         return true;
-    if (st == OT_ERR_NOMEM || st == OT_ERR_CLOSING || strncmp(err.param, "prompt", 6) != 0) {
-        /* Not this row's fault: a wrong setting would fail all of them alike. */
+    if (!own_fault) { /* a wrong setting would fail all rows alike */
         b->failed = true;
         return complain(&err);
     }
@@ -241,22 +242,23 @@ static bool take_token(batch *b, answer *a, const ot_token_out *t)
 static bool read_place(batch *b, place *p)
 {
     ot_token_out out[16];
+    bool broken = false;
     for (uint32_t i = 0; i < b->options->params.n_choices; i++) {
         for (size_t n; (n = ot_request_read(p->request, i, out, 16)) > 0;)
             for (size_t k = 0; k < n; k++)
                 if (!take_token(b, &p->answers[i], &out[k]))
                     return false;
         p->answers[i].finish = ot_request_finish(p->request, i);
+        broken |= p->answers[i].finish == OT_FINISH_ERROR;
     }
     if (p->done || !ot_request_done(p->request))
         return true;
     p->done = true;
-    if (p->answers[0].finish == OT_FINISH_ERROR) {
+    if (broken)
         snprintf(p->problem, sizeof p->problem, "%s", ot_request_error(p->request)->message);
-        b->sum.failed++;
-    }
     const ot_request_usage u = ot_request_get_usage(p->request);
-    b->sum.rows++;
+    b->sum.rows += !broken;
+    b->sum.failed += broken;
     b->sum.prompt_tokens += u.prompt_tokens;
     b->sum.accepted += u.accepted_prediction_tokens;
     b->sum.rejected += u.rejected_prediction_tokens;

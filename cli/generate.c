@@ -379,11 +379,11 @@ static int stream(const ot_cli_session *s, options *o)
         putchar('\n');
     fflush(stdout);
     print_summary(r, &p, first_s, ot_cli_now_s() - start);
-    const bool failed = ot_request_finish(r, 0) == OT_FINISH_ERROR;
-    if (failed)
+    const ot_finish finish = ot_request_finish(r, 0);
+    if (finish == OT_FINISH_ERROR)
         fprintf(stderr, "otter " COMMAND ": %s\n", ot_request_error(r)->message);
     ot_request_release(&r);
-    return failed ? 1 : 0;
+    return finish == OT_FINISH_ERROR || finish == OT_FINISH_CANCELLED ? 1 : 0;
 }
 
 int ot_cli_generate(int argc, char **argv)

@@ -1,5 +1,6 @@
 /* `otter score`: what heads say about texts. Texts come from the arguments or, one a line, from standard input; each gives one line of
- * JSON. Texts run in batches through the scheduler, and lines come out in the order of the texts. */
+ * JSON. Texts run in batches through the scheduler, and lines come out in the order of the texts. A text that cannot be scored (an empty
+ * one, one too long) gets a line with "error" in the place of its scores, and the others go on. */
 #include "cli/arguments.h"
 #include "cli/commands.h"
 #include "cli/session.h"
@@ -27,17 +28,26 @@ typedef struct options {
 
 /* One text on its way. */
 typedef struct item {
-    json_t *source; /* the JSONL row, or NULL */
-    ot_request *request;
+    json_t *source;      /* the JSONL row, or NULL */
+    size_t number;       /* of its line or argument, from 1 */
+    ot_request *request; /* NULL: it cannot be scored, see problem */
     size_t n_tokens;
+    ot_error problem;
 } item;
+
+typedef struct scoring {
+    const options *options;
+    ot_cli_session session;
+    ot_intervention outputs; /* the signals that are asked for */
+    bool failed;             /* some text could not be scored */
+} scoring;
 
 static void print_usage(FILE *to)
 {
     fprintf(to,
             "Usage: otter score --model FILE --head NAME=FILE... [OPTION]... [TEXT]...\n\n"
             "Scores whole texts by heads and prints one JSON object for each. Without TEXT arguments, each line of standard\n"
-            "input is a text.\n\n"
+            "input is a text. What cannot be scored gets an object with \"error\".\n\n"
             "  --model FILE           the base model (GGUF)\n"
             "  --head NAME=FILE       load an insertion (repeatable)\n"
             "  --reward-model NAME=MODEL,HEAD  load a separate reward model with its scalar head: used like a head (repeatable)\n"
@@ -48,7 +58,7 @@ static void print_usage(FILE *to)
             "  --field NAME           with --jsonl: this member instead of \"text\"\n"
             "  --threads N, --ctx-size N\n"
             "  --help                 print this\n\n"
-            "Exit status: 0 done, 1 failed, 2 wrong usage.\n");
+            "Exit status: 0 done, 1 failed (all, or some text), 2 wrong usage.\n");
 }
 
 /* ---- Options --------------------------------------------------------------------------------------------- */
@@ -122,7 +132,7 @@ static int parse_options(int argc, char **argv, options *o)
     return 0;
 }
 
-/* All outputs of all loaded heads: "name", or "name/label" where there are several. */
+/* All outputs of all loaded heads that score: "name", or "name/label" where there are several. */
 static bool add_all_outputs(const ot_cli_session *s, ot_intervention *v)
 {
     ot_head *heads[OT_STATS_MAX_HEADS];
@@ -133,20 +143,23 @@ static bool add_all_outputs(const ot_cli_session *s, ot_intervention *v)
         const ot_insertion_spec *spec = &ot_insertion_get_info(ot_head_insertion(heads[i]))->spec;
         for (uint32_t j = 0; ok && spec->kind == OT_HEAD_SCALAR && j < spec->n_outputs; j++) {
             char name[136];
-            snprintf(name, sizeof name, j == 0 ? "%s" : "%s/%s", spec->name, spec->labels[j]);
+            snprintf(name, sizeof name, spec->n_outputs == 1 ? "%s" : "%s/%s", ot_head_name(heads[i]), spec->labels[j]);
             ok = ot_cli_add_signal(s, v, name, COMMAND) >= 0;
         }
         ot_head_release(&heads[i]);
     }
-    return ok;
+    if (ok && v->n_signals == 0)
+        fprintf(stderr, "otter " COMMAND ": no scalar head and no reward model is loaded\n");
+    return ok && v->n_signals > 0;
 }
 
-static bool add_signals(const ot_cli_session *s, const options *o, ot_intervention *v)
+static bool add_signals(scoring *s)
 {
+    const options *o = s->options;
     if (o->n_names == 0)
-        return add_all_outputs(s, v);
+        return add_all_outputs(&s->session, &s->outputs);
     for (uint32_t i = 0; i < o->n_names; i++)
-        if (ot_cli_add_signal(s, v, o->names[i], COMMAND) < 0)
+        if (ot_cli_add_signal(&s->session, &s->outputs, o->names[i], COMMAND) < 0)
             return false;
     return true;
 }
@@ -163,16 +176,11 @@ static json_t *score_json(float score)
     return json_real(strtod(text, NULL));
 }
 
-static bool print_result(const ot_intervention *v, const options *o, item *it)
+static void put_scores(const scoring *s, const item *it, json_t *line)
 {
+    const ot_intervention *v = &s->outputs;
     const ot_prompt_out out = ot_request_prompt(it->request);
-    if (ot_request_finish(it->request, 0) == OT_FINISH_ERROR) {
-        fprintf(stderr, "otter " COMMAND ": %s\n", ot_request_error(it->request)->message);
-        return false;
-    }
-    json_t *line = it->source != NULL ? it->source : json_object();
-    it->source = NULL;
-    json_t *scores = json_object(), *tokens = o->per_token ? json_object() : NULL;
+    json_t *scores = json_object(), *tokens = s->options->per_token ? json_object() : NULL;
     for (uint32_t i = 0; i < v->n_signals; i++) {
         json_object_set_new(scores, v->signals[i].name, score_json(out.last_scores[i]));
         if (tokens == NULL)
@@ -186,91 +194,105 @@ static bool print_result(const ot_intervention *v, const options *o, item *it)
     json_object_set_new(line, "scores", scores);
     if (tokens != NULL)
         json_object_set_new(line, "per_token", tokens);
+}
+
+/* The text's line. False if it cannot be written. */
+static bool print_result(scoring *s, item *it)
+{
+    json_t *line = it->source != NULL ? it->source : json_object();
+    it->source = NULL;
+    const bool ran = it->request != NULL && ot_request_finish(it->request, 0) != OT_FINISH_ERROR;
+    if (ran) {
+        put_scores(s, it, line);
+    } else {
+        const ot_error *why = it->request != NULL ? ot_request_error(it->request) : &it->problem;
+        s->failed = true;
+        fprintf(stderr, "otter " COMMAND ": %s %zu: %s\n", s->options->n_texts > 0 ? "text" : "line", it->number, why->message);
+        json_object_set_new(line, "error", json_string(why->message));
+    }
     const bool ok = json_dumpf(line, stdout, JSON_COMPACT | JSON_REAL_PRECISION(9)) == 0 && putchar('\n') != EOF;
     json_decref(line);
     return ok;
 }
 
 /* Waits for the batch and prints it; releases everything in any case. */
-static bool finish_batch(const ot_cli_session *s, const ot_intervention *v, const options *o, item *items, uint32_t n)
+static bool finish_batch(scoring *s, item *items, uint32_t n)
 {
     bool ok = true;
     for (uint32_t i = 0; i < n; i++) {
-        while (!ot_request_done(items[i].request)) {
-            ot_scheduler_wait(s->scheduler, 1000);
-            ot_scheduler_poll(s->scheduler);
+        while (items[i].request != NULL && !ot_request_done(items[i].request)) {
+            ot_scheduler_wait(s->session.scheduler, 1000);
+            ot_scheduler_poll(s->session.scheduler);
         }
-        ok = ok && print_result(v, o, &items[i]);
-        ot_request_release(&items[i].request);
+        ok = ok && print_result(s, &items[i]);
+        if (items[i].request != NULL)
+            ot_request_release(&items[i].request);
         json_decref(items[i].source);
     }
+    fflush(stdout);
     return ok;
 }
 
-/* Tokenises and submits one text. Takes over `source`. */
-static bool submit_text(const ot_cli_session *s, const ot_intervention *v, const options *o, const char *text, size_t size,
-                        json_t *source, item *it)
+/* Tokenises and submits one text; what is wrong becomes its problem. False if other texts would fare no better. */
+static bool submit_text(const scoring *s, const char *text, size_t size, item *it)
 {
-    ot_error err;
+    const ot_intervention *v = &s->outputs;
+    ot_error *err = &it->problem;
     int32_t *tokens = NULL;
-    ot_request_params p = {.n_choices = 1, .prompt_scores = o->per_token};
+    ot_request_params p = {.n_choices = 1, .prompt_scores = s->options->per_token};
     p.sampling.top_p = p.sampling.repetition_penalty = 1;
-    ot_status st = ot_tokenize(ot_model_tokenizer(s->model), text, size, OT_TOKENIZE_BOS, &tokens, &it->n_tokens, &err);
+    ot_status st = ot_tokenize(ot_model_tokenizer(s->session.model), text, size, OT_TOKENIZE_BOS, &tokens, &it->n_tokens, err);
+    bool own_fault = st != OT_ERR_NOMEM;
     if (st == OT_OK) {
         p.prompt = tokens;
         p.n_prompt = it->n_tokens < UINT32_MAX ? (uint32_t)it->n_tokens : UINT32_MAX;
         p.intervention = *v;
         for (uint32_t i = 0; i < v->n_signals; i++)
             ot_head_retain(v->signals[i].head);
-        st = ot_scheduler_submit(s->scheduler, &p, 1, &it->request, &err);
+        st = ot_scheduler_submit(s->session.scheduler, &p, 1, &it->request, err);
         for (uint32_t i = 0; i < v->n_signals && st != OT_OK; i++)
             ot_head_release(&p.intervention.signals[i].head);
+        own_fault = strncmp(err->param, "prompt", 6) == 0;
     }
     free(tokens);
-    if (st != OT_OK) {
-        fprintf(stderr, "otter " COMMAND ": %s\n", err.message);
-        json_decref(source);
-        return false;
-    }
-    it->source = source;
-    return true;
+    return st == OT_OK || own_fault;
 }
 
-static bool score_arguments(const ot_cli_session *s, const ot_intervention *v, const options *o)
+static bool score_arguments(scoring *s)
 {
+    const options *o = s->options;
     item items[BATCH];
     bool ok = true;
     for (int at = 0; ok && at < o->n_texts;) {
         uint32_t n = 0;
         for (; ok && n < BATCH && at < o->n_texts; at++) {
-            ok = submit_text(s, v, o, o->texts[at], strlen(o->texts[at]), NULL, &items[n]);
-            n += ok;
+            items[n] = (item){.number = (size_t)at + 1};
+            ok = submit_text(s, o->texts[at], strlen(o->texts[at]), &items[n++]);
         }
-        ok = finish_batch(s, v, o, items, n) && ok;
+        ok = finish_batch(s, items, n) && ok;
     }
     return ok;
 }
 
-/* The row's text and, with --jsonl, the row itself. Null if the line is not what it should be. */
-static const char *row_text(const options *o, char *line, size_t *size, size_t number, json_t **row)
+/* Submits a line: the text itself or, with --jsonl, that of its row. */
+static bool submit_line(const scoring *s, const char *line, size_t size, item *it)
 {
-    *row = NULL;
-    if (!o->jsonl)
-        return line;
+    if (!s->options->jsonl)
+        return submit_text(s, line, size, it);
     json_error_t err;
-    *row = json_loadb(line, *size, 0, &err);
-    json_t *text = json_object_get(*row, o->field);
-    if (!json_is_string(text)) {
-        fprintf(stderr, "otter " COMMAND ": line %zu: %s\n", number,
-                *row == NULL ? err.text : "no such text member in this object");
-        json_decref(*row);
-        return NULL;
-    }
-    *size = json_string_length(text);
-    return json_string_value(text);
+    json_t *row = json_loadb(line, size, 0, &err);
+    const json_t *text = json_object_get(row, s->options->field);
+    if (json_is_object(row))
+        it->source = row;
+    else
+        json_decref(row);
+    if (json_is_string(text))
+        return submit_text(s, json_string_value(text), json_string_length(text), it);
+    ot_fail(&it->problem, OT_ERR_FORMAT, "%s", row == NULL ? err.text : "no such text member in this object");
+    return true;
 }
 
-static bool score_lines(const ot_cli_session *s, const ot_intervention *v, const options *o)
+static bool score_lines(scoring *s)
 {
     item items[BATCH];
     char *line = NULL;
@@ -287,15 +309,12 @@ static bool score_lines(const ot_cli_session *s, const ot_intervention *v, const
             number++;
             if (size > 0 && line[size - 1] == '\n')
                 line[--size] = '\0';
-            if (size == 0)
-                continue;
-            json_t *row;
-            const char *text = row_text(o, line, &size, number, &row);
-            ok = text != NULL && submit_text(s, v, o, text, size, row, &items[n]);
-            n += ok;
+            if (size == 0 && s->options->jsonl)
+                continue; /* no row */
+            items[n] = (item){.number = number};
+            ok = submit_line(s, line, size, &items[n++]);
         }
-        ok = finish_batch(s, v, o, items, n) && ok;
-        fflush(stdout);
+        ok = finish_batch(s, items, n) && ok;
     }
     free(line);
     return ok;
@@ -311,12 +330,11 @@ int ot_cli_score(int argc, char **argv)
         print_usage(stdout);
         return 0;
     }
-    ot_cli_session s;
-    ot_intervention v = {0};
-    bool ok = ot_cli_session_open(&s, &o.session, COMMAND) && add_signals(&s, &o, &v);
+    scoring s = {.options = &o};
+    bool ok = ot_cli_session_open(&s.session, &o.session, COMMAND) && add_signals(&s);
     if (ok)
-        ok = o.n_texts > 0 ? score_arguments(&s, &v, &o) : score_lines(&s, &v, &o);
-    ot_cli_release_signals(&v);
-    ot_cli_session_close(&s);
-    return ok ? 0 : 1;
+        ok = o.n_texts > 0 ? score_arguments(&s) : score_lines(&s);
+    ot_cli_release_signals(&s.outputs);
+    ot_cli_session_close(&s.session);
+    return ok && !s.failed ? 0 : 1;
 }

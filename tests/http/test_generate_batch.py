@@ -154,6 +154,40 @@ def mistakes_are_named():
     expect(len(lines[1]["completion_tokens"]), 4, "the row after one that is too long")
 
 
+def a_bad_row_costs_its_own_line_alone():
+    """Rows of no text, of another type, of no messages: a line that says so each, and the rows after them run, also when resumed."""
+    bad = [({"text": ""}, "tokens"), ({"prompt": 5}, "no text"), ({"messages": []}, "messages"),
+           ({"messages": [{"role": "user"}]}, "content")]
+    source = write_rows([*(row for row, _ in bad), {"text": "Hello"}], "bad-rows.jsonl")
+    lines, done = run(source, "bad-rows-out.jsonl", "--max-tokens", "4")
+    expect(len(lines), len(bad) + 1)
+    for (row, word), line in zip(bad, lines):
+        kind = next(iter(row))
+        expect((line[kind], line["finish_reason"], line["completion"]), (row[kind], "error", ""))
+        expect_true(word in line["error"], f"{word!r} is not in {line['error']!r}")
+    expect(len(lines[-1]["completion_tokens"]), 4, "the row after those")
+    summary = json.loads(done.stdout)
+    expect((summary["rows"], summary["failed_rows"]), (1, len(bad)))
+    out = folder / "bad-rows-out.jsonl"
+    whole = out.read_text()
+    out.write_text("".join(line + "\n" for line in whole.splitlines()[:2]))
+    done = subprocess.run(command(source, out, "--max-tokens", "4", "--resume"), capture_output=True, text=True, timeout=120)
+    expect(done.returncode, 0, done.stderr)
+    expect(out.read_text(), whole, "resumed after a bad row")
+
+
+def an_interrupted_prompt_is_status_1():
+    process = subprocess.Popen([str(BIN), "generate", "--model", str(MODEL), "--prompt", "Once", "--ignore-eos", "--max-tokens", "4000"],
+                               stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    try:
+        process.stdout.read(1)
+        process.send_signal(signal.SIGINT)
+        expect(process.wait(30), 1, "status of an interrupted prompt")
+    finally:
+        process.kill()
+        process.stdout.close()
+
+
 def run_expecting_no_file(source):
     out = folder / "none.jsonl"
     done = subprocess.run(command(source, out), capture_output=True, text=True, timeout=60)
@@ -182,7 +216,8 @@ def main():
     with tempfile.TemporaryDirectory(prefix="otter-test-batch-") as name:
         folder = pathlib.Path(name)
         return run_cases([rows_come_out_in_order_as_single_prompts_would, an_interrupted_run_goes_on, mistakes_are_named,
-                          wrong_usage_is_status_2, a_row_depends_on_itself_alone])
+                          a_bad_row_costs_its_own_line_alone, an_interrupted_prompt_is_status_1, wrong_usage_is_status_2,
+                          a_row_depends_on_itself_alone])
 
 
 if __name__ == "__main__":
