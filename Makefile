@@ -4,7 +4,9 @@
 # *-vnni.c are compiled with the flags of their instruction set and nothing else is: the choice is made at run time.
 
 BUILD ?= build
-CC ?= gcc
+ifeq ($(origin CC),default)
+CC := gcc
+endif
 PKGS := libmicrohttpd libuv jansson libcyaml yaml-0.1 zlib nettle
 CPPFLAGS += -I. -D_GNU_SOURCE
 WARN := -Wall -Wextra -Wshadow -Wpointer-arith -Wstrict-prototypes -Wmissing-prototypes -Wvla
@@ -56,7 +58,7 @@ $(BUILD)/obj/server/openapi-text.o: api-spec/openapi.yaml
 -include $(shell find $(BUILD)/obj -name '*.d' 2>/dev/null)
 
 # A test is one .c file with a main; it links the rooms. Exit 0: passed, 77: skipped.
-# Each prints its cases as it goes; `make unit` builds and runs all of tests/unit and tests/kernels.
+# Each prints its cases as it goes; `./test unit/ kernels/` builds and runs those two folders.
 TESTS := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/unit/test-*.c tests/kernels/test-*.c tests/fuzz/test-*.c \
                                       tests/golden/test-*.c))
 TEST_HELPERS := $(call obj,$(wildcard tests/support/*.c))
