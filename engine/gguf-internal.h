@@ -7,6 +7,7 @@
 #define OTTER_ENGINE_GGUF_INTERNAL_H
 
 #include <string.h>
+#include <time.h>
 
 #include "engine/gguf.h"
 
@@ -26,7 +27,9 @@ typedef struct ot_gguf_key {
 struct ot_gguf {
     const uint8_t *bytes;
     size_t size;
-    bool mapped;              /* bytes is our mapping, else borrowed */
+    bool mapped;              /* bytes is our mapping, else borrowed: there is no file then */
+    int file;                 /* open as long as it is mapped, to see ... */
+    struct timespec modified; /* ... whether it was written to */
     int guard;                /* 1 + its entry in gguf-guard.c; 0: none */
     char *path;
     char label[128];          /* the path as messages show it: its end, if it is long */

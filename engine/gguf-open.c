@@ -1,6 +1,6 @@
 /* Opening and closing GGUF files, and what an open one tells.
  *
- * A file is mapped, and stays so while it is open; reads of one that is cut short in place meanwhile are guarded (gguf-guard.c). One that is
+ * A file is mapped, and stays so while it is open; one that is cut short or overwritten in place meanwhile is noticed (gguf-guard.c). One that is
  * replaced by renaming another over it, as ot_gguf_write does, stays whole for whoever has it open. */
 #include <errno.h>
 #include <fcntl.h>
@@ -72,10 +72,13 @@ static ot_status map_file(ot_gguf *g, const char *path, ot_error *err)
             g->bytes = bytes;
             g->size = (size_t)info.st_size;
             g->mapped = true;
+            g->file = fd;
+            g->modified = info.st_mtim;
             status = ot_gguf_guard(g, path, err);
         }
     }
-    close(fd);
+    if (!g->mapped)
+        close(fd);
     return status;
 }
 
@@ -106,8 +109,10 @@ void ot_gguf_close(ot_gguf **gguf)
     free(g->tensor_index);
     free(g->path);
     ot_gguf_unguard(g);
-    if (g->mapped)
+    if (g->mapped) {
         munmap((void *)(uintptr_t)g->bytes, g->size);
+        close(g->file);
+    }
     free(g);
     *gguf = NULL;
 }

@@ -59,7 +59,8 @@ void ot_gguf_drop_pages(const ot_gguf *gguf);
 /* Whether a part of the mapping could not be read from the file any more, since someone cut it short. It reads as zeros then, and
  * nothing that came from the file can be relied on. */
 bool ot_gguf_is_damaged(const ot_gguf *gguf);
-/* The same as a status: OT_ERR_IO with the file's name. To be asked before results that stand on the mapping are given away. */
+/* OT_ERR_IO with the file's name if it is damaged so, or was written to since it was opened. To be asked before results that stand on
+ * the mapping are given away. */
 ot_status ot_gguf_check(const ot_gguf *gguf, ot_error *err);
 
 const char *ot_gguf_path(const ot_gguf *gguf);

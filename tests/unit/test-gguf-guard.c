@@ -1,4 +1,4 @@
-/* A file that is cut short while it is mapped: reads give zeros, the damage is known, other files and other faults are not touched. */
+/* A file that is cut short or overwritten while it is mapped: reads past its end give zeros, the damage is known, other files and other faults are not touched. */
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -96,6 +96,34 @@ static void a_step_that_read_zeros_fails(void)
     ot_model_close(&model);
 }
 
+/* `cp other.gguf model.gguf`: as many bytes, no signal. */
+static void a_step_on_an_overwritten_file_fails(void)
+{
+    ot_error err = {0};
+    ot_model *model = NULL;
+    REQUIRE(write_model("model.gguf"));
+    REQUIRE_OK(ot_model_open(&model, path_of("model.gguf"), &err), &err);
+    CHECK_OK(forward(model, &err), &err);
+    /* Renaming another over it is how it should be done: the old one stays as it was for whoever has it open. */
+    REQUIRE(write_model("next.gguf") && rename(path_of("next.gguf"), path_of("model.gguf")) == 0);
+    CHECK_OK(forward(model, &err), &err);
+    ot_model_close(&model);
+    REQUIRE_OK(ot_model_open(&model, path_of("model.gguf"), &err), &err);
+    usleep(20000); /* file systems tell times to a tick of the kernel, 10 ms at most */
+    FILE *f = fopen(path_of("model.gguf"), "r+b");
+    REQUIRE(f != NULL);
+    CHECK(fseek(f, -64, SEEK_END) == 0 && fputc('x', f) == 'x');
+    fclose(f);
+    CHECK_STATUS(forward(model, &err), OT_ERR_IO, &err);
+    CHECK_CONTAINS(err.message, "model.gguf");
+    CHECK_CONTAINS(err.message, "overwritten");
+    CHECK_STATUS(ot_model_check(model, &err), OT_ERR_IO, &err);
+    ot_model_close(&model);
+    REQUIRE_OK(ot_model_open(&model, path_of("model.gguf"), &err), &err);
+    CHECK_OK(forward(model, &err), &err);
+    ot_model_close(&model);
+}
+
 /* What is no mapping of ours ends the process as it always did. */
 static void other_bus_errors_are_left_alone(void)
 {
@@ -130,6 +158,7 @@ int main(int argc, char **argv)
     ot_test_start(argc, argv);
     RUN(reads_past_the_new_end_are_zeros);
     RUN(a_step_that_read_zeros_fails);
+    RUN(a_step_on_an_overwritten_file_fails);
     RUN(other_bus_errors_are_left_alone);
     return ot_test_finish();
 }
