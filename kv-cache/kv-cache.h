@@ -62,7 +62,7 @@ typedef struct ot_kv_component {
 } ot_kv_component;
 
 /* A sequence without pages, with room in its tables for max_slots slots. Insertions are closed under parents, parents first.
- * OT_ERR_NOMEM only; this is the one call that allocates. */
+ * OT_ERR_INVALID above OT_KV_MAX_INSERTIONS, else OT_ERR_NOMEM only; this is the one call that allocates. */
 ot_status ot_kv_seq_open(ot_kv_seq **out, ot_kv_cache *cache, const ot_kv_component *insertions, uint32_t n_insertions,
                          uint32_t max_slots, const uint8_t salt[16], ot_error *err);
 /* Gives all pages back. Takes NULL. */
@@ -81,7 +81,8 @@ bool ot_kv_seq_reserve(ot_kv_seq *seq, uint32_t n_slots);
 /* The first n slots now hold these tokens for good: registers pages that have become full. */
 void ot_kv_seq_settle(ot_kv_seq *seq, const int32_t *tokens, uint32_t n);
 /* Makes dst (without pages, same components and tables) share the first n_tokens / OT_PAGE_TOKENS pages of src and
- * own a copy of the page that n_tokens ends in. OT_ERR_FULL, and dst stays empty, if units are missing. */
+ * own a copy of the page that n_tokens ends in. n_tokens is at least the full pages that src has settled, and at most its slots: else
+ * OT_ERR_INVALID. OT_ERR_FULL if units are missing. dst stays empty then. */
 ot_status ot_kv_seq_fork(ot_kv_seq *dst, const ot_kv_seq *src, uint32_t n_tokens);
 /* Copies K and V of slot src to slot dst in all components. */
 void ot_kv_seq_move_slot(ot_kv_seq *seq, uint32_t dst, uint32_t src);

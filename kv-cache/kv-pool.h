@@ -41,7 +41,6 @@ struct ot_kv_cache {
     uint32_t *buckets;
     uint32_t n_buckets;          /* a power of two */
     uint64_t evicted_units;
-    uint32_t n_sequences;
     uint8_t hash_key[16];
 };
 

@@ -81,7 +81,6 @@ ot_status ot_kv_seq_open(ot_kv_seq **out, ot_kv_cache *cache, const ot_kv_compon
     s->units_per_page = per_page;
     s->root = s->digest = ot_page_hash(cache->hash_key, salt, 16);
     lay_tables(s, insertions, n_insertions);
-    cache->n_sequences++;
     *out = s;
     return OT_OK;
 }
@@ -105,7 +104,6 @@ void ot_kv_seq_close(ot_kv_seq **seq)
     if (s == NULL)
         return;
     ot_kv_seq_clear(s);
-    s->cache->n_sequences--;
     free(s);
     *seq = NULL;
 }
@@ -229,6 +227,9 @@ ot_status ot_kv_seq_fork(ot_kv_seq *dst, const ot_kv_seq *src, uint32_t n_tokens
 {
     uint32_t full = n_tokens / OT_PAGE_TOKENS;
     bool partial = n_tokens % OT_PAGE_TOKENS != 0;
+    /* dst goes on with the hash of what src has settled: of less there is none. */
+    if (n_tokens > src->n_pages * OT_PAGE_TOKENS || src->n_hashed > full)
+        return OT_ERR_INVALID;
     if (partial && (full >= dst->stride || ot_kv_cache_available(dst->cache) < dst->units_per_page))
         return OT_ERR_FULL;
     for (; dst->n_pages < full; dst->n_pages++) {

@@ -295,6 +295,25 @@ static void a_fork_shares_full_pages_and_copies_the_last(void)
     ot_kv_cache_close(&c);
 }
 
+/* dst would go on with the hash of tokens that it does not have, and register its own pages under them. */
+static void a_fork_below_what_is_settled_is_refused(void)
+{
+    ot_kv_cache *c = open_cache(40, true);
+    ot_kv_seq *a = open_seq(c, NULL, salt_a), *b = open_seq(c, NULL, salt_a);
+    int32_t tokens[3 * P];
+    tokens_from(0, tokens, 3 * P);
+    CHECK(ot_kv_seq_reserve(a, 3 * P));
+    ot_kv_seq_settle(a, tokens, 2 * P);
+    CHECK_INT(ot_kv_seq_fork(b, a, 2 * P - 1), OT_ERR_INVALID);
+    CHECK_INT(ot_kv_seq_fork(b, a, 3 * P + 1), OT_ERR_INVALID); /* more than there is */
+    CHECK_UINT(ot_kv_seq_units_needed(b, 1), base_heads());
+    CHECK_INT(ot_kv_seq_fork(b, a, 2 * P), OT_OK);
+    ot_kv_seq_close(&a);
+    ot_kv_seq_close(&b);
+    CHECK_UINT(stats_of(c).units_used, 0);
+    ot_kv_cache_close(&c);
+}
+
 static void a_fork_without_units_changes_nothing(void)
 {
     uint32_t kv = base_heads();
@@ -369,7 +388,8 @@ int main(int argc, char **argv)
         RUN(a_head_needs_its_own_pages);
         RUN(the_least_recently_used_page_goes_first);
         RUN(a_fork_shares_full_pages_and_copies_the_last);
-        RUN(a_fork_without_units_changes_nothing);
+        RUN(a_fork_below_what_is_settled_is_refused);
+    RUN(a_fork_without_units_changes_nothing);
         RUN(nothing_leaks_in_random_use);
     }
     ot_fixture_close();
