@@ -8,6 +8,7 @@
  * Some vocabularies have no token for some bytes (SmolLM2's lacks 21, of which valid UTF-8 needs a few control characters and
  * two planes that nothing is assigned in). As in the reference tokenizers such bytes are dropped before merging: there is no
  * way to write them. */
+#include "engine/gguf-errors.h"
 #include "engine/merge-heap.h"
 #include "engine/tokenizer-internal.h"
 
@@ -44,12 +45,13 @@ static int32_t part_symbol(ot_tokenizer *t, const char *text, size_t size, char 
     return symbol >= 0 ? symbol : ot_vocab_add_symbol(t, buffer, bytes);
 }
 
-static ot_status load_merge(ot_tokenizer *t, uint32_t rank, ot_str line, char *buffer, const char *path, ot_error *err)
+static ot_status load_merge(ot_tokenizer *t, uint32_t rank, const ot_gguf_array *lines, char *buffer, ot_error *err)
 {
+    const ot_str line = ot_gguf_array_str(lines, rank);
     /* The first character is never the separator: a part is not empty. */
     const char *space = line.size < 3 ? NULL : memchr(line.data + 1, ' ', line.size - 2);
     if (space == NULL)
-        return ot_fail(err, OT_ERR_FORMAT, "%s: %s[%u] is not two parts with a space between", path, KEY_MERGES, rank);
+        return ot_gguf_fail_entry(lines, rank, KEY_MERGES, err, "not two parts with a space between");
     size_t left_size = (size_t)(space - line.data);
     int32_t left = part_symbol(t, line.data, left_size, buffer);
     int32_t right = part_symbol(t, space + 1, line.size - left_size - 1, buffer);
@@ -59,7 +61,7 @@ static ot_status load_merge(ot_tokenizer *t, uint32_t rank, ot_str line, char *b
     if (result < 0)
         result = ot_vocab_add_symbol(t, buffer, bytes);
     if (left < 0 || right < 0 || result < 0)
-        return ot_fail(err, OT_ERR_NOMEM, "out of memory for the merges of %s", path);
+        return ot_fail(err, OT_ERR_NOMEM, "out of memory for the merges");
     ot_merge *m = find_merge(t, left, right);
     if (m->left < 0) /* of two lines with the same pair the first counts */
         *m = (ot_merge){left, right, rank, result};
@@ -73,8 +75,7 @@ static ot_status load_merges(ot_tokenizer *t, const ot_gguf *gguf, ot_error *err
     if (status != OT_OK)
         return status;
     if (lines.type != OT_GGUF_STRING || lines.count > INT32_MAX / 4)
-        return ot_fail(err, OT_ERR_FORMAT, "%s: %s is no list of strings of a usable length", ot_gguf_path(gguf),
-                       KEY_MERGES);
+        return ot_gguf_fail_key(gguf, OT_ERR_FORMAT, KEY_MERGES, err, "no list of strings of a usable length");
     uint32_t n = (uint32_t)lines.count, slots = 64;
     while (slots / 2 < n)
         slots *= 2;
@@ -93,7 +94,7 @@ static ot_status load_merges(ot_tokenizer *t, const ot_gguf *gguf, ot_error *err
     for (uint32_t i = 0; i < slots; i++)
         t->merges[i].left = -1;
     for (uint32_t i = 0; i < n && status == OT_OK; i++)
-        status = load_merge(t, i, ot_gguf_array_str(&lines, i), buffer, ot_gguf_path(gguf), err);
+        status = load_merge(t, i, &lines, buffer, err);
     free(buffer);
     return status;
 }
@@ -117,8 +118,8 @@ static ot_status load_pretokenizer(ot_tokenizer *t, const ot_gguf *gguf, ot_erro
     }
     t->pretokenizer = ot_pretokenizer_find(pre.data, pre.size);
     if (t->pretokenizer == NULL || pre.size >= sizeof t->pre)
-        return ot_fail(err, OT_ERR_UNSUPPORTED, "%s: %s names the pre-tokenizer \"%.*s\", which is not known here",
-                       ot_gguf_path(gguf), KEY_PRE, pre.size > 64 ? 64 : (int)pre.size, pre.data);
+        return ot_gguf_fail_key(gguf, OT_ERR_UNSUPPORTED, KEY_PRE, err, "the pre-tokenizer \"%.*s\" is not known here",
+                                pre.size > 64 ? 64 : (int)pre.size, pre.data);
     memcpy(t->pre, pre.size == 0 ? "default" : pre.data, pre.size == 0 ? 7 : pre.size);
     t->adds_bos = ot_pretokenizer_adds_bos(t->pretokenizer);
     return OT_OK;

@@ -49,8 +49,8 @@ ot_status ot_model_open(ot_model **out, const char *path, ot_error *err);
 void ot_model_close(ot_model **model);
 const ot_model_info *ot_model_get_info(const ot_model *model);
 const ot_tokenizer *ot_model_tokenizer(const ot_model *model);
-/* OT_ERR_IO, which names the file, if it was cut short under its mapping (gguf-guard.c): what was read of it since may be zeros, and a
- * pass that reads it fails. From any thread. */
+/* OT_ERR_IO, which names the file, if it was cut short or overwritten in place since it was opened (gguf-guard.c): what was read of it since
+ * may be anything, and a pass that reads it fails. From any thread. */
 ot_status ot_model_check(const ot_model *model, ot_error *err);
 /* tokenizer.chat_template, or an empty string. */
 ot_str ot_model_chat_template(const ot_model *model);
@@ -65,6 +65,11 @@ typedef struct ot_insertion ot_insertion;
 typedef enum ot_head_kind { OT_HEAD_SCALAR, OT_HEAD_GENERATION, OT_HEAD_LOOKAHEAD } ot_head_kind;
 typedef enum ot_head_input { OT_INPUT_EXTENDED /* H' */, OT_INPUT_BASE /* H_o */ } ot_head_input;
 typedef enum ot_activation { OT_ACT_SIGMOID, OT_ACT_IDENTITY, OT_ACT_LINEAR, OT_ACT_SILU_RESIDUAL } ot_activation;
+
+/* As in files, by the number of the kind, input or activation. */
+extern const char *const ot_head_kind_names[3];
+extern const char *const ot_head_input_names[2];
+extern const char *const ot_activation_names[4];
 
 #define OT_MAX_PARENTS 4
 #define OT_MAX_HEADS 16
@@ -103,6 +108,7 @@ typedef struct ot_insertion_info {
 
 typedef struct ot_insertion_options {
     bool allow_base_mismatch; /* lifts the fingerprint check */
+    uint32_t n_threads;       /* that make the tables of heads with a value for every token; 0: as many as the process may use */
 } ot_insertion_options;
 
 /* Opens an insertion file for `base`. `loaded` are the insertions its parents are looked up in by name; they must outlive
@@ -241,7 +247,6 @@ void ot_engine_close(ot_engine **engine);
 ot_pool *ot_engine_pool(ot_engine *engine);
 const ot_kernels *ot_engine_kernels(const ot_engine *engine);
 const ot_model *ot_engine_model(const ot_engine *engine);
-size_t ot_engine_workspace_bytes(const ot_engine *engine);
 
 /* Computes all rows of the batch: stores K and V, and keeps H_o (and H') of rows with OT_ROW_OUTPUT until the next forward.
  * The batch and its arrays must stay valid until the next forward. OT_ERR_INVALID names a row out of bounds; nothing is

@@ -4,9 +4,11 @@
  * u32, u64 or i32). What does not fit, is not finite or has another type is an error that names file, key and offset. */
 #include <float.h>
 #include <math.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "engine/gguf-errors.h"
 #include "engine/gguf-internal.h"
 
 static const ot_gguf_key *find_key(const ot_gguf *g, const char *name)
@@ -27,6 +29,25 @@ static ot_status wrong_value(const ot_gguf *g, const ot_gguf_key *key, const cha
     ot_gguf_key_text(g, (uint64_t)(key - g->keys), value, sizeof value);
     return ot_fail_param(err, OT_ERR_FORMAT, name, "%s: key '%s' at byte %zu: %s %s is not %s", g->label, name, key->at,
                          ot_gguf_type_name(key->type), value, wanted);
+}
+
+ot_status ot_gguf_fail_key(const ot_gguf *g, ot_status code, const char *name, ot_error *err, const char *format, ...)
+{
+    char cause[sizeof err->message], at[40] = "";
+    const ot_gguf_key *key = find_key(g, name);
+    va_list args;
+    va_start(args, format);
+    vsnprintf(cause, sizeof cause, format, args);
+    va_end(args);
+    if (key != NULL)
+        snprintf(at, sizeof at, " at byte %zu", key->at);
+    return ot_fail_param(err, code, name, "%s: key '%s'%s: %s", g->label, name, at, cause);
+}
+
+ot_status ot_gguf_fail_entry(const ot_gguf_array *a, uint64_t i, const char *key, ot_error *err, const char *cause)
+{
+    return ot_fail_param(err, OT_ERR_FORMAT, key, "%s: key '%s'[%llu] at byte %llu: %s", a->gguf->label, key, (unsigned long long)i,
+                         (unsigned long long)a->string_at[i], cause);
 }
 
 /* Any integer type, or a boolean. False: not an integer, or a u64 beyond int64_t. */

@@ -1,6 +1,7 @@
 /* Opening a base model: keys and shapes are checked first, then each matrix is packed for the kernels. The file stays mapped, for
  * embedding rows (one row a token is read from it) and for initialising insertions; its pages can always be dropped. */
 #include "engine/model.h"
+#include "engine/gguf-errors.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -9,27 +10,30 @@
 
 #define MAX_LAYERS 1024
 
+static const char *arch_key(char key[128], const char *arch, const char *suffix)
+{
+    snprintf(key, 128, "%s.%s", arch, suffix);
+    return key;
+}
+
 static ot_status require_u32(const ot_gguf *gguf, const char *arch, const char *suffix, uint32_t min, uint32_t max,
                              uint32_t *out, ot_error *err)
 {
     char key[128];
-    snprintf(key, sizeof key, "%s.%s", arch, suffix);
-    const ot_status st = ot_gguf_get_u32(gguf, key, out, err);
+    const ot_status st = ot_gguf_get_u32(gguf, arch_key(key, arch, suffix), out, err);
     if (st == OT_ERR_NOT_FOUND)
-        return ot_fail(err, OT_ERR_FORMAT, "%s: key '%s' is missing", ot_gguf_path(gguf), key);
+        return ot_fail_param(err, OT_ERR_FORMAT, key, "%s: key '%s' is missing", ot_gguf_path(gguf), key);
     if (st != OT_OK)
         return st;
     if (*out < min || *out > max)
-        return ot_fail(err, OT_ERR_FORMAT, "%s: key '%s' is %u, expected %u to %u", ot_gguf_path(gguf), key, *out, min,
-                       max);
+        return ot_gguf_fail_key(gguf, OT_ERR_FORMAT, key, err, "%u, expected %u to %u", *out, min, max);
     return OT_OK;
 }
 
 static ot_status optional_u32(const ot_gguf *gguf, const char *arch, const char *suffix, uint32_t *out, ot_error *err)
 {
     char key[128];
-    snprintf(key, sizeof key, "%s.%s", arch, suffix);
-    const ot_status st = ot_gguf_get_u32(gguf, key, out, err);
+    const ot_status st = ot_gguf_get_u32(gguf, arch_key(key, arch, suffix), out, err);
     return st == OT_ERR_NOT_FOUND ? OT_OK : st;
 }
 
@@ -61,7 +65,7 @@ static ot_status read_names(ot_model *m, ot_error *err)
     ot_str s;
     ot_status st = ot_gguf_get_str(m->gguf, "general.architecture", &s, err);
     if (st == OT_ERR_NOT_FOUND)
-        return ot_fail(err, OT_ERR_FORMAT, "%s: key 'general.architecture' is missing", path);
+        return ot_fail_param(err, OT_ERR_FORMAT, "general.architecture", "%s: key 'general.architecture' is missing", path);
     if (st != OT_OK)
         return st;
     copy_str(info->architecture, sizeof info->architecture, s);
@@ -69,9 +73,9 @@ static ot_status read_names(ot_model *m, ot_error *err)
     if (m->arch == NULL) {
         char known[128];
         ot_architecture_list(known, sizeof known);
-        return ot_fail(err, OT_ERR_UNSUPPORTED, "%s: architecture '%s' is not supported as a base model (these are: %s)%s", path,
-                       info->architecture, known,
-                       strcmp(info->architecture, "otter") == 0 ? "; this is an insertion: pass it as --head" : "");
+        return ot_gguf_fail_key(m->gguf, OT_ERR_UNSUPPORTED, "general.architecture", err,
+                                "architecture '%s' is not supported as a base model (these are: %s)%s", info->architecture, known,
+                                strcmp(info->architecture, "otter") == 0 ? "; this is an insertion: pass it as --head" : "");
     }
     if (ot_gguf_get_str(m->gguf, "general.name", &s, NULL) != OT_OK) {
         const char *base = strrchr(path, '/');
@@ -86,7 +90,7 @@ static ot_status read_sizes(ot_model *m, ot_error *err)
 {
     ot_model_info *info = &m->info;
     const ot_gguf *g = m->gguf;
-    const char *arch = info->architecture, *path = ot_gguf_path(g);
+    const char *arch = info->architecture;
     uint32_t n_experts = 0, key_length = 0, value_length = 0;
     float eps = 1e-5f;
     char key[128];
@@ -102,10 +106,10 @@ static ot_status read_sizes(ot_model *m, ot_error *err)
     if ((st = optional_u32(g, arch, "attention.head_count_kv", &info->n_kv_heads, err)) != OT_OK)
         return st;
     if (n_experts != 0)
-        return ot_fail(err, OT_ERR_UNSUPPORTED, "%s: mixtures of experts are not supported", path);
+        return ot_gguf_fail_key(g, OT_ERR_UNSUPPORTED, arch_key(key, arch, "expert_count"), err, "mixtures of experts are not supported");
     if (info->n_kv_heads == 0 || info->n_heads % info->n_kv_heads != 0)
-        return ot_fail(err, OT_ERR_FORMAT, "%s: %u attention heads do not divide into %u key/value heads", path,
-                       info->n_heads, info->n_kv_heads);
+        return ot_gguf_fail_key(g, OT_ERR_FORMAT, arch_key(key, arch, "attention.head_count_kv"), err, "%u attention heads do not divide into %u",
+                                info->n_heads, info->n_kv_heads);
     key_length = info->n_embd / info->n_heads;
     if ((st = optional_u32(g, arch, "attention.key_length", &key_length, err)) != OT_OK)
         return st;
@@ -113,15 +117,14 @@ static ot_status read_sizes(ot_model *m, ot_error *err)
     if ((st = optional_u32(g, arch, "attention.value_length", &value_length, err)) != OT_OK)
         return st;
     if (key_length == 0 || key_length > 1024 || value_length != key_length)
-        return ot_fail(err, OT_ERR_UNSUPPORTED, "%s: head sizes %u (keys) and %u (values) are not supported", path,
-                       key_length, value_length);
+        return ot_gguf_fail_key(g, OT_ERR_UNSUPPORTED, arch_key(key, arch, "attention.key_length"), err,
+                                "head sizes %u (keys) and %u (values) are not supported", key_length, value_length);
     info->head_dim = key_length;
-    snprintf(key, sizeof key, "%s.%s", arch, m->arch->eps_key);
-    st = ot_gguf_get_f32(g, key, &eps, err);
+    st = ot_gguf_get_f32(g, arch_key(key, arch, m->arch->eps_key), &eps, err);
     if (st != OT_OK && st != OT_ERR_NOT_FOUND)
         return st;
     if (!(eps >= 0.0f) || eps > 1.0f)
-        return ot_fail(err, OT_ERR_FORMAT, "%s: key '%s' is %g, expected 0 to 1", path, key, (double)eps);
+        return ot_gguf_fail_key(g, OT_ERR_FORMAT, key, err, "%g, expected 0 to 1", (double)eps);
     info->norm_eps = eps;
     return OT_OK;
 }

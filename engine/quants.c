@@ -20,7 +20,6 @@
 #include "engine/gguf.h"
 
 #define BLOCK 32
-#define SUPER_BLOCK 256
 
 static float load_half(const uint8_t *p)
 {

@@ -53,10 +53,8 @@ typedef struct ot_stream {
     float *gate, *up;    /* (n_rows, f') on a tape, else NULL */
     float *out;          /* (n_rows, d') H', valid for output rows */
     float *scores;       /* (n_rows, OT_MAX_HEADS), valid for output rows */
-    /* What ot_stream_bind allocated room for; the fields above point there, or into a tape. */
+    /* What ot_engine_open allocated room for; the fields above point there, or into a tape. */
     float *storage_in, *storage_attn, *storage_ff, *storage_q, *storage_k, *storage_v;
-    int8_t *storage_int8;
-    float *storage_scales;
 } ot_stream;
 
 /* Consecutive rows of one sequence: they share a pass over its keys and values. */

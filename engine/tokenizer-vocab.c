@@ -1,5 +1,6 @@
 /* The vocabulary: tokens with their texts, types and scores, which of them end a generation, and the hash from
  * text to symbol. All texts lie in one arena. */
+#include "engine/gguf-errors.h"
 #include "engine/tokenizer-internal.h"
 #include "engine/unicode.h"
 
@@ -217,10 +218,10 @@ static ot_status get_parallel_array(const ot_gguf *gguf, const char *key, uint32
     if (status != OT_OK)
         return status;
     if (array->type == OT_GGUF_STRING || array->type == OT_GGUF_ARRAY)
-        return ot_fail(err, OT_ERR_FORMAT, "%s: %s holds no numbers", ot_gguf_path(gguf), key);
+        return ot_gguf_fail_key(gguf, OT_ERR_FORMAT, key, err, "it holds no numbers");
     if (array->count < n_tokens)
-        return ot_fail(err, OT_ERR_FORMAT, "%s: %s has %llu entries, %s has %u", ot_gguf_path(gguf), key,
-                       (unsigned long long)array->count, KEY_TOKENS, n_tokens);
+        return ot_gguf_fail_key(gguf, OT_ERR_FORMAT, key, err, "it has %llu entries, %s has %u", (unsigned long long)array->count,
+                                KEY_TOKENS, n_tokens);
     return OT_OK;
 }
 
@@ -273,8 +274,7 @@ static ot_status load_tokens(ot_tokenizer *t, const ot_gguf *gguf, ot_error *err
     if (status != OT_OK)
         return status;
     if (tokens.type != OT_GGUF_STRING || tokens.count == 0 || tokens.count > INT32_MAX / 4)
-        return ot_fail(err, OT_ERR_FORMAT, "%s: %s is no list of strings of a usable length", ot_gguf_path(gguf),
-                       KEY_TOKENS);
+        return ot_gguf_fail_key(gguf, OT_ERR_FORMAT, KEY_TOKENS, err, "no list of strings of a usable length");
     t->n_tokens = t->n_symbols = (uint32_t)tokens.count;
     if ((status = get_parallel_array(gguf, KEY_TYPES, t->n_tokens, &types, &has_types, err)) != OT_OK ||
         (status = get_parallel_array(gguf, KEY_SCORES, t->n_tokens, &scores, &has_scores, err)) != OT_OK)

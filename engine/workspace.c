@@ -230,8 +230,3 @@ const ot_model *ot_engine_model(const ot_engine *engine)
 {
     return engine->model;
 }
-
-size_t ot_engine_workspace_bytes(const ot_engine *engine)
-{
-    return engine->arena_bytes;
-}

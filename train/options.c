@@ -357,10 +357,9 @@ static int index_of(const char *text, const char *const *choices, int n)
 
 static ot_status spec_kind(const ot_train_options *o, ot_insertion_spec *s, ot_error *err)
 {
-    static const char *const kinds[] = {"scalar", "generation", "lookahead"}, *const inputs[] = {"extended", "base"};
-    static const char *const activations[] = {"sigmoid", "identity", "linear", "silu_residual"};
-    const int which = index_of(o->kind, kinds, 3), input = index_of(o->input[0] ? o->input : inputs[o->width == 0], inputs, 2);
-    int activation = index_of(o->activation, activations, 4);
+    const char *const input_name = o->input[0] ? o->input : ot_head_input_names[o->width == 0 ? OT_INPUT_BASE : OT_INPUT_EXTENDED];
+    const int which = index_of(o->kind, ot_head_kind_names, 3), input = index_of(input_name, ot_head_input_names, 2);
+    int activation = index_of(o->activation, ot_activation_names, 4);
     if (which < 0)
         return unknown("kind", o->kind, "scalar, generation or lookahead", err);
     if (input < 0)

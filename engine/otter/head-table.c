@@ -129,7 +129,7 @@ static ot_status unpack_token_matrices(ot_insertion *x, ot_error *err)
     return OT_OK;
 }
 
-ot_status ot_head_tables_build(ot_insertion *x, ot_error *err)
+ot_status ot_head_tables_build(ot_insertion *x, uint32_t n_threads, ot_error *err)
 {
     const ot_status unpacked = unpack_token_matrices(x, err);
     if (unpacked != OT_OK || !wants_table(x))
@@ -142,7 +142,8 @@ ot_status ot_head_tables_build(ot_insertion *x, ot_error *err)
     if (b.output == NULL)
         b.output = m->token_embd;
     b.row_bytes = in / ot_type_block(b.type) * (size_t)ot_type_block_bytes(b.type);
-    const uint32_t n_threads = ot_available_cpus();
+    if (n_threads == 0)
+        n_threads = ot_available_cpus();
     ot_pool *pool = NULL;
     ot_status st = ot_pool_open(&pool, n_threads, err);
     if (st == OT_OK && !allocate(&b, n_threads))

@@ -1,4 +1,5 @@
 /* Opening an insertion file: the keys of api.md checked against the base, then the tensors. */
+#include "engine/gguf-errors.h"
 #include "engine/otter/insertion.h"
 
 #include <stdio.h>
@@ -26,8 +27,7 @@ static ot_status get_text(const reader *r, const char *key, char *dst, size_t si
     if (st != OT_OK)
         return st;
     if (s.size >= size || memchr(s.data, '\0', s.size) != NULL)
-        return ot_fail_param(r->err, OT_ERR_FORMAT, key, "%s: key '%s' is longer than %zu bytes or holds a zero", r->path,
-                             key, size - 1);
+        return ot_gguf_fail_key(r->gguf, OT_ERR_FORMAT, key, r->err, "longer than %zu bytes, or it holds a zero", size - 1);
     memcpy(dst, s.data, s.size);
     dst[s.size] = '\0';
     return OT_OK;
@@ -45,7 +45,7 @@ static ot_status get_choice(const reader *r, const char *key, const char *const 
             *out = i;
             return OT_OK;
         }
-    return ot_fail_param(r->err, OT_ERR_FORMAT, key, "%s: key '%s' is '%s', which is not known", r->path, key, text);
+    return ot_gguf_fail_key(r->gguf, OT_ERR_FORMAT, key, r->err, "'%s' is not known", text);
 }
 
 static ot_status check_base(const reader *r, const ot_model_info *base, bool allow_mismatch)
@@ -61,31 +61,29 @@ static ot_status check_base(const reader *r, const ot_model_info *base, bool all
     if ((st = get_text(r, "general.architecture", text, sizeof text)) != OT_OK)
         return st;
     if (strcmp(text, "otter") != 0)
-        return ot_fail_param(r->err, OT_ERR_FORMAT, "general.architecture",
-                             "%s: general.architecture is '%s': not an insertion file", r->path, text);
+        return ot_gguf_fail_key(r->gguf, OT_ERR_FORMAT, "general.architecture", r->err, "'%s': not an insertion file", text);
     if ((st = get_u32(r, "otter.version", &version)) != OT_OK)
         return st;
     if (version != 1)
-        return ot_fail_param(r->err, OT_ERR_UNSUPPORTED, "otter.version", "%s: otter.version is %u, this build reads 1",
-                             r->path, version);
+        return ot_gguf_fail_key(r->gguf, OT_ERR_UNSUPPORTED, "otter.version", r->err, "%u, this build reads 1", version);
     if ((st = get_text(r, "otter.base.architecture", text, sizeof text)) != OT_OK)
         return st;
     if (strcmp(text, base->architecture) != 0)
-        return ot_fail_param(r->err, OT_ERR_MISMATCH, "otter.base.architecture",
-                             "%s: made for architecture '%s', the base model is '%s'", r->path, text, base->architecture);
+        return ot_gguf_fail_key(r->gguf, OT_ERR_MISMATCH, "otter.base.architecture", r->err,
+                                "made for architecture '%s', the base model is '%s'", text, base->architecture);
     for (size_t k = 0; k < sizeof sizes / sizeof sizes[0]; k++) {
         if ((st = get_u32(r, sizes[k].key, &value)) != OT_OK)
             return st;
         if (value != sizes[k].want)
-            return ot_fail_param(r->err, OT_ERR_MISMATCH, sizes[k].key, "%s: %s is %u, the base model has %u", r->path,
-                                 sizes[k].key, value, sizes[k].want);
+            return ot_gguf_fail_key(r->gguf, OT_ERR_MISMATCH, sizes[k].key, r->err, "%u, the base model has %u", value,
+                                    sizes[k].want);
     }
     if ((st = get_text(r, "otter.base.fingerprint", text, sizeof text)) != OT_OK)
         return st;
     if (!allow_mismatch && strcmp(text, base->fingerprint) != 0)
-        return ot_fail_param(r->err, OT_ERR_MISMATCH, "otter.base.fingerprint",
-                             "%s: trained on a base with fingerprint %.16s..., this one has %.16s... "
-                             "(--allow-base-mismatch loads it all the same)", r->path, text, base->fingerprint);
+        return ot_gguf_fail_key(r->gguf, OT_ERR_MISMATCH, "otter.base.fingerprint", r->err,
+                                "trained on a base with fingerprint %.16s..., this one has %.16s... "
+                                "(--allow-base-mismatch loads it all the same)", text, base->fingerprint);
     return OT_OK;
 }
 
@@ -99,13 +97,11 @@ static ot_status get_str_array(const reader *r, const char *key, uint32_t max, c
     if (st != OT_OK)
         return st;
     if ((a.type != OT_GGUF_STRING && a.count > 0) || a.count > max)
-        return ot_fail_param(r->err, OT_ERR_FORMAT, key, "%s: key '%s' must be an array of at most %u strings", r->path,
-                             key, max);
+        return ot_gguf_fail_key(r->gguf, OT_ERR_FORMAT, key, r->err, "not an array of at most %u strings", max);
     for (uint64_t i = 0; i < a.count; i++) {
         const ot_str s = ot_gguf_array_str(&a, i);
         if (s.size == 0 || s.size >= 64 || memchr(s.data, '\0', s.size) != NULL)
-            return ot_fail_param(r->err, OT_ERR_FORMAT, key, "%s: key '%s'[%llu] must be a text of 1 to 63 bytes", r->path,
-                                 key, (unsigned long long)i);
+            return ot_gguf_fail_entry(&a, i, key, r->err, "not a text of 1 to 63 bytes");
         memcpy(dst[i], s.data, s.size);
         dst[i][s.size] = '\0';
     }
@@ -113,12 +109,33 @@ static ot_status get_str_array(const reader *r, const char *key, uint32_t max, c
     return OT_OK;
 }
 
+static ot_status get_offsets(const reader *r, ot_insertion_spec *s)
+{
+    static const char key[] = "otter.head.offsets";
+    ot_gguf_array a;
+    const ot_status st = ot_gguf_get_array(r->gguf, key, &a, r->err);
+    if (st == OT_ERR_NOT_FOUND && s->kind == OT_HEAD_GENERATION)
+        return ot_fail_param(r->err, OT_ERR_FORMAT, key, "%s: key '%s' is missing", r->path, key);
+    if (st == OT_ERR_NOT_FOUND)
+        return OT_OK;
+    if (st != OT_OK)
+        return st;
+    if (a.type == OT_GGUF_STRING || a.type == OT_GGUF_BOOL || a.type == OT_GGUF_F32 || a.type == OT_GGUF_F64)
+        return ot_gguf_fail_key(r->gguf, OT_ERR_FORMAT, key, r->err, "not an array of integers");
+    if (a.count != s->n_outputs || a.count > OT_MAX_HEADS)
+        return ot_gguf_fail_key(r->gguf, OT_ERR_FORMAT, key, r->err, "%llu entries for %u outputs", (unsigned long long)a.count,
+                                s->n_outputs);
+    for (uint32_t i = 0; i < s->n_outputs; i++) {
+        const int64_t offset = ot_gguf_array_int(&a, i);
+        if (offset < 0 || offset > UINT32_MAX)
+            return ot_gguf_fail_key(r->gguf, OT_ERR_FORMAT, key, r->err, "entry %u, %lld, is out of range", i, (long long)offset);
+        s->offsets[i] = (uint32_t)offset;
+    }
+    return OT_OK;
+}
+
 static ot_status read_spec(const reader *r, ot_insertion_spec *s)
 {
-    static const char *const kinds[] = {"scalar", "generation", "lookahead"};
-    static const char *const inputs[] = {"extended", "base"};
-    static const char *const activations[] = {"sigmoid", "identity", "linear", "silu_residual"};
-    ot_gguf_array offsets;
     uint32_t n_labels;
     int kind = 0, input = 0, activation = 0;
     ot_status st;
@@ -126,9 +143,9 @@ static ot_status read_spec(const reader *r, ot_insertion_spec *s)
         (st = get_u32(r, "otter.feed_forward_length", &s->n_ff)) != OT_OK ||
         (st = get_u32(r, "otter.attention.head_count", &s->n_heads)) != OT_OK ||
         (st = get_u32(r, "otter.attention.head_count_kv", &s->n_kv_heads)) != OT_OK ||
-        (st = get_choice(r, "otter.head.kind", kinds, 3, &kind)) != OT_OK ||
-        (st = get_choice(r, "otter.head.input", inputs, 2, &input)) != OT_OK ||
-        (st = get_choice(r, "otter.head.activation", activations, 4, &activation)) != OT_OK ||
+        (st = get_choice(r, "otter.head.kind", ot_head_kind_names, 3, &kind)) != OT_OK ||
+        (st = get_choice(r, "otter.head.input", ot_head_input_names, 2, &input)) != OT_OK ||
+        (st = get_choice(r, "otter.head.activation", ot_activation_names, 4, &activation)) != OT_OK ||
         (st = get_u32(r, "otter.head.count", &s->n_outputs)) != OT_OK ||
         (st = get_str_array(r, "otter.parents", OT_MAX_PARENTS, s->parents, &s->n_parents)) != OT_OK ||
         (st = get_str_array(r, "otter.head.labels", OT_MAX_HEADS, s->labels, &n_labels)) != OT_OK)
@@ -141,21 +158,9 @@ static ot_status read_spec(const reader *r, ot_insertion_spec *s)
     s->input = (ot_head_input)input;
     s->activation = (ot_activation)activation;
     if (n_labels != 0 && n_labels != s->n_outputs)
-        return ot_fail_param(r->err, OT_ERR_FORMAT, "otter.head.labels", "%s: key 'otter.head.labels' has %u entries for %u outputs", r->path,
-                             n_labels, s->n_outputs);
-    st = ot_gguf_get_array(r->gguf, "otter.head.offsets", &offsets, r->err);
-    if (st == OT_ERR_NOT_FOUND && s->kind == OT_HEAD_GENERATION)
-        return ot_fail_param(r->err, OT_ERR_FORMAT, "otter.head.offsets", "%s: key 'otter.head.offsets' is missing", r->path);
-    if (st == OT_ERR_NOT_FOUND)
-        return OT_OK;
-    if (st != OT_OK)
-        return st;
-    if (offsets.count != s->n_outputs || offsets.count > OT_MAX_HEADS || offsets.type == OT_GGUF_STRING)
-        return ot_fail_param(r->err, OT_ERR_FORMAT, "otter.head.offsets", "%s: key 'otter.head.offsets' has %llu entries for %u outputs, or is no array of numbers", r->path,
-                             (unsigned long long)offsets.count, s->n_outputs);
-    for (uint32_t i = 0; i < s->n_outputs; i++)
-        s->offsets[i] = (uint32_t)ot_gguf_array_int(&offsets, i);
-    return OT_OK;
+        return ot_gguf_fail_key(r->gguf, OT_ERR_FORMAT, "otter.head.labels", r->err, "%u entries for %u outputs", n_labels,
+                                s->n_outputs);
+    return get_offsets(r, s);
 }
 
 static ot_status find_parents(ot_insertion *x, const ot_insertion *const *loaded, uint32_t n_loaded, ot_error *err)
@@ -179,6 +184,19 @@ static ot_status find_parents(ot_insertion *x, const ot_insertion *const *loaded
         x->n_parents = p + 1;
     }
     return OT_OK;
+}
+
+/* What is wrong with a spec says which key it is, but not where that stands. */
+static ot_status check_spec(const reader *r, ot_insertion *x, const ot_insertion *const *loaded, uint32_t n_loaded)
+{
+    ot_error why = {0};
+    ot_status st = find_parents(x, loaded, n_loaded, &why);
+    if (st == OT_OK)
+        st = ot_insertion_prepare(x, &why);
+    if (st == OT_OK)
+        return OT_OK;
+    return why.param[0] != '\0' ? ot_gguf_fail_key(r->gguf, st, why.param, r->err, "%s", why.message)
+                                : ot_fail(r->err, st, "%s: %s", r->path, why.message);
 }
 
 static ot_status load_slot(void *arg, const ot_slot *slot, ot_error *err)
@@ -240,9 +258,9 @@ static ot_status open_file(ot_insertion *x, const char *path, const ot_insertion
         return st;
     const reader r = {x->gguf, path, err};
     if ((st = check_base(&r, &x->base->info, options != NULL && options->allow_base_mismatch)) != OT_OK ||
-        (st = read_spec(&r, &x->info.spec)) != OT_OK || (st = find_parents(x, loaded, n_loaded, err)) != OT_OK ||
-        (st = ot_insertion_prepare(x, err)) != OT_OK || (st = ot_insertion_walk(x, load_slot, x, err)) != OT_OK ||
-        (builds_tables && (st = ot_head_tables_build(x, err)) != OT_OK) || (st = read_training(x, err)) != OT_OK)
+        (st = read_spec(&r, &x->info.spec)) != OT_OK || (st = check_spec(&r, x, loaded, n_loaded)) != OT_OK ||
+        (st = ot_insertion_walk(x, load_slot, x, err)) != OT_OK ||
+        (builds_tables && (st = ot_head_tables_build(x, options != NULL ? options->n_threads : 0, err)) != OT_OK) || (st = read_training(x, err)) != OT_OK)
         return st;
     ot_insertion_finish(x);
     ot_gguf_drop_pages(x->gguf);

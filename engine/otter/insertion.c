@@ -106,6 +106,12 @@ ot_status ot_insertion_walk(ot_insertion *x, ot_slot_visit *visit, void *arg, ot
     return w.status;
 }
 
+/* ---- Names --------------------------------------------------------------------------------------------------- */
+
+const char *const ot_head_kind_names[3] = {"scalar", "generation", "lookahead"};
+const char *const ot_head_input_names[2] = {"extended", "base"};
+const char *const ot_activation_names[4] = {"sigmoid", "identity", "linear", "silu_residual"};
+
 /* ---- Sizes ------------------------------------------------------------------------------------------------- */
 
 uint32_t ot_insertion_head_width(const ot_insertion *x)
@@ -119,7 +125,7 @@ static ot_status check_head(const ot_insertion_spec *s, ot_error *err)
     if (s->kind != OT_HEAD_GENERATION && !scores)
         return ot_fail_param(err, OT_ERR_INVALID, "otter.head.activation",
                              "insertion '%s': otter.head.activation of a %s head is 'sigmoid' or 'identity'", s->name,
-                             s->kind == OT_HEAD_SCALAR ? "scalar" : "lookahead");
+                             ot_head_kind_names[s->kind]);
     if (s->kind == OT_HEAD_GENERATION && scores)
         return ot_fail_param(err, OT_ERR_INVALID, "otter.head.activation",
                              "insertion '%s': otter.head.activation of a generation head is 'linear' or 'silu_residual'",
@@ -150,6 +156,11 @@ ot_status ot_insertion_prepare(ot_insertion *x, ot_error *err)
     const ot_status st = check_head(s, err);
     if (st != OT_OK)
         return st;
+    for (uint32_t p = 0; p < s->n_parents; p++)
+        for (uint32_t q = 0; q < p; q++)
+            if (strcmp(s->parents[p], s->parents[q]) == 0)
+                return ot_fail_param(err, OT_ERR_INVALID, "otter.parents", "insertion '%s' is stacked on '%s' twice", s->name,
+                                     s->parents[p]);
     if (s->n_embd > 65536 || s->n_ff > (1u << 20) || s->n_heads > 1024)
         return ot_fail_param(err, OT_ERR_INVALID, "otter.embedding_length", "insertion '%s': sizes %u, %u, %u are too large",
                              s->name, s->n_embd, s->n_ff, s->n_heads);

@@ -75,7 +75,7 @@ uint32_t ot_insertion_head_width(const ot_insertion *insertion);
 void ot_insertion_finish(ot_insertion *insertion);
 /* Makes the tables of heads (head-table.c) from their matrices, which it frees; nothing where values come through the output
  * matrix. Unpacks the matrices of heads that read tokens. */
-ot_status ot_head_tables_build(ot_insertion *insertion, ot_error *err);
+ot_status ot_head_tables_build(ot_insertion *insertion, uint32_t n_threads /* 0: all that the process may use */, ot_error *err);
 /* h' of a token at a position before the first layer, d' floats; scratch as in ot_table_embed. */
 void ot_insertion_embed(const ot_insertion *insertion, int32_t token, uint32_t position, float *dst, float *scratch);
 

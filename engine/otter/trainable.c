@@ -119,6 +119,16 @@ ot_param *ot_insertion_find_param(ot_insertion *insertion, const char *name)
     return NULL;
 }
 
+ot_status ot_insertion_set_activation(ot_insertion *x, ot_activation activation, ot_error *err)
+{
+    ot_insertion_spec *s = &x->info.spec;
+    if (s->kind != OT_HEAD_SCALAR || (activation != OT_ACT_SIGMOID && activation != OT_ACT_IDENTITY))
+        return ot_fail_param(err, OT_ERR_INVALID, "activation", "insertion '%s': only scalar heads change their activation, between "
+                             "'sigmoid' and 'identity'", s->name);
+    s->activation = activation;
+    return OT_OK;
+}
+
 /* ---- Repacking --------------------------------------------------------------------------------------------- */
 
 static void repack_task(void *arg, uint32_t task, uint32_t thread)
@@ -139,19 +149,6 @@ void ot_insertion_commit(ot_insertion *x, ot_pool *pool)
 }
 
 /* ---- Writing ----------------------------------------------------------------------------------------------- */
-
-static const char *const kind_names[] = {"scalar", "generation", "lookahead"};
-ot_status ot_insertion_set_activation(ot_insertion *x, ot_activation activation, ot_error *err)
-{
-    ot_insertion_spec *s = &x->info.spec;
-    if (s->kind != OT_HEAD_SCALAR || (activation != OT_ACT_SIGMOID && activation != OT_ACT_IDENTITY))
-        return ot_fail_param(err, OT_ERR_INVALID, "activation", "insertion '%s': only scalar heads change their activation, between "
-                             "'sigmoid' and 'identity'", s->name);
-    s->activation = activation;
-    return OT_OK;
-}
-
-static const char *const activation_names[] = {"sigmoid", "identity", "linear", "silu_residual"};
 
 static ot_status put_keys(const ot_insertion *x, ot_gguf_writer *w)
 {
@@ -178,12 +175,12 @@ static ot_status put_keys(const ot_insertion *x, ot_gguf_writer *w)
     PUT(ot_gguf_put_u32(w, "otter.attention.head_count", s->n_heads));
     PUT(ot_gguf_put_u32(w, "otter.attention.head_count_kv", s->n_kv_heads));
     PUT(ot_gguf_put_str_array(w, "otter.parents", parents, s->n_parents));
-    PUT(ot_gguf_put_str(w, "otter.head.kind", kind_names[s->kind]));
-    PUT(ot_gguf_put_str(w, "otter.head.input", s->input == OT_INPUT_BASE ? "base" : "extended"));
+    PUT(ot_gguf_put_str(w, "otter.head.kind", ot_head_kind_names[s->kind]));
+    PUT(ot_gguf_put_str(w, "otter.head.input", ot_head_input_names[s->input]));
     PUT(ot_gguf_put_u32(w, "otter.head.count", s->n_outputs));
     PUT(ot_gguf_put_u32_array(w, "otter.head.offsets", s->offsets, s->n_outputs));
     PUT(ot_gguf_put_str_array(w, "otter.head.labels", labels, s->n_outputs));
-    PUT(ot_gguf_put_str(w, "otter.head.activation", activation_names[s->activation]));
+    PUT(ot_gguf_put_str(w, "otter.head.activation", ot_activation_names[s->activation]));
     if (s->reads_tokens)
         PUT(ot_gguf_put_bool(w, "otter.head.reads_tokens", true));
 #undef PUT

@@ -633,6 +633,7 @@ static void check_patched(fixture *f, const char *file, const char *anchor, cons
         ot_test_write_file(ot_test_temp_path("patched.head"), bytes, size);
         CHECK(ot_insertion_open(&x, f->model, "x", ot_test_temp_path("patched.head"), NULL, 0, NULL, &err) != OT_OK);
         CHECK_CONTAINS(err.message, named);
+        CHECK_CONTAINS(err.message, "patched.head: ");
         CHECK(x == NULL);
     }
     ot_test_context(NULL);
@@ -656,6 +657,9 @@ static void bad_files_are_named(void)
         check_patched(&f, "expert.head", "otter.head.count", &count, &counts, 4, "otter.head.");
         check_patched(&f, "expert.head", "otter.head.offsets", offsets, far, 8, "otter.head.offsets");
         check_patched(&f, "expert.head", "otter.head.offsets", offsets, negative, 8, "otter.head.offsets");
+        check_patched(&f, "expert.head", "otter.head.offsets", offsets, far, 8, "' at byte ");
+        const uint32_t u32_array[2] = {OT_GGUF_U32, 0}, f32_array[2] = {OT_GGUF_F32, 0}; /* type, half of the count's eight bytes */
+        check_patched(&f, "expert.head", "otter.head.offsets", u32_array, f32_array, 4, "not an array of integers");
         check_patched(&f, "expert.head", "otter.head.1.weight", right, transposed, 16, "otter.head.1.weight");
         check_patched(&f, "expert.head", "otter.head.1.weight", "weight", "weihgt", 6, "otter.head.1.weight");
         check_patched(&f, "ahead.head", "otter.head.0.bias", "bias", "biaz", 4, "otter.head.0.bias");
@@ -683,15 +687,15 @@ static void specs_that_make_no_sense_are_refused(void)
     fixture f;
     ot_insertion *x;
     if (open_tiny(&f)) {
-        ot_insertion_spec bad[10];
-        for (int k = 0; k < 10; k++) {
+        ot_insertion_spec bad[11];
+        for (int k = 0; k < 11; k++) {
             bad[k] = ot_tiny_insertion_spec("bad", k < 4 ? OT_HEAD_GENERATION : OT_HEAD_LOOKAHEAD, 16, 2);
             if (k >= 6)
                 bad[k] = reading(2);
         }
-        const char *const named[10] = {"otter.head.activation", "otter.head.input", "otter.head.offsets", "otter.head.count",
+        const char *const named[11] = {"otter.head.activation", "otter.head.input", "otter.head.offsets", "otter.head.count",
                                        "otter.head.activation", "otter.head.activation", "otter.head.offsets",
-                                       "otter.head.reads_tokens", "otter.head.reads_tokens", "otter.head.reads_tokens"};
+                                       "otter.head.reads_tokens", "otter.head.reads_tokens", "otter.head.reads_tokens", "otter.parents"};
         bad[0].activation = OT_ACT_SIGMOID;
         bad[1].activation = OT_ACT_SILU_RESIDUAL;
         bad[2].offsets[1] = 65;
@@ -705,8 +709,13 @@ static void specs_that_make_no_sense_are_refused(void)
         bad[8].activation = OT_ACT_IDENTITY;
         bad[9] = medusa(2);
         bad[9].reads_tokens = true;
-        for (int k = 0; k < 10; k++) {
-            CHECK_STATUS(ot_insertion_create(&x, f.model, &bad[k], NULL, &err), OT_ERR_INVALID, &err);
+        bad[10] = ot_tiny_insertion_spec("bad", OT_HEAD_SCALAR, 16, 1);
+        bad[10].n_parents = 2; /* the same one twice */
+        strcpy(bad[10].parents[0], "below");
+        strcpy(bad[10].parents[1], "below");
+        const ot_insertion *below[2] = {NULL, NULL};
+        for (int k = 0; k < 11; k++) {
+            CHECK_STATUS(ot_insertion_create(&x, f.model, &bad[k], below, &err), OT_ERR_INVALID, &err);
             CHECK_STR(err.param, named[k]);
         }
     }

@@ -619,7 +619,7 @@ static void bad_files_are_refused_by_name(void)
     refused(write_vocabulary("gpt2", "no-such-pre", &v, small_merges, COUNT(small_merges), NULL), OT_ERR_UNSUPPORTED,
             "no-such-pre");
     refused(write_vocabulary("bert", "gpt-2", &v, small_merges, COUNT(small_merges), NULL), OT_ERR_UNSUPPORTED, "bert");
-    refused(write_vocabulary("gpt2", "gpt-2", &v, no_space, 2, NULL), OT_ERR_FORMAT, "tokenizer.ggml.merges[1]");
+    refused(write_vocabulary("gpt2", "gpt-2", &v, no_space, 2, NULL), OT_ERR_FORMAT, "'tokenizer.ggml.merges'[1] at byte ");
     refused(write_vocabulary("gpt2", "gpt-2", &v, NULL, 0, NULL), OT_ERR_NOT_FOUND, "tokenizer.ggml.merges");
     refused(write_vocabulary("gpt2", "gpt-2", &v, small_merges, COUNT(small_merges), short_types), OT_ERR_FORMAT,
             "tokenizer.ggml.scores");
