@@ -37,7 +37,8 @@ static double mib(size_t bytes)
 
 static ot_status load_heads(const ot_config *config, ot_heads *heads, ot_error *err)
 {
-    const ot_insertion_options options = {.allow_base_mismatch = config->server.allow_base_mismatch};
+    const ot_insertion_options options = {.allow_base_mismatch = config->server.allow_base_mismatch,
+                                          .n_threads = config->scheduler.n_threads};
     for (uint32_t i = 0; i < config->n_heads; i++) {
         const ot_config_head *h = &config->heads[i];
         ot_head *head = NULL;
@@ -57,7 +58,8 @@ static ot_status load_heads(const ot_config *config, ot_heads *heads, ot_error *
 
 static ot_status load_models(const ot_config *config, ot_heads *heads, ot_error *err)
 {
-    const ot_insertion_options options = {.allow_base_mismatch = config->server.allow_base_mismatch};
+    const ot_insertion_options options = {.allow_base_mismatch = config->server.allow_base_mismatch,
+                                          .n_threads = config->scheduler.n_threads};
     for (uint32_t i = 0; i < config->n_models; i++) {
         const ot_model_spec *m = &config->models[i];
         ot_head *head = NULL;

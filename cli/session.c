@@ -67,7 +67,7 @@ bool ot_cli_session_open(ot_cli_session *s, const ot_cli_session_options *o, con
         fprintf(stderr, "otter %s: %s\n", command, err.message);
         return false;
     }
-    const ot_insertion_options how = {.allow_base_mismatch = o->allow_base_mismatch};
+    const ot_insertion_options how = {.allow_base_mismatch = o->allow_base_mismatch, .n_threads = o->scheduler.n_threads};
     for (uint32_t i = 0; i < o->n_heads; i++)
         if (!load_head(s, o->heads[i], &how, command))
             return false;

@@ -86,6 +86,7 @@ typedef struct ot_load_job {
     const ot_api_context *api;
     const char *heads_dir;
     bool allow_base_mismatch;
+    uint32_t n_threads;
     ot_text *source, *out;
     char name[64];
     char stem[64]; /* of the file: what the metrics call it */
@@ -140,7 +141,7 @@ static ot_status load(ot_load_job *job, ot_fields f, ot_error *err)
         return status;
     set_stem(real, job->stem);
     memcpy(job->name, name, strlen(name) + 1);
-    ot_insertion_options options = {.allow_base_mismatch = job->allow_base_mismatch};
+    ot_insertion_options options = {.allow_base_mismatch = job->allow_base_mismatch, .n_threads = job->n_threads};
     status = ot_heads_load(job->api->heads, name, real, &options, err);
     if (status)
         return status;
@@ -210,6 +211,7 @@ void ot_handle_load_head(ot_exchange *x)
     job->api = &server->api;
     job->heads_dir = server->options.heads_dir;
     job->allow_base_mismatch = server->options.allow_base_mismatch;
+    job->n_threads = ot_scheduler_get_options(server->scheduler)->n_threads;
     job->source = &x->body;
     job->out = &x->out;
     ot_exchange_set_job(x, job, &ops);

@@ -38,7 +38,7 @@ static void close_all(opened *o)
 
 static ot_status open_head(opened *o, const ot_eval_options *options, ot_error *err)
 {
-    const ot_insertion_options open = {.allow_base_mismatch = options->allow_base_mismatch};
+    const ot_insertion_options open = {.allow_base_mismatch = options->allow_base_mismatch, .n_threads = options->threads};
     char parents[OT_MAX_PARENTS][OT_TRAIN_PATH];
     memcpy(parents, options->parents, sizeof parents);
     ot_status st = ot_model_open(&o->model, options->model, err);

@@ -285,7 +285,7 @@ static ot_status evaluate_file(ot_run *run, ot_eval_result *result, ot_error *er
 {
     const ot_train_options *o = run->options;
     const ot_insertion_spec *spec = &ot_insertion_get_info(run->insertion)->spec;
-    const ot_insertion_options open = {.allow_base_mismatch = o->allow_base_mismatch};
+    const ot_insertion_options open = {.allow_base_mismatch = o->allow_base_mismatch, .n_threads = o->threads};
     ot_dataset_options rows = run->rows;
     ot_insertion *written = NULL;
     ot_sequence_batch *sequences = NULL;
