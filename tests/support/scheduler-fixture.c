@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "tests/support/test-support.h"
+#include "tests/support/tiny-insertion.h"
 #include "tests/support/tiny-model.h"
 
 static ot_fixture fixture;
@@ -14,42 +15,15 @@ static bool is_open;
 
 /* ---- Heads ---- */
 
-static void randomize(ot_insertion *x, uint64_t seed)
-{
-    ot_test_rng rng = {seed};
-    for (uint32_t i = 0; i < ot_insertion_n_params(x); i++) {
-        ot_param *p = ot_insertion_param(x, i);
-        bool is_norm = strstr(p->name, "norm") != NULL, is_head = strncmp(p->name, "otter.head.", 11) == 0;
-        float size = is_head ? 1.5f : strstr(p->name, "token_embd") != NULL ? 1.0f : 1.5f / sqrtf((float)p->n_in);
-        if (is_head && strstr(p->name, "bias") != NULL)
-            size = 0.2f;
-        for (size_t j = 0; j < (size_t)p->n_in * p->n_out; j++)
-            p->data[j] = is_norm ? ot_test_rng_float(&rng, 0.8f, 1.2f) : ot_test_rng_float(&rng, -size, size);
-    }
-    ot_insertion_commit(x, NULL);
-}
-
 /* Writes a random insertion and loads it under its name. */
 static ot_status add_head(ot_fixture *f, const ot_insertion_spec *spec, const ot_insertion *const *parents, uint64_t seed,
                           ot_error *err)
 {
-    ot_insertion *x;
-    ot_gguf_writer *w = NULL;
     char file[80];
     snprintf(file, sizeof file, "%s.gguf", spec->name);
     const char *path = ot_test_temp_path(file);
-    ot_status st = ot_insertion_create(&x, f->model, spec, parents, err);
-    if (st != OT_OK)
-        return st;
-    randomize(x, seed);
-    st = ot_gguf_writer_open(&w, err);
-    if (st == OT_OK)
-        st = ot_insertion_put(x, w, OT_TYPE_F32, err);
-    if (st == OT_OK)
-        st = ot_gguf_write(w, path, err);
-    ot_gguf_writer_close(&w);
-    ot_insertion_close(&x);
     const ot_insertion_options options = {false};
+    const ot_status st = ot_tiny_insertion_write(path, f->model, spec, parents, OT_TYPE_F32, seed, err);
     return st == OT_OK ? ot_heads_load(f->heads, spec->name, path, &options, err) : st;
 }
 
