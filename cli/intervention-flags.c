@@ -88,7 +88,7 @@ typedef struct context {
 static int signal_with_number(context c, const char *spec, char sep, const char *flag, float *number)
 {
     const char *at = strchr(spec, sep);
-    char name[96];
+    char name[128];
     if (at == NULL || at == spec || (size_t)(at - spec) >= sizeof name) {
         fprintf(stderr, "otter %s: %s takes NAME%cNUMBER, not '%s'\n", c.command, flag, sep, spec);
         return -1;
@@ -124,16 +124,16 @@ static bool resolve_guard(const ot_cli_steering *s, context c)
 }
 
 /* "NAME:N" -> the name, and the number if there is one. */
-static bool name_and_number(const char *spec, const char *flag, uint32_t max, char name[96], uint32_t *number,
+static bool name_and_number(const char *spec, const char *flag, uint32_t max, char name[128], uint32_t *number,
                             const char *command)
 {
     const char *colon = strrchr(spec, ':');
     const size_t size = colon != NULL ? (size_t)(colon - spec) : strlen(spec);
-    if (size == 0 || size >= 96) {
+    if (size == 0 || size >= 128) {
         fprintf(stderr, "otter %s: %s takes NAME or NAME:N, not '%s'\n", command, flag, spec);
         return false;
     }
-    snprintf(name, 96, "%.*s", (int)size, spec);
+    snprintf(name, 128, "%.*s", (int)size, spec);
     return colon == NULL || ot_cli_parse_u32(colon + 1, flag, max, number, command);
 }
 
@@ -141,7 +141,7 @@ static bool resolve_lookahead(const ot_cli_steering *s, context c)
 {
     if (s->lookahead == NULL)
         return true;
-    char name[96];
+    char name[128];
     uint32_t keep = 2;
     if (!name_and_number(s->lookahead, "--lookahead", OT_MAX_CANDIDATES, name, &keep, c.command))
         return false;
@@ -213,7 +213,7 @@ static bool resolve_drafts(const ot_cli_steering *s, context c)
 {
     ot_drafting *d = &c.out->drafting;
     for (uint32_t i = 0; i < s->n_drafts; i++) {
-        char name[96];
+        char name[128];
         uint32_t n = DEFAULT_DRAFT, output;
         if (!name_and_number(s->drafts[i], "--draft", OT_MAX_DRAFT, name, &n, c.command))
             return false;

@@ -106,7 +106,7 @@ typedef struct ot_intervention {
     struct {
         ot_head *head;     /* a reference that the request takes over on successful submission */
         uint32_t output;
-        char name[96];     /* as the client wrote it: the key in `signals` */
+        char name[128];    /* NAME or NAME/LABEL, of less than 64 bytes each, as the client wrote it: the key in `signals` */
         float weight;      /* in the ARGS sum; 0 for a head that is only reported or guards. Scalar heads and reward
                             * models run candidates as rows; a lookahead head scores them from the row before */
     } signals[OT_MAX_SIGNALS];

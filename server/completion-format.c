@@ -2,6 +2,7 @@
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "server/completion.h"
@@ -116,19 +117,37 @@ static ot_prompt_out prompt_of(const ot_completion *c, uint32_t choice, const ot
     return ot_request_prompt(c->requests[choice / c->n]);
 }
 
+/* Bytes of a token that opens a client's text and were not in it: the space that SentencePiece encoding puts before a text. */
+static size_t prefix_bytes(const ot_tokenizer *tokenizer, int32_t token)
+{
+    char *text = NULL;
+    size_t size = 0;
+    ot_error err;
+    if (ot_detokenize(tokenizer, &token, 1, true, true, &text, &size, &err))
+        return 0;
+    free(text);
+    return ot_token_bytes(tokenizer, token).size - size;
+}
+
 /* Where each token begins in the choice's text, in characters, as a client indexes its string. A token that goes on with a cut
- * character begins after it. Specials that the server put before a client's text are no part of it. */
+ * character begins after it. What the server put before a client's text, specials or a space, is no part of it. */
 static void put_text_offsets(const ot_completion *c, const ot_answer_choice *choice, const ot_prompt *prompt, uint32_t n_prompt,
                              ot_text *out)
 {
     size_t characters = 0, before = c->echo ? ot_text_utf8_count(prompt->text, prompt->text_bytes) : 0;
+    bool opens = !prompt->from_ids;
     ot_json_begin_array(out, "text_offset");
     for (uint32_t i = 0; i < n_prompt; i++) {
         ot_json_uint(out, NULL, characters);
         ot_str piece = ot_token_bytes(c->api->tokenizer, prompt->tokens[i]);
-        if (!prompt->from_ids && ot_tokenizer_is_special(c->api->tokenizer, prompt->tokens[i]))
-            piece.size = 0;
-        for (size_t j = 0; j < piece.size; j++)
+        size_t skip = 0;
+        if (!prompt->from_ids && ot_tokenizer_is_special(c->api->tokenizer, prompt->tokens[i])) {
+            skip = piece.size;
+        } else if (opens) {
+            skip = prefix_bytes(c->api->tokenizer, prompt->tokens[i]);
+            opens = false;
+        }
+        for (size_t j = skip; j < piece.size; j++)
             characters += ((unsigned char)piece.data[j] & 0xC0) != 0x80;
     }
     for (uint32_t i = 0; i < choice->n_tokens; i++)

@@ -12,6 +12,7 @@ typedef struct ot_score_job {
     json_t *body;
     ot_text *source;
     bool moderation;
+    float threshold; /* moderation: above it a text is flagged */
     ot_error error;
     const char *model_id;
     bool per_token;
@@ -46,14 +47,19 @@ static ot_status add_outputs(ot_score_job *job, const ot_head *head, const char 
 static ot_status add_all_heads(ot_score_job *job, ot_error *err)
 {
     ot_head *heads[OT_STATS_MAX_HEADS] = {0};
-    uint32_t n = job->api->heads ? ot_heads_list(job->api->heads, heads, OT_STATS_MAX_HEADS) : 0;
+    uint32_t n = job->api->heads ? ot_heads_list(job->api->heads, heads, OT_STATS_MAX_HEADS) : 0, n_outputs = 0;
     ot_status status = OT_OK;
-    for (uint32_t i = 0; i < n && i < OT_STATS_MAX_HEADS; i++) {
-        if (!status && ot_head_serves(heads[i], OT_USE_SCORE))
+    for (uint32_t i = 0; i < n; i++) {
+        bool scores = ot_head_serves(heads[i], OT_USE_SCORE);
+        n_outputs += scores ? ot_insertion_get_info(ot_head_insertion(heads[i]))->spec.n_outputs : 0;
+        if (!status && scores && n_outputs <= OT_MAX_SIGNALS)
             status = add_outputs(job, heads[i], ot_head_name(heads[i]), err);
         ot_head_release(&heads[i]);
     }
-    if (!status && job->params.intervention.n_signals == 0)
+    if (!status && n_outputs > OT_MAX_SIGNALS)
+        status = ot_fail_param(err, OT_ERR_INVALID, "heads", "%u outputs are loaded and one request may have %d: name some in 'heads'",
+                               n_outputs, OT_MAX_SIGNALS);
+    if (!status && n_outputs == 0)
         status = ot_fail_param(err, OT_ERR_INVALID, "heads", "no scalar head and no reward model is loaded");
     return status;
 }
@@ -185,17 +191,17 @@ static void put_scores(const ot_score_job *job, uint32_t i, ot_text *out)
     ot_json_end_object(out);
 }
 
-static void put_moderation(const ot_score_job *job, uint32_t i, float threshold, ot_text *out)
+static void put_moderation(const ot_score_job *job, uint32_t i, ot_text *out)
 {
     ot_prompt_out results = ot_request_prompt(job->requests[i]);
     bool flagged = false;
     for (uint32_t s = 0; s < job->n_names && results.last_scores; s++)
-        flagged |= results.last_scores[s] > threshold;
+        flagged |= results.last_scores[s] > job->threshold;
     ot_json_begin_object(out, NULL);
     ot_json_bool(out, "flagged", flagged);
     ot_json_begin_object(out, "categories");
     for (uint32_t s = 0; s < job->n_names && results.last_scores; s++)
-        ot_json_bool(out, job->names[s], results.last_scores[s] > threshold);
+        ot_json_bool(out, job->names[s], results.last_scores[s] > job->threshold);
     ot_json_end_object(out);
     ot_json_begin_object(out, "category_scores");
     for (uint32_t s = 0; s < job->n_names && results.last_scores; s++)
@@ -239,7 +245,7 @@ static void format(void *state)
     ot_json_begin_array(job->out, job->moderation ? "results" : "data");
     for (uint32_t i = 0; i < job->n_requests; i++) {
         if (job->moderation)
-            put_moderation(job, i, job->x->server->options.moderation_threshold, job->out);
+            put_moderation(job, i, job->out);
         else
             put_scores(job, i, job->out);
     }
@@ -346,6 +352,7 @@ static void handle(ot_exchange *x, bool moderation)
     job->x = x;
     job->source = &x->body;
     job->moderation = moderation;
+    job->threshold = x->server->options.moderation_threshold;
     job->names[0] = moderation ? x->server->options.moderation_head : NULL;
     memcpy(job->params.cache_salt, x->salt, sizeof job->params.cache_salt);
     ot_exchange_set_job(x, job, &ops);

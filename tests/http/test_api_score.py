@@ -7,7 +7,7 @@ test-timeout: 200
 import sys
 
 from api_support import expect_error, head_flags, make_heads
-from server_process import Failed, Server, expect, expect_true, require_model, run_cases
+from server_process import Failed, Server, combined, expect, expect_true, require_model, run_cases
 
 TEXTS = ["You are a wonderful friend.", "An otter, \u00fcn\u00efcode and \U0001f9a6!", "No."]
 
@@ -129,6 +129,21 @@ def tokenizes_and_back(server):
         expect_error(server.post("/detokenize", body), 400, param)
 
 
+def many_outputs_and_long_names():
+    """Names of the full 63 characters; more outputs than one request may have."""
+    long = "x" * 59
+    labels = [f"{long}{i:04}" for i in range(10)]
+    head = make_heads(**{long: [*(part for label in labels for part in ("--label", label)), "--width", "0"]})
+    flags = head_flags({f"{long}-{i}aa"[:63]: head[long] for i in range(2)})
+    with Server("--threads", "1", "--moderation-head", f"{long}-0aa", *flags) as server:
+        name = f"{long}-0aa/{labels[9]}"
+        expect(list(score(server, input="a", heads=[name])["data"][0]["scores"]), [name])
+        message = expect_error(server.post("/v1/score", {"input": "a"}), 400, "heads")["message"]
+        expect_true("20 outputs" in message, message)
+        result = server.post("/v1/moderations", {"input": "a"}).ok()["results"][0]
+        expect(sorted(result["category_scores"]), labels, "categories")
+
+
 def tokenizes_large_texts_aside(server):
     text = "The quick brown otter swims over the lazy log. " * 40000
     answer = server.post("/tokenize", {"content": text}).ok()
@@ -148,7 +163,7 @@ def main():
              finds_prefixes_again, refuses_by_name, moderates, moderates_by_another_head, tokenizes_and_back,
              tokenizes_large_texts_aside]
     with Server(*head_flags(heads)) as server:
-        return run_cases(cases, server)
+        return combined(run_cases(cases, server), run_cases([many_outputs_and_long_names]))
 
 
 if __name__ == "__main__":
