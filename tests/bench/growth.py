@@ -12,18 +12,16 @@ import argparse
 import json
 import os
 import pathlib
-import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
+
+from peer_runs import Failure, RunningServer
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 NO_CASE = "no case has this in its name"
-READY_TIMEOUT_S = 60
 
 
 def bench(args, *flags):
@@ -65,45 +63,21 @@ def grow_heads(args, n):
     return step_ms(decode[0]), step_ms(decode[-1])
 
 
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
 def processor_s(pid):
     fields = pathlib.Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def is_ready(port):
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5) as answer:
-            return answer.status == 200
-    except (urllib.error.URLError, OSError):
-        return False
-
-
 def start_and_idle(args, with_head):
     """Seconds from exec to ready, the processor's share of them, and processor seconds in the idle ones."""
-    port = free_port()
     head = ["--head", f"head={args.head}"] if with_head else []
-    start = time.monotonic()
-    server = subprocess.Popen(list(map(str, [args.otter, "serve", "--model", args.model, "--port", port, *head])),
-                              stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        while not is_ready(port):
-            if server.poll() is not None or time.monotonic() - start > READY_TIMEOUT_S:
-                sys.exit(f"the server did not become ready: status {server.poll()}")
-            time.sleep(0.005)
-        told = {"ready_s": time.monotonic() - start, "ready_processor_s": processor_s(server.pid)}
+    with RunningServer(lambda port: [args.otter, "serve", "--model", args.model, "--port", port, *head], ready="/readyz") as server:
+        pid = server.process.pid
+        told = {"ready_s": server.ready_s, "ready_processor_s": processor_s(pid)}
         time.sleep(0.5)
-        before = processor_s(server.pid)
+        before = processor_s(pid)
         time.sleep(args.idle_seconds)
-        return {**told, "idle_processor_s": processor_s(server.pid) - before}
-    finally:
-        server.terminate()
-        server.wait(timeout=60)
+        return {**told, "idle_processor_s": processor_s(pid) - before}
 
 
 def measure(args):
@@ -194,7 +168,10 @@ def main():
     parser.add_argument("--decode-tokens", type=int, default=64)
     parser.add_argument("--idle-seconds", type=float, default=5)
     args = parser.parse_args()
-    told = measure(args)
+    try:
+        told = measure(args)
+    except Failure as failure:
+        sys.exit(f"growth.py: {failure}")
     pathlib.Path(f"{args.out}.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
     print(report(told))
     plot(told, f"{args.out}.svg")
