@@ -149,7 +149,8 @@ static void decide(ot_scheduler *s, ot_choice *c, const ot_logits *logits)
 
 typedef struct contest {
     uint32_t n;
-    bool out[OT_MAX_CANDIDATES]; /* refused by the guard */
+    bool refused;                /* some were, by the guard: */
+    bool out[OT_MAX_CANDIDATES];
     double s[OT_MAX_CANDIDATES];
     float scores[OT_MAX_CANDIDATES][OT_MAX_SIGNALS];
 } contest;
@@ -166,6 +167,7 @@ static double sum_scores(const ot_request *r, double lm, const float *scores)
 static void score_candidates(const ot_scheduler *s, const ot_choice *c, const ot_turn *t, const uint8_t *nodes, contest *k)
 {
     k->n = c->pending.n;
+    k->refused = false;
     for (uint32_t i = 0; i < k->n; i++) {
         ot_policy_scores(s, t, nodes[i], k->scores[i]);
         k->s[i] = sum_scores(c->request, c->pending.candidates[i].lm, k->scores[i]);
@@ -220,7 +222,7 @@ static uint32_t pick_winner(contest *k, const ot_choice *c)
         uint32_t i = next_in_order(k, c, attempt);
         if (i == k->n || !ot_guard_refuses(r, k->scores[i]))
             return i;
-        k->out[i] = true;
+        k->out[i] = k->refused = true;
     }
     return k->n;
 }
@@ -243,7 +245,7 @@ static int32_t settle(ot_scheduler *s, ot_choice *c, ot_turn *t, const uint8_t *
         return -1;
     }
     const ot_candidate *v = &c->pending.candidates[winner];
-    ot_policy_count_change(s, c, v->token);
+    ot_policy_count_change(s, c, v->token, k.refused);
     ot_policy_accept(t, nodes[winner]);
     ot_policy_emit(s, c, v, k.scores[winner]);
     return c->state != OT_CHOICE_FINISHED ? nodes[winner] : -1;

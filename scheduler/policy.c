@@ -121,14 +121,14 @@ void ot_policy_want(ot_turn *t, uint32_t node)
     t->wanted[t->n_wanted++] = (uint8_t)node;
 }
 
-void ot_policy_count_change(ot_scheduler *s, ot_choice *c, int32_t token)
+void ot_policy_count_change(ot_scheduler *s, ot_choice *c, int32_t token, bool refused)
 {
     const ot_pending *p = &c->pending;
     int mode;
-    if (p->at > 0)
-        mode = OT_MODE_GUARD;
-    else if (token == p->base_token)
+    if (token == p->base_token)
         return;
+    if (refused)
+        mode = OT_MODE_GUARD;
     else
         mode = token != p->shifted_token ? OT_MODE_REWARD : OT_MODE_EXPERTS;
     s->stats.intervention_changed[mode]++;
@@ -224,7 +224,7 @@ void ot_policy_decide(ot_scheduler *s, ot_choice *c, const ot_logits *logits)
     }
     if (!running || r->scores_rows)
         return;
-    ot_policy_count_change(s, c, p->candidates[0].token);
+    ot_policy_count_change(s, c, p->candidates[0].token, false);
     ot_policy_emit(s, c, &p->candidates[0], p->ahead[0]);
 }
 
@@ -245,7 +245,7 @@ bool ot_policy_take(ot_scheduler *s, ot_choice *c, ot_turn *t, uint32_t node)
             ot_choice_end(s, c, OT_FINISH_FILTER);
         return false;
     }
-    ot_policy_count_change(s, c, p->candidates[p->at].token);
+    ot_policy_count_change(s, c, p->candidates[p->at].token, p->at > 0);
     ot_policy_accept(t, node);
     ot_policy_emit(s, c, &p->candidates[p->at], scores);
     return c->state != OT_CHOICE_FINISHED;

@@ -103,8 +103,9 @@ void ot_policy_decide(ot_scheduler *s, ot_choice *c, const ot_logits *logits);
 /* The row of a node with the pending token has run: it joins the text (and is sent, if it was not), unless the guard refuses it;
  * then the next candidate is pending, or the choice ends. True if the choice goes on from this node. */
 bool ot_policy_take(ot_scheduler *s, ot_choice *c, ot_turn *t, uint32_t node);
-/* Counts a token that differs from what the base alone would have picked, by what changed it. To be called before it is sent. */
-void ot_policy_count_change(ot_scheduler *s, ot_choice *c, int32_t token);
+/* Counts a token that differs from what the base alone would have picked, by what changed it: the guard if it `refused` another
+ * token first. To be called before it is sent. */
+void ot_policy_count_change(ot_scheduler *s, ot_choice *c, int32_t token, bool refused);
 
 /* ---- Lookahead (policy-args.c) ------------------------------------------------------------------------------- */
 

@@ -59,11 +59,15 @@ static int winner(const ot_request_params *p, const hand_step *h)
     return -1;
 }
 
-/* Compares a greedy steered request with the loop by hand. */
-static void check_greedy(const ot_request_params *p, uint32_t k)
+/* Compares a greedy steered request, and what changed its tokens, with the loop by hand. Returns how many the
+ * guard changed. */
+static uint32_t check_greedy(const ot_request_params *p, uint32_t k)
 {
     ot_by_hand h;
-    ot_request_params mine = *p;
+    ot_request_params mine = *p, unguarded = *p;
+    ot_stats stats;
+    uint32_t by_guard = 0, by_reward = 0;
+    unguarded.intervention.guard = OT_GUARD_NONE;
     ot_scheduler *s = ot_fixture_scheduler(NULL);
     if (s != NULL && ot_by_hand_open(&h, p, 1) && ot_by_hand_add(&h, p->prompt, p->n_prompt, p, NULL)) {
         CHECK(ot_fixture_run(s, p, &got));
@@ -81,13 +85,19 @@ static void check_greedy(const ot_request_params *p, uint32_t k)
                        !CHECK_SAME_FLOATS(got.signals[at], step.scores[best], mine.intervention.n_signals)) {
                 break;
             } else {
+                by_guard += best > 0 && best != winner(&unguarded, &step);
+                by_reward += best > 0 && best == winner(&unguarded, &step);
                 ot_by_hand_add(&h, &step.tokens[best], 1, &mine, NULL);
             }
         }
         CHECK(ot_fixture_is_clean(s));
+        ot_scheduler_get_stats(s, &stats);
+        CHECK_UINT(stats.intervention_changed[OT_MODE_GUARD], by_guard);
+        CHECK_UINT(stats.intervention_changed[OT_MODE_REWARD], by_reward);
     }
     ot_by_hand_close(&h);
     ot_scheduler_close(&s);
+    return by_guard;
 }
 
 static ot_request_params steered(uint32_t k, float mood, float thin)
@@ -318,7 +328,7 @@ static void a_guard_takes_the_next_best_token(void)
     check_greedy(&p, 1);
     ot_test_context("with ARGS");
     p = guarded(10, OT_GUARD_RESAMPLE, limit, 4);
-    check_greedy(&p, 10);
+    CHECK(check_greedy(&p, 10) > 0);
     ot_test_context(NULL);
 }
 
