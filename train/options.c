@@ -423,6 +423,9 @@ ot_status ot_train_options_spec(const ot_train_options *o, ot_insertion_spec *s,
     s->n_outputs = o->outputs > 0 ? o->outputs : o->n_labels > 0 ? o->n_labels : 1;
     if (s->kind == OT_HEAD_GENERATION && (st = spec_offsets(o, s, err)) != OT_OK)
         return st;
+    if (o->outputs > 0 && o->outputs != s->n_outputs)
+        return ot_fail_param(err, OT_ERR_INVALID, "outputs", "--outputs %u, but %u offsets: a generation head has an output for each",
+                             o->outputs, s->n_outputs);
     if ((st = spec_labels(o, s, err)) != OT_OK)
         return st;
     memcpy(s->name, o->name[0] ? o->name : s->labels[0], sizeof s->name);

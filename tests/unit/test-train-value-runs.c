@@ -381,6 +381,13 @@ static void bad_rows_and_options_are_named(void)
         CHECK_STATUS(ot_train_options_spec(&o, &spec, &err), OT_ERR_INVALID, &err);
         CHECK_STR(err.param, "offsets");
     }
+    ot_insertion_spec two;
+    strcpy(o.offsets, "1,2");
+    o.outputs = 2;
+    CHECK_OK(ot_train_options_spec(&o, &two, &err), &err);
+    o.outputs = 3;
+    CHECK_STATUS(ot_train_options_spec(&o, &two, &err), OT_ERR_INVALID, &err);
+    CHECK_STR(err.param, "outputs");
     o = make_options("scalar", "texts.jsonl", "never.gguf");
     strcpy(o.data[o.n_data++], ot_test_temp_path("answers.jsonl"));
     CHECK(ot_train_run(&o, NULL, quiet, &err) != OT_OK);
