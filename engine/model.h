@@ -4,6 +4,7 @@
 
 #include "engine/architecture.h"
 #include "engine/engine.h"
+#include "engine/memory.h"
 
 /* y = W x + b; b is NULL where the architecture has none. */
 typedef struct ot_linear {
@@ -83,8 +84,5 @@ void ot_model_embed(const ot_model *model, int32_t token, uint32_t position, flo
 
 /* The embedding of a token without its position: n_embd floats. */
 void ot_model_token_row(const ot_model *model, int32_t token, float *dst);
-
-/* Allocates n * size bytes, zeroed, 64-byte aligned; NULL on overflow or lack of memory. Freed by free(). */
-void *ot_alloc(size_t n, size_t size);
 
 #endif

@@ -18,8 +18,8 @@ ot_status ot_adamw_open(ot_adamw *adam, ot_insertion *insertion, ot_error *err)
         const ot_param *p = ot_insertion_param(insertion, i);
         adam->n_values += (size_t)p->n_in * p->n_out;
     }
-    adam->m = ot_train_alloc(adam->n_values, sizeof(float));
-    adam->v = ot_train_alloc(adam->n_values, sizeof(float));
+    adam->m = ot_alloc(adam->n_values, sizeof(float));
+    adam->v = ot_alloc(adam->n_values, sizeof(float));
     if (adam->m == NULL || adam->v == NULL) {
         ot_adamw_close(adam);
         return ot_fail(err, OT_ERR_NOMEM, "out of memory for the optimizer's state");

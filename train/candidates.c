@@ -15,11 +15,11 @@ ot_status ot_candidates_open(ot_candidates *c, ot_engine *engine, uint32_t n_top
         return ot_fail_param(err, OT_ERR_INVALID, "candidates", "%u candidates at a position, expected 1 to --batch-tokens %u and fewer "
                              "than the vocabulary's %u", n, max_rows, n_vocab);
     c->max_positions = max_rows / n;
-    c->rows = ot_train_alloc(c->max_positions, sizeof *c->rows);
-    c->tokens = ot_train_alloc((size_t)c->max_positions * n, sizeof *c->tokens);
-    c->scores = ot_train_alloc((size_t)c->max_positions * n, sizeof *c->scores);
-    c->before = ot_train_alloc(c->max_positions, sizeof *c->before);
-    c->logits = ot_train_alloc((size_t)ROWS * n_vocab, sizeof *c->logits);
+    c->rows = ot_alloc(c->max_positions, sizeof *c->rows);
+    c->tokens = ot_alloc((size_t)c->max_positions * n, sizeof *c->tokens);
+    c->scores = ot_alloc((size_t)c->max_positions * n, sizeof *c->scores);
+    c->before = ot_alloc(c->max_positions, sizeof *c->before);
+    c->logits = ot_alloc((size_t)ROWS * n_vocab, sizeof *c->logits);
     if (c->rows && c->tokens && c->scores && c->before && c->logits)
         return OT_OK;
     ot_candidates_close(c);

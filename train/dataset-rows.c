@@ -271,7 +271,7 @@ static ot_status add_answer(ot_loader *l, const json_t *row)
     if (st == OT_OK)
         st = ot_loader_keep_text(l, text != NULL ? text : "", &x->answer);
     if (st == OT_OK && ids) {
-        tokens = ot_train_alloc(room, sizeof *tokens);
+        tokens = ot_alloc(room, sizeof *tokens);
         st = tokens != NULL ? generated_tokens(l, row, tokens, room, &n, &n_prompt) : ot_loader_out_of_memory(l);
         n = n < room ? n : room;
     } else if (st == OT_OK) {

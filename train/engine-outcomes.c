@@ -13,7 +13,7 @@ ot_status ot_engine_outcomes_open(ot_engine_outcomes *o, ot_engine *engine, cons
     const size_t n_vocab = ot_model_get_info(ot_engine_model(engine))->n_vocab;
     *o = (ot_engine_outcomes){.engine = engine, .insertion = insertion};
     /* The base's logits, then the values of one head. */
-    o->logits = ot_train_alloc(2 * ROWS * n_vocab, sizeof(float));
+    o->logits = ot_alloc(2 * ROWS * n_vocab, sizeof(float));
     return o->logits != NULL ? OT_OK : ot_fail(err, OT_ERR_NOMEM, "out of memory for logits");
 }
 

@@ -134,7 +134,7 @@ static ot_status put_behind_another(planner *p, ot_rng *rng, uint32_t row, const
         if (i != row && is_harmless(d, i) && d->rows[i].tokens[0].n + own.n <= p->o->max_length)
             other = d->rows[i].tokens[0];
     }
-    int32_t *both = ot_train_alloc((size_t)own.n + other.n, sizeof *both);
+    int32_t *both = ot_alloc((size_t)own.n + other.n, sizeof *both);
     if (both == NULL)
         return out_of_memory(p);
     memcpy(both, d->tokens + other.first, other.n * sizeof *both);
@@ -257,8 +257,8 @@ static uint32_t cut_batches(const ot_epoch_plan *e, uint32_t batch_tokens, uint3
 static ot_status shuffle_batches(planner *p, const uint32_t *first, ot_rng *rng)
 {
     ot_epoch_plan *e = p->plan;
-    uint32_t *turn = ot_train_alloc(e->n_batches, sizeof *turn), *order = ot_train_alloc(e->n_samples, sizeof *order);
-    e->batch_first = ot_train_alloc((size_t)e->n_batches + 1, sizeof *e->batch_first);
+    uint32_t *turn = ot_alloc(e->n_batches, sizeof *turn), *order = ot_alloc(e->n_samples, sizeof *order);
+    e->batch_first = ot_alloc((size_t)e->n_batches + 1, sizeof *e->batch_first);
     if (turn == NULL || order == NULL || e->batch_first == NULL) {
         free(turn);
         free(order);
@@ -285,8 +285,8 @@ static ot_status make_batches(planner *p)
 {
     ot_epoch_plan *e = p->plan;
     ot_rng rng = ot_rng_at(p->o->seed, STREAM_ORDER, p->epoch);
-    e->order = ot_train_alloc(e->n_samples, sizeof *e->order);
-    uint32_t *scratch = ot_train_alloc((size_t)e->n_samples + 1, sizeof *scratch);
+    e->order = ot_alloc(e->n_samples, sizeof *e->order);
+    uint32_t *scratch = ot_alloc((size_t)e->n_samples + 1, sizeof *scratch);
     if (e->order == NULL || scratch == NULL) {
         free(scratch);
         return out_of_memory(p);

@@ -78,7 +78,7 @@ ot_status ot_eval_figures_of(const float *scores, const float *labels, uint64_t 
     *figures = (ot_eval_figures){.n_rows = n, .auc = NAN, .auc_low = NAN, .auc_high = NAN};
     if (n == 0)
         return OT_OK;
-    scored *s = ot_train_alloc(n, sizeof *s);
+    scored *s = ot_alloc(n, sizeof *s);
     if (s == NULL)
         return ot_fail(err, OT_ERR_NOMEM, "out of memory for %llu scores", (unsigned long long)n);
     for (uint64_t i = 0; i < n; i++) {

@@ -124,7 +124,7 @@ static ot_status sort_rows(language_run *r)
     uint32_t longest = 0, at = 0;
     for (uint32_t i = 0; i < r->d->n_rows; i++)
         longest = tokens_of(r, i) > longest ? tokens_of(r, i) : longest;
-    uint32_t *starts = ot_train_alloc((size_t)longest + 2, sizeof *starts);
+    uint32_t *starts = ot_alloc((size_t)longest + 2, sizeof *starts);
     if (starts == NULL)
         return ot_fail(r->err, OT_ERR_NOMEM, "out of memory");
     for (uint32_t i = 0; i < r->d->n_rows; i++)
@@ -150,11 +150,11 @@ static ot_language_figures figures_of(const totals *t, uint32_t offset)
 static ot_status allocate(language_run *r)
 {
     const uint32_t rows = r->e->batch_tokens;
-    r->order = ot_train_alloc(r->d->n_rows, sizeof *r->order);
-    r->first = ot_train_alloc(r->d->n_rows, sizeof *r->first);
-    r->outcomes = ot_train_alloc((size_t)rows * r->n_outputs, sizeof *r->outcomes);
-    r->base = ot_train_alloc(rows, sizeof *r->base);
-    r->target_of = ot_train_alloc(rows, sizeof *r->target_of);
+    r->order = ot_alloc(r->d->n_rows, sizeof *r->order);
+    r->first = ot_alloc(r->d->n_rows, sizeof *r->first);
+    r->outcomes = ot_alloc((size_t)rows * r->n_outputs, sizeof *r->outcomes);
+    r->base = ot_alloc(rows, sizeof *r->base);
+    r->target_of = ot_alloc(rows, sizeof *r->target_of);
     if (!r->order || !r->first || !r->outcomes || !r->base || !r->target_of)
         return ot_fail(r->err, OT_ERR_NOMEM, "out of memory for %u texts", r->d->n_rows);
     return ot_text_targets_open(&r->targets, rows, r->n_outputs, r->err);

@@ -135,7 +135,7 @@ ot_status ot_evaluate_lookahead(const ot_lookahead_evaluator *e, const ot_datase
     lookahead_run r = {.e = e, .d = data, .progress = ot_eval_progress_begin(e->progress), .err = err};
     *result = (ot_eval_result){.n_rows = data->n_rows, .is_lookahead = true};
     ot_status st = ot_candidates_open(&r.candidates, e->engine, TOP, 0, e->batch_tokens, err);
-    if (st == OT_OK && (r.predicted = ot_train_alloc((size_t)r.candidates.max_positions * TOP, sizeof(float))) == NULL)
+    if (st == OT_OK && (r.predicted = ot_alloc((size_t)r.candidates.max_positions * TOP, sizeof(float))) == NULL)
         st = ot_fail(err, OT_ERR_NOMEM, "out of memory");
     if (st == OT_OK)
         st = run_all(&r);

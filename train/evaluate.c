@@ -75,9 +75,9 @@ static ot_status wrap_texts(run *r)
 static ot_status list_jobs(run *r)
 {
     const uint32_t leaves = r->d->shape == OT_SHAPE_PAIR ? 2 : 1;
-    r->jobs = ot_train_alloc((size_t)r->d->n_rows * leaves, sizeof *r->jobs);
-    r->whole = ot_train_alloc((size_t)r->d->n_rows * 2, sizeof(float));
-    r->half = ot_train_alloc((size_t)r->d->n_rows * 2, sizeof(float));
+    r->jobs = ot_alloc((size_t)r->d->n_rows * leaves, sizeof *r->jobs);
+    r->whole = ot_alloc((size_t)r->d->n_rows * 2, sizeof(float));
+    r->half = ot_alloc((size_t)r->d->n_rows * 2, sizeof(float));
     if (r->jobs == NULL || r->whole == NULL || r->half == NULL)
         return ot_fail(r->err, OT_ERR_NOMEM, "out of memory for %u rows", r->d->n_rows);
     for (uint32_t i = 0; i < r->d->n_rows; i++)
@@ -94,7 +94,7 @@ static ot_status list_jobs(run *r)
     uint64_t total = 0;
     for (uint32_t i = 0; i < r->n_jobs; i++)
         total += r->jobs[i].n;
-    r->all = ot_train_alloc(r->d->shape == OT_SHAPE_PROMPT ? total : 1, sizeof(float));
+    r->all = ot_alloc(r->d->shape == OT_SHAPE_PROMPT ? total : 1, sizeof(float));
     return r->all != NULL ? OT_OK : ot_fail(r->err, OT_ERR_NOMEM, "out of memory for %llu scores", (unsigned long long)total);
 }
 
@@ -175,7 +175,7 @@ static ot_status run_jobs(run *r)
 /* Rows of one source (all: UINT32_MAX) that have a label for the output. */
 static ot_status figures_of(run *r, const float *scores, uint32_t source, ot_eval_figures *figures)
 {
-    float *s = ot_train_alloc(r->d->n_rows, sizeof *s), *y = ot_train_alloc(r->d->n_rows, sizeof *y);
+    float *s = ot_alloc(r->d->n_rows, sizeof *s), *y = ot_alloc(r->d->n_rows, sizeof *y);
     uint64_t n = 0;
     ot_status st = s != NULL && y != NULL ? OT_OK : ot_fail(r->err, OT_ERR_NOMEM, "out of memory");
     for (uint32_t i = 0; st == OT_OK && i < r->d->n_rows; i++) {

@@ -156,19 +156,19 @@ static ot_status allocate(ot_gradients *g, ot_error *err)
     g->max_tiles = widest / SMALL_TILE + 8;
     g->tile_features = ot_pool_threads(g->pool) < MANY_THREADS ? LARGE_TILE : SMALL_TILE;
     g->scratch_floats = g->width_q > 0 ? ot_attention_backward_scratch(g->hd, g->max_length) : 16;
-    g->g_buffer = ot_train_alloc(g->n_values, sizeof(float));
-    g->g_of = ot_train_alloc(g->n_params, sizeof *g->g_of);
-    g->layers = ot_train_alloc(g->n_layers, sizeof *g->layers);
-    g->touched = ot_train_alloc(g->max_rows, sizeof *g->touched);
-    g->tape_buffer = ot_train_alloc(lay_out_tape(g, NULL), sizeof(float));
-    g->row_buffer = ot_train_alloc(lay_out_rows(g, NULL), sizeof(float));
-    g->row_penalty = ot_train_alloc(g->max_rows, sizeof *g->row_penalty);
-    g->rope_back = ot_train_alloc((size_t)g->max_length * g->hd, sizeof(float));
-    g->scratch = ot_train_alloc(g->scratch_floats * ot_pool_threads(g->pool), sizeof(float));
-    g->norm_parts = ot_train_alloc(ot_gradients_norm_chunks(g), sizeof *g->norm_parts);
-    g->sequence_first = ot_train_alloc(g->max_rows, sizeof(uint32_t));
-    g->sequence_rows = ot_train_alloc(g->max_rows, sizeof(uint32_t));
-    g->tiles = ot_train_alloc(g->max_tiles, sizeof *g->tiles);
+    g->g_buffer = ot_alloc(g->n_values, sizeof(float));
+    g->g_of = ot_alloc(g->n_params, sizeof *g->g_of);
+    g->layers = ot_alloc(g->n_layers, sizeof *g->layers);
+    g->touched = ot_alloc(g->max_rows, sizeof *g->touched);
+    g->tape_buffer = ot_alloc(lay_out_tape(g, NULL), sizeof(float));
+    g->row_buffer = ot_alloc(lay_out_rows(g, NULL), sizeof(float));
+    g->row_penalty = ot_alloc(g->max_rows, sizeof *g->row_penalty);
+    g->rope_back = ot_alloc((size_t)g->max_length * g->hd, sizeof(float));
+    g->scratch = ot_alloc(g->scratch_floats * ot_pool_threads(g->pool), sizeof(float));
+    g->norm_parts = ot_alloc(ot_gradients_norm_chunks(g), sizeof *g->norm_parts);
+    g->sequence_first = ot_alloc(g->max_rows, sizeof(uint32_t));
+    g->sequence_rows = ot_alloc(g->max_rows, sizeof(uint32_t));
+    g->tiles = ot_alloc(g->max_tiles, sizeof *g->tiles);
     if (!g->g_buffer || !g->g_of || !g->layers || !g->touched || !g->tape_buffer || !g->row_buffer || !g->row_penalty ||
         !g->rope_back || !g->scratch || !g->norm_parts || !g->sequence_first || !g->sequence_rows || !g->tiles)
         return ot_fail(err, OT_ERR_NOMEM, "out of memory for the gradients of %u rows; lower --batch-tokens", g->max_rows);
@@ -186,7 +186,7 @@ ot_status ot_gradients_open(ot_gradients **out, ot_engine *engine, ot_insertion 
     const ot_model_info *base = ot_model_get_info(ot_engine_model(engine));
     if (ot_insertion_n_params(insertion) == 0)
         return ot_fail(err, OT_ERR_INVALID, "the insertion '%s' is not open for training", info->spec.name);
-    ot_gradients *g = ot_train_alloc(1, sizeof *g);
+    ot_gradients *g = ot_alloc(1, sizeof *g);
     if (g == NULL)
         return ot_fail(err, OT_ERR_NOMEM, "out of memory");
     g->engine = engine;

@@ -25,7 +25,7 @@ static ot_status common_direction(const ot_model *base, float *u, ot_error *err)
     const ot_model_info *i = ot_model_get_info(base);
     const ot_kernels *k = ot_kernels_select(~0u);
     const uint32_t d = i->n_embd, n = i->n_vocab;
-    float *e = NULL, *work = ot_train_alloc((size_t)3 * d, sizeof *work);
+    float *e = NULL, *work = ot_alloc((size_t)3 * d, sizeof *work);
     if (work == NULL)
         return ot_fail(err, OT_ERR_NOMEM, "out of memory");
     const ot_status st = ot_output_floats(&e, base, err);
@@ -96,7 +96,7 @@ static ot_status follow(ot_insertion *x, const ot_model *base, ot_insertion *sco
     const ot_param *w = ot_insertion_find_param(scorer, "otter.head.0.weight"), *gamma = ot_insertion_find_param(scorer, "otter.output_norm.weight");
     ot_param *e = ot_insertion_find_param(x, "otter.token_embd.weight"), *head = ot_insertion_find_param(x, "otter.head.0.weight");
     const ot_param *scorer_e = ot_insertion_find_param(scorer, "otter.token_embd.weight");
-    float *c = ot_train_alloc(s->n_embd, sizeof *c), *u = ot_train_alloc(b->n_embd, sizeof *u);
+    float *c = ot_alloc(s->n_embd, sizeof *c), *u = ot_alloc(b->n_embd, sizeof *u);
     ot_status st = c != NULL && u != NULL ? common_direction(base, u, err) : ot_fail(err, OT_ERR_NOMEM, "out of memory");
     for (uint32_t i = 0; st == OT_OK && i < s->n_embd; i++)
         c[i] = (float)KAPPA * w->data[i] * gamma->data[i];

@@ -22,21 +22,15 @@
 /* rho of new heads that read tokens. It ended at 0.60 for the token after next, and 0.42 for the one after that. */
 #define FIRST_RESIDUAL 0.5f
 
-static const char *const method_names[] = {"random", "normal", "copy", "mirror"};
-
 bool ot_init_method_named(const char *name, ot_init_method *out)
 {
-    for (size_t i = 0; i < sizeof method_names / sizeof method_names[0]; i++)
-        if (strcmp(name, method_names[i]) == 0) {
+    static const char *const names[] = {"random", "normal", "copy", "mirror"};
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
+        if (strcmp(name, names[i]) == 0) {
             *out = (ot_init_method)i;
             return true;
         }
     return false;
-}
-
-const char *ot_init_method_name(ot_init_method method)
-{
-    return method_names[method];
 }
 
 /* ---- random and normal -------------------------------------------------------------------------------------- */
@@ -66,7 +60,7 @@ static ot_status tensor_moments(const ot_model *base, const char *tensor, double
     ot_status st = ot_model_tensor_shape(base, tensor, &n_in, &n_out, err);
     if (st != OT_OK)
         return st;
-    float *row = ot_train_alloc(n_in, sizeof *row);
+    float *row = ot_alloc(n_in, sizeof *row);
     if (row == NULL)
         return ot_fail(err, OT_ERR_NOMEM, "out of memory");
     double sum = 0.0, squares = 0.0;
@@ -331,11 +325,11 @@ static ot_status init_copied(ot_insertion *x, const ot_model *base, bool own_par
     const uint32_t q_width = b->n_heads * b->head_dim;
     const uint32_t widest = q_width > b->n_ff ? q_width : b->n_ff;
     copier c = {.x = x, .base = base, .b = b, .s = s, .own_parts = own_parts, .rng = rng};
-    c.dims = ot_train_alloc(s->n_embd, sizeof(uint32_t));
-    c.units = ot_train_alloc(s->n_ff, sizeof(uint32_t));
-    c.q_heads = ot_train_alloc(s->n_heads, sizeof(uint32_t));
-    c.kv_heads = ot_train_alloc(s->n_kv_heads, sizeof(uint32_t));
-    c.row = ot_train_alloc(widest > b->n_embd ? widest : b->n_embd, sizeof(float));
+    c.dims = ot_alloc(s->n_embd, sizeof(uint32_t));
+    c.units = ot_alloc(s->n_ff, sizeof(uint32_t));
+    c.q_heads = ot_alloc(s->n_heads, sizeof(uint32_t));
+    c.kv_heads = ot_alloc(s->n_kv_heads, sizeof(uint32_t));
+    c.row = ot_alloc(widest > b->n_embd ? widest : b->n_embd, sizeof(float));
     ot_status st = c.dims && c.units && c.q_heads && c.kv_heads && c.row
                        ? copy_all(&c, err) : ot_fail(err, OT_ERR_NOMEM, "out of memory");
     if (st == OT_OK && chosen != NULL)

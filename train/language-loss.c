@@ -100,19 +100,19 @@ static ot_status find_weights(ot_language_loss *l, ot_insertion *x, ot_error *er
 
 static ot_status allocate(ot_language_loss *l, ot_error *err)
 {
-    l->z = ot_train_alloc((size_t)CHUNK * l->n_vocab, sizeof(float));
-    l->block_sums = ot_train_alloc((size_t)CHUNK * l->n_blocks, sizeof(float));
-    l->x = ot_train_alloc((size_t)CHUNK * l->n_in, sizeof(float));
-    l->dx = ot_train_alloc((size_t)CHUNK * l->n_in, sizeof(float));
+    l->z = ot_alloc((size_t)CHUNK * l->n_vocab, sizeof(float));
+    l->block_sums = ot_alloc((size_t)CHUNK * l->n_blocks, sizeof(float));
+    l->x = ot_alloc((size_t)CHUNK * l->n_in, sizeof(float));
+    l->dx = ot_alloc((size_t)CHUNK * l->n_in, sizeof(float));
     l->xk = l->x;
     l->dxk = l->dx;
     if (l->spec->reads_tokens) {
-        l->xk = ot_train_alloc((size_t)CHUNK * l->n_in, sizeof(float));
-        l->dxk = ot_train_alloc((size_t)CHUNK * l->n_in, sizeof(float));
-        l->embeddings = ot_train_alloc((size_t)CHUNK * l->d, sizeof(float));
+        l->xk = ot_alloc((size_t)CHUNK * l->n_in, sizeof(float));
+        l->dxk = ot_alloc((size_t)CHUNK * l->n_in, sizeof(float));
+        l->embeddings = ot_alloc((size_t)CHUNK * l->d, sizeof(float));
     }
-    l->s = ot_train_alloc((size_t)CHUNK * l->d, sizeof(float));
-    l->u = ot_train_alloc((size_t)CHUNK * l->d, sizeof(float));
+    l->s = ot_alloc((size_t)CHUNK * l->d, sizeof(float));
+    l->u = ot_alloc((size_t)CHUNK * l->d, sizeof(float));
     if (!l->z || !l->block_sums || !l->x || !l->dx || !l->xk || !l->dxk || !l->s || !l->u || (l->spec->reads_tokens && !l->embeddings))
         return ot_fail(err, OT_ERR_NOMEM, "out of memory for the loss over %u tokens", l->n_vocab);
     for (uint32_t i = 0; i < CHUNK; i++)
@@ -126,7 +126,7 @@ ot_status ot_language_loss_open(ot_language_loss **out, ot_engine *engine, ot_in
     const ot_model *model = ot_engine_model(engine);
     const ot_model_info *base = ot_model_get_info(model);
     *out = NULL;
-    ot_language_loss *l = ot_train_alloc(1, sizeof *l);
+    ot_language_loss *l = ot_alloc(1, sizeof *l);
     if (l == NULL)
         return ot_fail(err, OT_ERR_NOMEM, "out of memory");
     l->engine = engine;

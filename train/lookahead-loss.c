@@ -50,7 +50,7 @@ ot_status ot_lookahead_loss_open(ot_lookahead_loss **out, ot_engine *engine, ot_
 {
     const ot_model *model = ot_engine_model(engine);
     *out = NULL;
-    ot_lookahead_loss *l = ot_train_alloc(1, sizeof *l);
+    ot_lookahead_loss *l = ot_alloc(1, sizeof *l);
     if (l == NULL)
         return ot_fail(err, OT_ERR_NOMEM, "out of memory");
     const ot_param *w = ot_insertion_find_param(insertion, "otter.head.0.weight"), *b = ot_insertion_find_param(insertion, "otter.head.0.bias");
@@ -65,10 +65,10 @@ ot_status ot_lookahead_loss_open(ot_lookahead_loss **out, ot_engine *engine, ot_
         st = ot_fail(err, OT_ERR_INVALID, "a lookahead head is trained with one output, [%u, %u] and a bias", l->n_in, l->d);
     if (st == OT_OK)
         st = ot_output_floats(&l->e, model, err);
-    l->x = ot_train_alloc((size_t)CHUNK * l->n_in, sizeof(float));
-    l->dx = ot_train_alloc((size_t)CHUNK * l->n_in, sizeof(float));
-    l->u = ot_train_alloc((size_t)CHUNK * l->d, sizeof(float));
-    l->du = ot_train_alloc((size_t)CHUNK * l->d, sizeof(float));
+    l->x = ot_alloc((size_t)CHUNK * l->n_in, sizeof(float));
+    l->dx = ot_alloc((size_t)CHUNK * l->n_in, sizeof(float));
+    l->u = ot_alloc((size_t)CHUNK * l->d, sizeof(float));
+    l->du = ot_alloc((size_t)CHUNK * l->d, sizeof(float));
     if (st == OT_OK && (!l->x || !l->dx || !l->u || !l->du))
         st = ot_fail(err, OT_ERR_NOMEM, "out of memory");
     if (st != OT_OK) {

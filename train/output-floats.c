@@ -11,7 +11,7 @@ ot_status ot_output_floats(float **out, const ot_model *model, ot_error *err)
     const ot_model_info *i = ot_model_get_info(model);
     uint32_t n_in, n_out;
     const bool own = ot_model_tensor_shape(model, "output.weight", &n_in, &n_out, NULL) == OT_OK;
-    float *e = ot_train_alloc((size_t)i->n_vocab * i->n_embd, sizeof *e);
+    float *e = ot_alloc((size_t)i->n_vocab * i->n_embd, sizeof *e);
     if (e == NULL)
         return ot_fail(err, OT_ERR_NOMEM, "out of memory for the output matrix as floats");
     for (uint32_t v = 0; v < i->n_vocab; v++) {

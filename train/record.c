@@ -70,7 +70,6 @@ static const char *list_of(const char (*paths)[OT_TRAIN_PATH], uint32_t n, char 
 
 static void put_settings(recorder *r, const ot_train_options *o, const ot_run *run)
 {
-    static const char *const losses[] = {"bce", "pairwise", "language", "lookahead"};
     char list[OT_TRAIN_MAX_FILES * 128];
     put_text(r, "data", list_of(o->data, o->n_data, list));
     put_count(r, "rows", run->data->n_rows);
@@ -80,7 +79,7 @@ static void put_settings(recorder *r, const ot_train_options *o, const ot_run *r
     }
     if (o->only_label[0] != '\0')
         put_text(r, "only_label", o->only_label);
-    put_text(r, "loss_function", losses[run->loss]);
+    put_text(r, "loss_function", ot_loss_names[run->loss]);
     put_number(r, "lr", o->lr);
     if (o->head_lr != 1)
         put_number(r, "head_lr", o->head_lr);

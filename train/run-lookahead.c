@@ -20,9 +20,9 @@ ot_status ot_run_lookahead_open(ot_run *run, ot_error *err)
         st = ot_candidates_open(&run->candidates, run->engine, o->candidates, o->random_candidates, o->batch_tokens, err);
     if (st != OT_OK)
         return st;
-    run->next_scores = ot_train_alloc(o->batch_tokens, sizeof *run->next_scores);
-    run->next_tokens = ot_train_alloc(o->batch_tokens, sizeof *run->next_tokens);
-    run->score_targets = ot_train_alloc((size_t)o->batch_tokens + run->candidates.max_positions, sizeof *run->score_targets);
+    run->next_scores = ot_alloc(o->batch_tokens, sizeof *run->next_scores);
+    run->next_tokens = ot_alloc(o->batch_tokens, sizeof *run->next_tokens);
+    run->score_targets = ot_alloc((size_t)o->batch_tokens + run->candidates.max_positions, sizeof *run->score_targets);
     if (run->next_scores == NULL || run->next_tokens == NULL || run->score_targets == NULL)
         return ot_fail(err, OT_ERR_NOMEM, "out of memory");
     return OT_OK;

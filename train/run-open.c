@@ -238,18 +238,19 @@ static ot_status load_data(ot_run *run, ot_error *err)
     return OT_OK;
 }
 
+const char *const ot_loss_names[4] = {"bce", "pairwise", "language", "lookahead"};
+
 static ot_status choose_loss(ot_run *run, ot_error *err)
 {
-    static const char *const names[] = {"bce", "pairwise", "language", "lookahead"};
     const char *name = run->options->loss;
     const ot_row_shape shape = run->data->shape;
     if (run->spec.kind == OT_HEAD_SCALAR && shape != OT_SHAPE_PAIR && shape != OT_SHAPE_LABEL)
         return ot_fail_param(err, OT_ERR_INVALID, "data", "%s: rows without a label or a pair of answers", run->options->data[0]);
     run->loss = run->spec.kind == OT_HEAD_GENERATION ? OT_LOSS_LANGUAGE : run->spec.kind == OT_HEAD_LOOKAHEAD ? OT_LOSS_LOOKAHEAD
                 : shape == OT_SHAPE_PAIR ? OT_LOSS_PAIRWISE : OT_LOSS_BCE;
-    if (name[0] != '\0' && strcmp(name, names[run->loss]) != 0)
+    if (name[0] != '\0' && strcmp(name, ot_loss_names[run->loss]) != 0)
         return ot_fail_param(err, OT_ERR_INVALID, "loss", "--loss '%s' does not fit the kind of head and the rows of %s, which are for %s",
-                             name, run->options->data[0], names[run->loss]);
+                             name, run->options->data[0], ot_loss_names[run->loss]);
     return OT_OK;
 }
 
@@ -283,10 +284,10 @@ static ot_status open_learner(ot_run *run, ot_error *err)
     run->adam.beta2 = o->beta2;
     run->adam.eps = o->adam_eps;
     run->adam.weight_decay = o->weight_decay;
-    run->gradient_of = ot_train_alloc(n_params, sizeof *run->gradient_of);
-    run->raw = ot_train_alloc((size_t)o->batch_tokens * n_outputs, sizeof(float));
-    run->d_raw = ot_train_alloc((size_t)o->batch_tokens * n_outputs, sizeof(float));
-    run->d_head_in = ot_train_alloc((size_t)o->batch_tokens * run->spec.n_embd, sizeof(float));
+    run->gradient_of = ot_alloc(n_params, sizeof *run->gradient_of);
+    run->raw = ot_alloc((size_t)o->batch_tokens * n_outputs, sizeof(float));
+    run->d_raw = ot_alloc((size_t)o->batch_tokens * n_outputs, sizeof(float));
+    run->d_head_in = ot_alloc((size_t)o->batch_tokens * run->spec.n_embd, sizeof(float));
     if (run->gradient_of == NULL || run->raw == NULL || run->d_raw == NULL || run->d_head_in == NULL)
         return ot_fail(err, OT_ERR_NOMEM, "out of memory");
     for (uint32_t i = 0; i < n_params; i++)

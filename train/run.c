@@ -334,7 +334,7 @@ static ot_status finish(ot_run *run, ot_error *err)
 
 ot_status ot_train_run(const ot_train_options *options, const volatile int *stop, FILE *log, ot_error *err)
 {
-    ot_run *run = ot_train_alloc(1, sizeof *run);
+    ot_run *run = ot_alloc(1, sizeof *run);
     if (run == NULL)
         return ot_fail(err, OT_ERR_NOMEM, "out of memory");
     ot_status st = ot_run_open(run, options, log, err);

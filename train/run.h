@@ -60,6 +60,9 @@ typedef struct ot_run {
     double forward_seconds, loss_seconds, backward_seconds, update_seconds, eval_seconds;
 } ot_run;
 
+/* As --loss and the record name them, by ot_train_loss. */
+extern const char *const ot_loss_names[4];
+
 /* Opens everything that the options name, and initialises the insertion; ot_run_close in any case. */
 ot_status ot_run_open(ot_run *run, const ot_train_options *options, FILE *log, ot_error *err);
 void ot_run_close(ot_run *run);

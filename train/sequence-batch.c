@@ -53,7 +53,7 @@ ot_status ot_sequence_batch_open(ot_sequence_batch **out, const ot_model *model,
                                  ot_kv_type kv_type, uint32_t max_rows, ot_error *err)
 {
     *out = NULL;
-    ot_sequence_batch *b = ot_train_alloc(1, sizeof *b);
+    ot_sequence_batch *b = ot_alloc(1, sizeof *b);
     if (b == NULL)
         return ot_fail(err, OT_ERR_NOMEM, "out of memory");
     b->model = model;
@@ -66,14 +66,14 @@ ot_status ot_sequence_batch_open(ot_sequence_batch **out, const ot_model *model,
     }
     for (uint32_t i = 0; i < b->n_chain; i++)
         b->n_heads += b->heads[i + 1] = ot_insertion_get_info(b->chain[i])->spec.n_kv_heads;
-    b->rows = ot_train_alloc(max_rows, sizeof *b->rows);
-    b->views = ot_train_alloc(max_rows, sizeof *b->views);
-    b->kv = ot_train_alloc((size_t)max_rows * MAX_CHAIN, sizeof *b->kv);
-    b->n_pages = ot_train_alloc(max_rows, sizeof *b->n_pages);
-    b->n_slots = ot_train_alloc(max_rows, sizeof *b->n_slots);
-    b->branches = ot_train_alloc(max_rows, sizeof *b->branches);
-    b->tails = ot_train_alloc(max_rows, sizeof *b->tails);
-    b->branch_views = ot_train_alloc(max_rows, sizeof *b->branch_views);
+    b->rows = ot_alloc(max_rows, sizeof *b->rows);
+    b->views = ot_alloc(max_rows, sizeof *b->views);
+    b->kv = ot_alloc((size_t)max_rows * MAX_CHAIN, sizeof *b->kv);
+    b->n_pages = ot_alloc(max_rows, sizeof *b->n_pages);
+    b->n_slots = ot_alloc(max_rows, sizeof *b->n_slots);
+    b->branches = ot_alloc(max_rows, sizeof *b->branches);
+    b->tails = ot_alloc(max_rows, sizeof *b->tails);
+    b->branch_views = ot_alloc(max_rows, sizeof *b->branch_views);
     if (!b->rows || !b->views || !b->kv || !b->n_pages || !b->n_slots || !b->branches || !b->tails || !b->branch_views) {
         ot_sequence_batch_close(&b);
         return ot_fail(err, OT_ERR_NOMEM, "out of memory for batches of %u rows", max_rows);
@@ -142,7 +142,7 @@ static ot_status reserve(ot_sequence_batch *b, size_t needed, ot_error *err)
         const size_t n = needed + needed / 4;
         free(b->units);
         b->n_units = 0;
-        b->units = ot_train_alloc(n, b->unit_bytes);
+        b->units = ot_alloc(n, b->unit_bytes);
         if (b->units == NULL)
             return ot_fail(err, OT_ERR_NOMEM, "out of memory for %zu KV units of %zu bytes", n, b->unit_bytes);
         b->n_units = n;
@@ -150,7 +150,7 @@ static ot_status reserve(ot_sequence_batch *b, size_t needed, ot_error *err)
     if (needed > b->table_capacity) {
         free(b->table);
         b->table_capacity = 0;
-        b->table = ot_train_alloc(b->n_units, sizeof *b->table);
+        b->table = ot_alloc(b->n_units, sizeof *b->table);
         if (b->table == NULL)
             return ot_fail(err, OT_ERR_NOMEM, "out of memory for page tables");
         b->table_capacity = b->n_units;

@@ -7,9 +7,9 @@
 ot_status ot_text_targets_open(ot_text_targets *t, uint32_t max_rows, uint32_t n_outputs, ot_error *err)
 {
     *t = (ot_text_targets){.max_rows = max_rows, .n_outputs = n_outputs};
-    t->rows = ot_train_alloc(max_rows, sizeof *t->rows);
-    t->tokens = ot_train_alloc((size_t)max_rows * n_outputs, sizeof *t->tokens);
-    t->before = ot_train_alloc((size_t)max_rows * n_outputs, sizeof *t->before);
+    t->rows = ot_alloc(max_rows, sizeof *t->rows);
+    t->tokens = ot_alloc((size_t)max_rows * n_outputs, sizeof *t->tokens);
+    t->before = ot_alloc((size_t)max_rows * n_outputs, sizeof *t->before);
     t->list = (ot_token_targets){.rows = t->rows, .tokens = t->tokens, .before = t->before};
     return t->rows != NULL && t->tokens != NULL && t->before != NULL ? OT_OK : ot_fail(err, OT_ERR_NOMEM, "out of memory for the targets of %u rows", max_rows);
 }

@@ -1,24 +1,9 @@
-/* Small things that the trainer's files share: memory, clock, random numbers, parents by name. */
+/* Small things that the trainer's files share: clock, random numbers, parents by name. */
 #include "train/train-internal.h"
 
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
 #include <time.h>
-
-void *ot_train_alloc(size_t n, size_t size)
-{
-    size_t bytes;
-    if (__builtin_mul_overflow(n, size, &bytes) || bytes > SIZE_MAX - 128)
-        return NULL;
-    bytes = (bytes + 63) / 64 * 64;
-    if (bytes == 0)
-        bytes = 64;
-    void *p = aligned_alloc(64, bytes);
-    if (p != NULL)
-        memset(p, 0, bytes);
-    return p;
-}
 
 double ot_train_now(void)
 {

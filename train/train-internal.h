@@ -5,10 +5,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "engine/memory.h"
 #include "train/train.h"
-
-/* n * size bytes, zeroed, 64-byte aligned; NULL on overflow or lack of memory. Freed by free(). */
-void *ot_train_alloc(size_t n, size_t size);
 
 /* Seconds of the monotonic clock. */
 double ot_train_now(void);

@@ -28,7 +28,6 @@ typedef enum ot_init_method {
 
 /* False if the name is none of random, normal, copy, mirror. */
 bool ot_init_method_named(const char *name, ot_init_method *out);
-const char *ot_init_method_name(ot_init_method method);
 
 /* Sets all parameters of a trainable insertion and commits them. `chosen` (may be NULL) receives the d' dimensions of h that
  * copy and mirror took, ascending. Where d' exceeds d, or f' the base's inner size, copy and mirror are OT_ERR_INVALID. */
