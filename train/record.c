@@ -137,11 +137,13 @@ static void put_language_figures(recorder *r, const ot_eval_result *e)
         put_number(r, "dev_tokens_per_pass", e->tokens_per_pass);
 }
 
-static void put_figures(recorder *r, const ot_train_options *o, const ot_eval_result *e)
+static void put_figures(recorder *r, const ot_train_options *o, const ot_insertion_spec *spec, const ot_eval_result *e)
 {
     char key[96];
     put_text(r, "dev", ot_record_base_name(o->dev));
     put_count(r, "dev_rows", e->n_rows);
+    if (spec->kind == OT_HEAD_SCALAR && spec->n_outputs > 1)
+        put_text(r, "dev_output", spec->labels[0]); /* the one that the figures are of */
     if (e->is_paired) {
         put_number(r, "dev_pair_accuracy", e->pair_accuracy);
         return;
@@ -212,7 +214,7 @@ ot_status ot_record_write(const ot_train_options *options, ot_insertion *inserti
             put_outcome(&r, run);
         }
         if (figures != NULL)
-            put_figures(&r, options, figures);
+            put_figures(&r, options, &ot_insertion_get_info(insertion)->spec, figures);
         st = r.st == OT_OK ? ot_gguf_write(r.w, options->out, err) : ot_fail(err, r.st, "%s: its record cannot be put together: %s", options->out, ot_status_name(r.st));
     }
     ot_gguf_writer_close(&r.w);

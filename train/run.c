@@ -175,6 +175,8 @@ static void print_figures(const ot_run *run, const char *file, const ot_eval_res
 {
     fprintf(run->log, file != NULL ? "%s on %llu held-out rows:" : "dev%s (%llu rows):", file != NULL ? file : "",
             (unsigned long long)r->n_rows);
+    if (run->spec.kind == OT_HEAD_SCALAR && run->spec.n_outputs > 1)
+        fprintf(run->log, " output %s:", run->spec.labels[0]);
     if (r->is_labelled)
         fprintf(run->log, " auc %.4f [%.4f, %.4f], half texts %.4f, accuracy %.4f, log loss %.4f, ece %.4f", r->whole.auc,
                 r->whole.auc_low, r->whole.auc_high, r->half.auc, r->whole.accuracy, r->whole.log_loss, r->whole.ece);

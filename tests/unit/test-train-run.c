@@ -237,6 +237,23 @@ static void held_out_rows_of_other_shapes(void)
     CHECK(access(o.out, F_OK) != 0);
 }
 
+/* Figures are of the first output; the record says which that is. */
+static void several_outputs(void)
+{
+    ot_train_options o = make_options("two.gguf");
+    o.steps = 2;
+    REQUIRE_OK(ot_train_run(&o, NULL, quiet, &err), &err);
+    CHECK(!has_key(o.out, "otter.training.dev_output"));
+    strcpy(o.labels[o.n_labels++], "rude");
+    REQUIRE_OK(ot_train_run(&o, NULL, quiet, &err), &err);
+    ot_gguf *g = NULL;
+    ot_str s = {0};
+    REQUIRE_OK(ot_gguf_open(&g, o.out, &err), &err);
+    CHECK_OK(ot_gguf_get_str(g, "otter.training.dev_output", &s, &err), &err);
+    CHECK_BYTES(s.data, s.size, "toxic", strlen("toxic"));
+    ot_gguf_close(&g);
+}
+
 static void quiet_texts_join_labelled_ones_only(void)
 {
     ot_train_options o = make_options("calm.gguf");
@@ -441,6 +458,7 @@ int main(int argc, char **argv)
     RUN(threads_change_nothing);
     RUN(learns_pairs);
     RUN(held_out_rows_of_other_shapes);
+    RUN(several_outputs);
     RUN(quiet_texts_join_labelled_ones_only);
     RUN(evaluates_chats_within_max_length);
     RUN(stacks_on_a_parent);
