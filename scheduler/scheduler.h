@@ -174,9 +174,12 @@ typedef struct ot_token_out {
 } ot_token_out;
 
 /* Submits n requests together: all are queued, or none. On success the caller owns one reference to each out[i], to be given
- * back with ot_request_release. err->param names a field where one is at fault. OT_ERR_FULL, OT_ERR_CLOSING as they say. */
+ * back with ot_request_release. err->param names a field where one is at fault. OT_ERR_FULL with
+ * err->param "prompt": it will never fit. OT_ERR_FULL without, OT_ERR_CLOSING as they say. */
 ot_status ot_scheduler_submit(ot_scheduler *s, const ot_request_params *params, uint32_t n, ot_request **out,
                               ot_error *err);
+/* Counts n requests as refused for their length, where the caller knew it before their submission. Any thread. */
+void ot_scheduler_count_too_long(ot_scheduler *s, uint32_t n);
 /* Asks the engine thread to drop the request: takes effect within one step; pages and rows are freed. */
 void ot_request_cancel(ot_request *r);
 void ot_request_release(ot_request **r); /* cancels it too if it has not finished */

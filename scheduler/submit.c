@@ -127,7 +127,7 @@ static ot_status check(ot_scheduler *s, const ot_request_params *p, uint32_t *ma
     uint64_t shortest = (uint64_t)p->n_prompt + (p->max_tokens > 0);
     if (shortest > longest) {
         *reject = OT_REJECT_TOO_LONG;
-        return ot_fail_param(err, OT_ERR_INVALID, "prompt",
+        return ot_fail_param(err, OT_ERR_FULL, "prompt",
                              "the prompt has %u tokens; with the context of %u and the KV memory there is room for %llu%s",
                              p->n_prompt, s->options.ctx_size, (unsigned long long)longest,
                              p->max_tokens > 0 ? ", one of them to be generated" : "");
@@ -193,6 +193,11 @@ static ot_status enter_all(ot_scheduler *s, const ot_request_params *params, uin
     }
     pthread_mutex_unlock(&s->lock);
     return st;
+}
+
+void ot_scheduler_count_too_long(ot_scheduler *s, uint32_t n)
+{
+    atomic_fetch_add(&s->rejected[OT_REJECT_TOO_LONG], n);
 }
 
 ot_status ot_scheduler_submit(ot_scheduler *s, const ot_request_params *params, uint32_t n, ot_request **out, ot_error *err)

@@ -44,7 +44,7 @@ ot_status ot_api_find_model(const ot_api_context *api, ot_fields f, const char *
 
 typedef struct ot_prompt {
     int32_t *tokens;
-    uint32_t n_tokens; /* 1 .. ctx_size - 1 */
+    uint32_t n_tokens; /* at least 1 */
     const char *text;  /* as the client sent it; NULL where token ids were sent */
     size_t text_bytes;
     bool from_ids;
@@ -55,13 +55,17 @@ typedef struct ot_prompts {
     uint32_t n;
 } ot_prompts;
 
-/* A string, a list of strings, a list of token ids or a list of such lists. Memory is the arena's. OT_ERR_FULL stands for a prompt
- * that is longer than the context (there is no other limit that waiting would not lift). */
+/* A string, a list of strings, a list of token ids or a list of such lists. Memory is the arena's. */
 ot_status ot_parse_prompts(const ot_api_context *api, ot_arena *arena, ot_fields f, const char *name, bool bos,
                            ot_prompts *out, ot_error *err);
 /* `messages` through the chat template, as one prompt. */
 ot_status ot_parse_messages(const ot_api_context *api, ot_arena *arena, ot_fields f, bool add_generation_prompt,
                             bool continue_final, ot_prompt *out, ot_error *err);
+/* OT_ERR_FULL for a prompt that the context has no room for, with a token to be generated after it if `generates`; `name` is the field that
+ * the prompts came from. */
+ot_status ot_check_lengths(const ot_api_context *api, const ot_prompts *prompts, const char *name, bool generates, ot_error *err);
+/* Where the scheduler found fault with the prompt: names the field that it came from. */
+void ot_name_prompt_field(const char *name, ot_error *err);
 /* The messages alone: roles and contents in arena memory, for /apply-template. */
 ot_status ot_parse_message_list(const ot_api_context *api, ot_arena *arena, ot_fields f, ot_chat_message **out,
                                 uint32_t *n, ot_error *err);

@@ -129,6 +129,8 @@ static ot_status parse_object(ot_completion *c, ot_fields f, ot_error *err)
     if (!status)
         status = c->chat ? parse_chat_prompt(c, f, err) : parse_text_prompts(c, f, err);
     if (!status)
+        status = ot_check_lengths(c->api, &c->prompts, c->chat ? "messages" : "prompt", c->params.max_tokens > 0, err);
+    if (!status)
         status = make_echo_text(c, err);
     /* Last, so that nothing after it can fail without giving the heads back. */
     if (!status)

@@ -227,6 +227,7 @@ static ot_status submit(ot_completion *c)
     if (status) {
         for (uint32_t i = 1; i < c->prompts.n; i++)
             ot_intervention_release(&params[i].intervention);
+        ot_name_prompt_field(c->chat ? "messages" : "prompt", &c->error);
         return status;
     }
     c->n_requests = c->prompts.n;
@@ -238,6 +239,8 @@ static void after_parse(ot_exchange *x)
     ot_completion *c = x->job;
     ot_exchange_drop_body(x);
     c->source = NULL;
+    if (c->error.code == OT_ERR_FULL)
+        ot_scheduler_count_too_long(x->server->scheduler, c->prompts.n);
     if (!c->error.code && submit(c) && !c->error.code)
         c->error.code = OT_ERR_NOMEM;
     json_decref(c->body);

@@ -13,13 +13,24 @@ static ot_status out_of_memory(ot_error *err)
     return ot_fail(err, OT_ERR_NOMEM, "out of memory while reading the request");
 }
 
-static ot_status check_length(const ot_api_context *api, const char *name, size_t n_tokens, ot_error *err)
+ot_status ot_check_lengths(const ot_api_context *api, const ot_prompts *prompts, const char *name, bool generates, ot_error *err)
 {
-    if (n_tokens < api->ctx_size)
-        return OT_OK;
-    return ot_fail_param(err, OT_ERR_FULL, name,
-                         "'%s' has %zu tokens; this server's context is %" PRIu32 " tokens, prompt and completion together",
-                         name, n_tokens, api->ctx_size);
+    for (uint32_t i = 0; i < prompts->n; i++) {
+        char param[64];
+        if (prompts->items[i].n_tokens + generates <= api->ctx_size)
+            continue;
+        snprintf(param, sizeof param, prompts->n > 1 ? "%s[%" PRIu32 "]" : "%s", name, i);
+        return ot_fail_param(err, OT_ERR_FULL, param,
+                             "'%s' has %" PRIu32 " tokens; this server's context is %" PRIu32 " tokens, prompt and completion together",
+                             param, prompts->items[i].n_tokens, api->ctx_size);
+    }
+    return OT_OK;
+}
+
+void ot_name_prompt_field(const char *name, ot_error *err)
+{
+    if (strcmp(err->param, "prompt") == 0)
+        snprintf(err->param, sizeof err->param, "%s", name);
 }
 
 /* An empty text still needs a token to start from: the beginning of text, or what ends the text before. */
@@ -58,7 +69,7 @@ static ot_status tokenize_text(const ot_api_context *api, ot_arena *arena, const
         return out_of_memory(err);
     out->tokens = tokens;
     out->n_tokens = (uint32_t)n;
-    return check_length(api, name, n, err);
+    return OT_OK;
 }
 
 ot_status ot_parse_token_ids(const ot_api_context *api, ot_arena *arena, const json_t *array, const char *name,
@@ -86,9 +97,6 @@ ot_status ot_parse_token_ids(const ot_api_context *api, ot_arena *arena, const j
 static ot_status prompt_from_ids(const ot_api_context *api, ot_arena *arena, const json_t *array, const char *name,
                                  ot_prompt *out, ot_error *err)
 {
-    ot_status status = check_length(api, name, json_array_size(array), err);
-    if (status)
-        return status;
     if (json_array_size(array) == 0)
         return ot_fail_param(err, OT_ERR_INVALID, name, "'%s' is an empty list of token ids", name);
     out->from_ids = true;
@@ -262,5 +270,5 @@ ot_status ot_parse_messages(const ot_api_context *api, ot_arena *arena, ot_field
         return ot_fail_param(err, OT_ERR_INVALID, "messages", "'messages' render to no tokens at all");
     out->tokens = tokens;
     out->n_tokens = (uint32_t)n_tokens;
-    return check_length(api, "messages", n_tokens, err);
+    return OT_OK;
 }

@@ -17,6 +17,7 @@ typedef struct ot_score_job {
     const char *model_id;
     bool per_token;
     ot_prompts prompts;
+    const char *prompt_field;
     ot_request_params params;
     const char *names[OT_MAX_SIGNALS];
     uint32_t n_names;
@@ -149,6 +150,9 @@ static void parse(void *state)
     const char *head = job->names[0];
     if (!status)
         status = job->moderation ? parse_moderation(job, f, head, &job->error) : parse_score(job, f, &job->error);
+    job->prompt_field = ot_fields_get(f, "input") ? "input" : "messages";
+    if (!status)
+        status = ot_check_lengths(job->api, &job->prompts, job->prompt_field, false, &job->error);
     const ot_intervention *v = &job->params.intervention;
     for (uint32_t i = 0; i < v->n_signals && !status; i++) {
         const char *name = v->signals[i].name;
@@ -320,6 +324,7 @@ static ot_status submit(ot_score_job *job)
     if (status) {
         for (uint32_t i = 1; i < job->prompts.n; i++)
             ot_intervention_release(&params[i].intervention);
+        ot_name_prompt_field(job->prompt_field, &job->error);
         return status;
     }
     job->n_requests = job->prompts.n;
@@ -331,6 +336,8 @@ static void after_parse(ot_exchange *x)
     ot_score_job *job = x->job;
     ot_exchange_drop_body(x);
     job->source = NULL;
+    if (job->error.code == OT_ERR_FULL)
+        ot_scheduler_count_too_long(x->server->scheduler, job->prompts.n);
     if (!job->error.code && submit(job) && !job->error.code)
         job->error.code = OT_ERR_NOMEM;
     if (job->error.code)

@@ -4,6 +4,7 @@
 test-timeout: 200
 """
 
+import re
 import sys
 
 from api_support import expect_error, head_flags, make_heads
@@ -144,6 +145,25 @@ def many_outputs_and_long_names():
         expect(sorted(result["category_scores"]), labels, "categories")
 
 
+def prompts_as_long_as_the_context():
+    """Where nothing is generated the whole context can be the prompt; what is longer is counted, and told of the request's own field."""
+    head = make_heads(toxicity=["--label", "toxic", "--width", "0"])
+    with Server("--threads", "1", "--ctx-size", "192", "--kv-memory", "4M", *head_flags(head)) as server:
+        message = expect_error(server.post("/v1/completions", {"prompt": [5] * 192, "max_tokens": 0}), 400, "prompt",
+                               "context_length_exceeded")["message"]
+        limit = int(re.search(r"room for (\d+)", message).group(1))  # by the memory for keys and values, here
+        expect_true(limit < 192, message)
+        expect(len(score(server, input=[5] * limit, per_token=True)["data"][0]["per_token"]["toxicity"]), limit)
+        expect(server.post("/v1/completions", {"prompt": [5] * limit, "max_tokens": 0, "echo": True}).status, 200)
+        chat = {"messages": [{"role": "user", "content": "a " * 300}]}
+        for route, body, param in (
+                ("/v1/completions", {"prompt": [5] * limit}, "prompt"), ("/v1/score", {"input": [5] * (limit + 1)}, "input"),
+                ("/v1/chat/completions", chat, "messages"), ("/v1/score", chat, "messages"),
+                ("/v1/completions", {"prompt": [[5], [5] * 193], "max_tokens": 0}, "prompt[1]")):
+            expect_error(server.post(route, body), 400, param, "context_length_exceeded")
+        expect(server.metric("otter_requests_rejected_total", reason="too_long"), 7)  # the last one was two
+
+
 def tokenizes_large_texts_aside(server):
     text = "The quick brown otter swims over the lazy log. " * 40000
     answer = server.post("/tokenize", {"content": text}).ok()
@@ -163,7 +183,7 @@ def main():
              finds_prefixes_again, refuses_by_name, moderates, moderates_by_another_head, tokenizes_and_back,
              tokenizes_large_texts_aside]
     with Server(*head_flags(heads)) as server:
-        return combined(run_cases(cases, server), run_cases([many_outputs_and_long_names]))
+        return combined(run_cases(cases, server), run_cases([many_outputs_and_long_names, prompts_as_long_as_the_context]))
 
 
 if __name__ == "__main__":

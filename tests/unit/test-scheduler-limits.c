@@ -378,13 +378,18 @@ static void a_head_in_use_outlives_its_name(void)
 
 /* ---- Requests that cannot be ---- */
 
-static void refuse(ot_scheduler *s, const ot_request_params *p, const char *param)
+static void refuse_as(ot_scheduler *s, const ot_request_params *p, ot_status status, const char *param)
 {
     ot_request *r;
     ot_error err = {0};
-    CHECK_STATUS(ot_scheduler_submit(s, p, 1, &r, &err), OT_ERR_INVALID, &err);
+    CHECK_STATUS(ot_scheduler_submit(s, p, 1, &r, &err), status, &err);
     CHECK_STR(err.param, param);
     CHECK(r == NULL);
+}
+
+static void refuse(ot_scheduler *s, const ot_request_params *p, const char *param)
+{
+    refuse_as(s, p, OT_ERR_INVALID, param);
 }
 
 static void bad_parameters_are_named(void)
@@ -453,9 +458,9 @@ static void what_can_never_fit_is_refused_and_the_rest_is_cut(void)
     ot_scheduler *s = ot_fixture_scheduler(NULL);
     REQUIRE(s != NULL);
     ot_request_params p = ot_fixture_params(tokens, 512, 1);
-    refuse(s, &p, "prompt"); /* no room for a token */
+    refuse_as(s, &p, OT_ERR_FULL, "prompt"); /* no room for a token */
     p = ot_fixture_params(tokens, 513, 0);
-    refuse(s, &p, "prompt");
+    refuse_as(s, &p, OT_ERR_FULL, "prompt");
     CHECK_UINT(stats_of(s).rejected[OT_REJECT_TOO_LONG], 2);
     p = ot_fixture_params(tokens, 512, 0);
     CHECK(ot_fixture_run(s, &p, &results[0]));
@@ -471,7 +476,7 @@ static void what_can_never_fit_is_refused_and_the_rest_is_cut(void)
     s = ot_fixture_scheduler(&o);
     REQUIRE(s != NULL);
     p = ot_fixture_params(tokens, 96, 1);
-    refuse(s, &p, "prompt");
+    refuse_as(s, &p, OT_ERR_FULL, "prompt");
     p = ot_fixture_params(tokens, 90, 100);
     CHECK(ot_fixture_run(s, &p, &results[0]));
     CHECK_INT(results[0].finish, OT_FINISH_LENGTH);
