@@ -50,8 +50,8 @@ static const option table[] = {
     {"seed", SEED, FIELD(seed), 0, 0, 0, 0, true, "N  seed of every random choice (1)"},
     TEXT_OPTION("type", type, true, "q4_0|q4_1|q5_0|q5_1|q8_0|f16|bf16|f32  matrices in the file (q8_0; init: f32)"),
     SWITCH_OPTION("allow-base-mismatch", allow_base_mismatch, true, "accept parents made for another base file"),
-    TEXT_OPTION("init-from", init_from, true, "FILE  start from this insertion instead of a new one; init: write it again as --type,\n"
-                "                         with its training record"),
+    TEXT_OPTION("init-from", init_from, true, "FILE  start from this insertion, which keeps its kind, sizes and outputs, instead of\n"
+                "                         a new one; init: write it again as --type, with its training record"),
     TEXTS_OPTION("data", data, n_data, false, "FILE  JSON Lines (plain or gzip) to train on (repeatable: mixed)"),
     TEXT_OPTION("dev", dev, false, "FILE  held-out rows"),
     TEXT_OPTION("only-label", only_label, false, "0|1  of {text, label} rows only those with this label"),

@@ -47,7 +47,6 @@ static ot_status hold_against_file(const ot_train_options *o, const ot_insertion
     ot_train_options unset;
     ot_train_options_default(&unset);
     const struct { const char *name; bool given; uint32_t asked, held; } sizes[] = {
-        {"kind", true, asked->kind, held->kind},
         {"width", o->width != unset.width, asked->n_embd, held->n_embd},
         {"heads", o->heads != unset.heads, asked->n_heads, held->n_heads},
         {"kv-heads", o->kv_heads != unset.kv_heads, asked->n_kv_heads, held->n_kv_heads},
@@ -57,6 +56,9 @@ static ot_status hold_against_file(const ot_train_options *o, const ot_insertion
         {"outputs", o->outputs > 0 || o->n_labels > 0 || o->offsets[0] != '\0', asked->n_outputs, held->n_outputs},
     };
     const char *other = NULL;
+    if (asked->kind != held->kind)
+        return ot_fail_param(err, OT_ERR_INVALID, "kind", "%s is of kind %s, --kind says %s", o->init_from, ot_head_kind_names[held->kind],
+                             ot_head_kind_names[asked->kind]);
     for (size_t i = 0; other == NULL && i < sizeof sizes / sizeof sizes[0]; i++)
         if (sizes[i].given && sizes[i].asked != sizes[i].held)
             other = sizes[i].name;
