@@ -13,9 +13,11 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "cli/arguments.h"
 #include "cli/commands.h"
 
 #define COMMAND "bench"
+#define MAX_TEXT 65536 /* tokens of a prompt, a context or what is decoded */
 
 /* Ordinary prose to run on; repeated from different starts, so that sequences of a batch differ. */
 static const char prose[] =
@@ -213,19 +215,36 @@ static const struct option long_options[] = {
     {"help", no_argument, NULL, 'H'},                {NULL, 0, NULL, 0},
 };
 
-/* "1,16": how many numbers there are, at most OT_BENCH_MAX_SIZES; what is no number becomes 0. */
-static uint32_t parse_sizes(uint32_t *sizes, char *text)
+static bool parse_u32(const char *flag, uint32_t max, uint32_t *out)
 {
-    uint32_t n = 0;
-    for (char *save, *p = strtok_r(text, ",", &save); p != NULL && n < OT_BENCH_MAX_SIZES; p = strtok_r(NULL, ",", &save))
-        sizes[n++] = (uint32_t)strtoul(p, NULL, 10);
-    return n;
+    return ot_cli_parse_u32(optarg, flag, max, out, COMMAND);
 }
 
-/* False for what no option is, or what cannot be taken. */
-static bool parse_option(ot_bench *b, int c)
+/* "1,16": at most OT_BENCH_MAX_SIZES numbers. */
+static bool parse_sizes(const char *flag, uint32_t max, uint32_t *sizes, uint32_t *n)
+{
+    *n = 0;
+    for (char *save, *p = strtok_r(optarg, ",", &save); p != NULL && *n < OT_BENCH_MAX_SIZES; p = strtok_r(NULL, ",", &save))
+        if (!ot_cli_parse_u32(p, flag, max, &sizes[(*n)++], COMMAND))
+            return false;
+    return true;
+}
+
+static bool parse_mask(unsigned *out)
+{
+    char *end;
+    *out = (unsigned)strtoul(optarg, &end, 0);
+    if (end != optarg && *end == '\0')
+        return true;
+    fprintf(stderr, "otter " COMMAND ": --cpu-mask takes a number, not '%s'\n", optarg);
+    return false;
+}
+
+/* False (and prints) for what cannot be taken. */
+static bool parse_option(ot_bench *b, int c, char **argv)
 {
     ot_cli_session_options *o = &b->options;
+    ot_bench_sizes *z = &b->sizes;
     switch (c) {
     case 'm': o->model = optarg; return true;
     case 'h': return ot_cli_add_head(o, optarg, COMMAND);
@@ -233,32 +252,38 @@ static bool parse_option(ot_bench *b, int c)
     case 'E': return ot_cli_add_model(o, OT_ROLE_EXPERT_MODEL, optarg, COMMAND);
     case 'D': return ot_cli_add_model(o, OT_ROLE_DRAFT_MODEL, optarg, COMMAND);
     case 'o': b->sizes.only = optarg; return true;
-    case 't': o->scheduler.n_threads = (uint32_t)strtoul(optarg, NULL, 10); return true;
-    case 'r': b->rounds = (uint32_t)strtoul(optarg, NULL, 10); return true;
-    case 'p': b->sizes.prompt_tokens = (uint32_t)strtoul(optarg, NULL, 10); return true;
-    case 'd': b->sizes.decode_tokens = (uint32_t)strtoul(optarg, NULL, 10); return true;
-    case 'c': o->scheduler.cpu_mask = (unsigned)strtoul(optarg, NULL, 0); return true;
-    case 'b': return (b->sizes.n_batches = parse_sizes(b->sizes.batches, optarg)) > 0;
-    case 'C': return (b->sizes.n_contexts = parse_sizes(b->sizes.contexts, optarg)) > 0;
+    case 't': return parse_u32("--threads", 1024, &o->scheduler.n_threads);
+    case 'r': return parse_u32("--rounds", OT_BENCH_MAX_ROUNDS, &b->rounds);
+    case 'p': return parse_u32("--prompt-tokens", MAX_TEXT, &z->prompt_tokens);
+    case 'd': return parse_u32("--decode-tokens", MAX_TEXT, &z->decode_tokens);
+    case 'c': return parse_mask(&o->scheduler.cpu_mask);
+    case 'b': return parse_sizes("--batches", OT_BENCH_MAX_BATCH, z->batches, &z->n_batches);
+    case 'C': return parse_sizes("--contexts", MAX_TEXT, z->contexts, &z->n_contexts);
     case 'j': b->json = optarg; return true;
     case 'L': b->limits_only = true; return true;
     case 'P': b->profile = true; return true;
-    default: return false;
+    case ':': return ot_cli_wrong_usage(COMMAND, "a value is missing after ", argv[optind - 1]) == 0;
+    default: return ot_cli_wrong_usage(COMMAND, "unknown option ", argv[optind - 1]) == 0;
     }
 }
 
-static bool is_valid(const ot_bench *b)
+/* What cannot be run; NULL if nothing. */
+static const char *find_fault(const ot_bench *b)
 {
     const ot_bench_sizes *z = &b->sizes;
     if (b->limits_only)
-        return true;
-    bool valid = b->options.model != NULL && b->rounds >= 1 && b->rounds <= OT_BENCH_MAX_ROUNDS && z->decode_tokens >= 2 &&
-                 z->prompt_tokens >= 1 && z->prompt_tokens <= 65536;
+        return NULL;
+    if (b->options.model == NULL)
+        return "--model FILE is missing";
+    if (b->rounds == 0 || z->prompt_tokens == 0 || z->decode_tokens < 2)
+        return "there is nothing to measure: at least 1 round, 1 prompt token and 2 decoded tokens";
     for (uint32_t i = 0; i < z->n_batches; i++)
-        valid = valid && z->batches[i] >= 1 && z->batches[i] <= OT_BENCH_MAX_BATCH;
+        if (z->batches[i] == 0)
+            return "--batches holds a 0";
     for (uint32_t i = 0; i < z->n_contexts; i++)
-        valid = valid && z->contexts[i] > z->decode_tokens && z->contexts[i] <= 65536;
-    return valid;
+        if (z->contexts[i] <= z->decode_tokens)
+            return "--contexts holds one without room for the decoded tokens";
+    return NULL;
 }
 
 static void default_batches(ot_bench *b)
@@ -280,20 +305,21 @@ int ot_cli_bench(int argc, char **argv)
     static ot_bench_case cases[OT_BENCH_MAX_CASES];
     b = (ot_bench){.sizes = {.prompt_tokens = 512, .decode_tokens = 64}, .rounds = 5};
     ot_scheduler_options_default(&b.options.scheduler);
-    for (int c; (c = getopt_long(argc, argv, "", long_options, NULL)) != -1;) {
+    optind = 0;
+    opterr = 0;
+    for (int c; (c = getopt_long(argc, argv, "+:", long_options, NULL)) != -1;) {
         if (c == 'H') {
             usage(stdout);
             return 0;
         }
-        if (!parse_option(&b, c)) {
-            usage(stderr);
+        if (!parse_option(&b, c, argv))
             return 2;
-        }
     }
-    if (!is_valid(&b)) {
-        usage(stderr);
-        return 2;
-    }
+    if (optind < argc)
+        return ot_cli_wrong_usage(COMMAND, "unknown argument ", argv[optind]);
+    const char *fault = find_fault(&b);
+    if (fault != NULL)
+        return ot_cli_wrong_usage(COMMAND, fault, "");
     default_batches(&b);
     const int status = b.limits_only ? run_limits(&b) : run_bench(&b, cases);
     for (uint32_t i = 0; i < OT_BENCH_MAX_CASES; i++)
