@@ -7,7 +7,8 @@
  *     policies advance; slots move to place   policy
  *     tokens are announced                    output
  *
- * The records of a step (turns, chunks) stay valid to its end, also for choices that end within it. Nothing is allocated here. */
+ * The records of a step (turns, chunks) stay valid to its end, also for choices that end within it. Nothing is allocated
+ * while choices decode; a choice that is admitted opens its sequences (choice-pages.c). */
 #include "scheduler/policy.h"
 
 #include <math.h>

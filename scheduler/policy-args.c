@@ -39,7 +39,7 @@ static bool find_candidates(ot_scheduler *s, ot_choice *c, const ot_position *at
     int32_t tokens[OT_MAX_CANDIDATES];
     uint32_t n = ot_sampler_top(s->sampler, at->adjusted, r->n_candidates, tokens);
     ot_pending *p = &c->pending;
-    p->n = n = ot_sampler_filter(s->sampler, at->adjusted, how, tokens, n);
+    p->n = n = ot_sampler_filter(s->sampler, at->adjusted, how, n);
     for (uint32_t i = 0; i < n; i++)
         p->candidates[i] = (ot_candidate){
             .token = tokens[i],

@@ -214,14 +214,12 @@ static uint32_t filtered_set(ot_sampler *s, const ot_sampling *p)
     return cut <= n ? cut : n;
 }
 
-uint32_t ot_sampler_filter(ot_sampler *s, const float *logits, const ot_sampling *p, const int32_t *candidates,
-                           uint32_t n)
+uint32_t ot_sampler_filter(ot_sampler *s, const float *logits, const ot_sampling *p, uint32_t n)
 {
     if (n == 0 || !is_filtered(p) || p->temperature <= 0)
         return n;
     if (p->top_k > 0 && p->top_k <= n && p->top_p >= 1 && p->min_p <= 0)
         return p->top_k;
-    (void)candidates; /* a beginning of the filtered set, which is ordered in the same way */
     scale_logits(s, logits, p->temperature);
     uint32_t left = filtered_set(s, p);
     return left < n ? left : n;

@@ -64,8 +64,7 @@ typedef struct ot_draw {
 uint32_t ot_sampler_pick(ot_sampler *s, const float *logits, const ot_sampling *p, ot_draw draw, uint32_t n,
                          int32_t *tokens);
 
-/* Cuts candidates (best first, of the whole row `logits`) to those that min_p, top_k and top_p leave; at least one. */
-uint32_t ot_sampler_filter(ot_sampler *s, const float *logits, const ot_sampling *p, const int32_t *candidates,
-                           uint32_t n);
+/* How many of the n best tokens of the row min_p, top_k and top_p leave; at least one. What they leave is ordered as the n are. */
+uint32_t ot_sampler_filter(ot_sampler *s, const float *logits, const ot_sampling *p, uint32_t n);
 
 #endif

@@ -29,7 +29,6 @@ typedef struct ot_api_context {
     uint32_t ctx_size;       /* tokens of prompt and completion together */
     uint32_t max_prompts;    /* in one request */
     uint32_t max_choices;    /* `n` */
-    uint32_t max_candidates;
     uint32_t n_presets;
     ot_api_preset *presets;
     ot_drafting drafting;    /* of requests that say nothing about it: max_draft 0 if there is none. Holds its head */

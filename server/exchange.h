@@ -38,7 +38,7 @@ typedef struct ot_job_ops {
 
 typedef struct ot_route {
     const char *method;
-    const char *path;               /* "{...}" as the last segment takes one segment of any text */
+    const char *path;               /* "{...}" at its end takes all that is left, slashes, too */
     void (*handle)(ot_exchange *x);
     bool open;                      /* needs no API key */
     bool work;                      /* refused while draining */
@@ -47,8 +47,7 @@ typedef struct ot_route {
 typedef enum ot_exchange_state {
     OT_EXCHANGE_RECEIVING,
     OT_EXCHANGE_HANDLED, /* the handler ran; suspended unless `answered` */
-    OT_EXCHANGE_STREAMING,
-    OT_EXCHANGE_OVER
+    OT_EXCHANGE_STREAMING
 } ot_exchange_state;
 
 struct ot_exchange {
@@ -215,7 +214,7 @@ void ot_exchange_on_completed(void *server, struct MHD_Connection *connection, v
                               enum MHD_RequestTerminationCode why);
 
 /* Routes (routes.c): matches method and path. On failure route is NULL and *allow lists the methods that the path has ("" for
- * an unknown path). *template_index counts for the metrics. */
+ * an unknown path). */
 const ot_route *ot_route_find(const char *method, const char *path, char *argument, size_t argument_size, char allow[64]);
 size_t ot_route_index(const ot_route *route); /* the table's size for NULL */
 size_t ot_route_count(void);

@@ -115,7 +115,7 @@ static ot_status parse_lookahead(const ot_api_context *api, const json_t *lookah
     if (!status)
         status = ot_fields_string(f, "head", SIZE_MAX, &head, err);
     if (!status)
-        status = ot_fields_u32(f, "keep", 1, api->max_candidates, &out->lookahead_keep, err);
+        status = ot_fields_u32(f, "keep", 1, OT_MAX_CANDIDATES, &out->lookahead_keep, err);
     if (status)
         return status;
     if (!head || out->lookahead_keep == 0)
@@ -146,7 +146,7 @@ static ot_status parse_reward(const ot_api_context *api, const json_t *reward, o
     out->candidates = DEFAULT_CANDIDATES;
     status = parse_weights(api, weights, out, err);
     if (!status)
-        status = ot_fields_u32(f, "candidates", 1, api->max_candidates, &out->candidates, err);
+        status = ot_fields_u32(f, "candidates", 1, OT_MAX_CANDIDATES, &out->candidates, err);
     if (!status && lookahead)
         status = parse_lookahead(api, lookahead, out, err);
     return status;

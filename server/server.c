@@ -36,13 +36,6 @@ static ot_status out_of_memory(ot_error *err)
 
 /* ---- Copies of the options ------------------------------------------------------------------------------- */
 
-static bool copy_string(ot_arena *arena, const char **s)
-{
-    if (*s)
-        *s = ot_arena_copy(arena, *s, strlen(*s));
-    return true;
-}
-
 static ot_status copy_options(ot_server *server, const ot_server_options *options, ot_error *err)
 {
     ot_server_options *o = &server->options;
@@ -50,9 +43,10 @@ static ot_status copy_options(ot_server *server, const ot_server_options *option
     const char **strings[] = {&o->host, &o->model_name, &o->api_key_file, &o->heads_dir, &o->chat_template,
                               &o->moderation_head, &o->speculative, &o->openapi_json};
     for (size_t i = 0; i < sizeof strings / sizeof strings[0]; i++) {
-        bool given = *strings[i] != NULL;
-        copy_string(&server->arena, strings[i]);
-        if (given && !*strings[i])
+        if (!*strings[i])
+            continue;
+        *strings[i] = ot_arena_copy(&server->arena, *strings[i], strlen(*strings[i]));
+        if (!*strings[i])
             return out_of_memory(err);
     }
     if (!o->cors_origins)
@@ -121,7 +115,6 @@ static ot_status open_api(ot_server *server, const ot_model *model, ot_heads *he
     snprintf(api->fingerprint, sizeof api->fingerprint, "otter-%s-%.12s", OTTER_VERSION, info->fingerprint);
     ot_json_limits_default(&api->json);
     api->json.max_depth = server->options.max_json_depth;
-    api->max_candidates = OT_MAX_CANDIDATES;
     return open_chat(server, err);
 }
 

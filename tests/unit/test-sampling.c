@@ -304,7 +304,7 @@ static void filters_of_candidates_are_those_of_sampling(void)
             for (expected = 0; expected < 30 && prob[tokens[expected]] > 0; expected++)
                 ;
         }
-        CHECK_UINT(ot_sampler_filter(sampler, logits, &p, tokens, n), expected);
+        CHECK_UINT(ot_sampler_filter(sampler, logits, &p, n), expected);
     }
 }
 
