@@ -58,9 +58,13 @@ static void note_prompt_logprobs(ot_scheduler *s, ot_request *r, uint32_t next, 
 static void start_choices(ot_scheduler *s, ot_choice *first, const ot_logits *logits)
 {
     ot_request *r = first->request;
-    for (uint32_t i = 0; i < r->n_choices; i++)
-        if (r->choices[i].state != OT_CHOICE_FINISHED)
-            r->policy->advance(s, &r->choices[i], NULL, logits);
+    for (uint32_t i = 0; i < r->n_choices; i++) {
+        ot_choice *c = &r->choices[i];
+        if (c->state == OT_CHOICE_IDLE)
+            memcpy(c->tokens, first->tokens, r->n_prompt * sizeof c->tokens[0]);
+        if (c->state != OT_CHOICE_FINISHED)
+            r->policy->advance(s, c, NULL, logits);
+    }
     ot_start_siblings(s, first);
 }
 

@@ -74,7 +74,8 @@ static void lay_choice(arena *a, ot_request *r, uint32_t index, const ot_request
     c->state = index == 0 ? OT_CHOICE_WAITING : OT_CHOICE_IDLE;
     c->tokens = tokens;
     c->n_text = p->n_prompt;
-    memcpy(tokens, p->prompt, p->n_prompt * sizeof *tokens);
+    if (index == 0) /* the others get it when it has been read (iteration.c): many may wait, and untouched memory costs nothing */
+        memcpy(tokens, p->prompt, p->n_prompt * sizeof *tokens);
     c->output = (ot_output){
         .ring = ring, .capacity = z->ring, .reserve = ot_output_reserve(z->held), .n_stops = p->n_stops,
         .stops = r->stops, .held = held, .held_capacity = z->held, .ends = ends, .states = states,
