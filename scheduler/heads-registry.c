@@ -6,6 +6,7 @@
 
 #include <pthread.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -14,6 +15,7 @@ struct ot_head {
     _Atomic uint32_t refs;
     uint64_t serial;
     char name[64];
+    char file[64];           /* an insertion's file, without folder and ending, cut */
     ot_head_role role;
     ot_model *model;         /* a separate model; NULL for an insertion into the base */
     ot_head *model_owner;    /* a reference to the head whose model it is; NULL: it is this one's own */
@@ -104,6 +106,11 @@ uint64_t ot_head_serial(const ot_head *head)
 const char *ot_head_name(const ot_head *head)
 {
     return head->name;
+}
+
+const char *ot_head_file(const ot_head *head)
+{
+    return head->file;
 }
 
 uint32_t ot_head_n_parents(const ot_head *head)
@@ -205,6 +212,15 @@ static ot_status make(ot_head **out, const char *name, ot_head_role role, ot_err
     return OT_OK;
 }
 
+static void note_file(ot_head *head, const char *path)
+{
+    const char *base = strrchr(path, '/');
+    base = base != NULL ? base + 1 : path;
+    const char *dot = strrchr(base, '.');
+    const size_t size = dot != NULL && dot != base ? (size_t)(dot - base) : strlen(base);
+    snprintf(head->file, sizeof head->file, "%.*s", (int)(size < sizeof head->file ? size : sizeof head->file - 1), base);
+}
+
 /* Opens the file behind a new head, which may stand on any of the loaded ones. */
 static ot_status open_insertion(const ot_heads *h, ot_head *head, const char *path, ot_head *const *loaded, uint32_t n_loaded,
                                 const ot_insertion_options *options, ot_error *err)
@@ -228,6 +244,7 @@ ot_status ot_heads_load(ot_heads *h, const char *name, const char *path, const o
     ot_status st = make(&head, name, OT_ROLE_INSERTION, err);
     if (st != OT_OK)
         return st;
+    note_file(head, path);
     ot_head *loaded[OT_STATS_MAX_HEADS];
     uint32_t n_loaded = retain_all(h, loaded);
     st = open_insertion(h, head, path, loaded, n_loaded, options, err);

@@ -3,6 +3,7 @@
  * the end of the step, since the step's records point to it. */
 #include "scheduler/policy.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #include "scheduler/choice-pages.h"
@@ -11,19 +12,42 @@
 
 /* ---- Beginning ------------------------------------------------------------------------------------------- */
 
-/* Where a head is counted: by the name it was loaded under. Names stay, as counters must. */
-static uint32_t find_stats_head(ot_stats *stats, const char *name)
+static bool is_counted_at(const ot_stats *stats, uint32_t i, const ot_head *head)
+{
+    return strcmp(stats->heads[i].name, ot_head_name(head)) == 0 && strcmp(stats->heads[i].file, ot_head_file(head)) == 0;
+}
+
+/* Whether what is counted at a place was unloaded, or replaced under its name, and nobody uses it any more. */
+static bool is_gone(const ot_scheduler *s, uint32_t i)
+{
+    ot_head *head = NULL;
+    uint32_t output;
+    bool loaded = ot_heads_find(s->heads, s->stats.heads[i].name, &head, &output, NULL) == OT_OK && is_counted_at(&s->stats, i, head);
+    ot_head_release(&head);
+    return !loaded && s->stats.heads[i].running_requests == 0;
+}
+
+/* Where a head is counted: by its name and its file, so that one put in another's place begins anew. Counters stay until their place is
+ * needed and their head is gone. */
+static uint32_t find_stats_head(ot_scheduler *s, const ot_head *head)
 {
     static const double score_bounds[] = {0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 1};
+    ot_stats *stats = &s->stats;
+    uint32_t at = 0;
     for (uint32_t i = 0; i < stats->n_heads; i++)
-        if (strcmp(stats->heads[i].name, name) == 0)
+        if (is_counted_at(stats, i, head))
             return i;
-    if (stats->n_heads == OT_STATS_MAX_HEADS)
-        return OT_STATS_MAX_HEADS;
-    uint32_t i = stats->n_heads++;
-    strncpy(stats->heads[i].name, name, sizeof stats->heads[i].name - 1);
-    ot_histogram_init(&stats->heads[i].score, score_bounds, sizeof score_bounds / sizeof score_bounds[0]);
-    return i;
+    if (stats->n_heads < OT_STATS_MAX_HEADS)
+        at = stats->n_heads++;
+    else
+        while (at < OT_STATS_MAX_HEADS && !is_gone(s, at))
+            at++;
+    if (at == OT_STATS_MAX_HEADS)
+        return at;
+    snprintf(stats->heads[at].name, sizeof stats->heads[at].name, "%s", ot_head_name(head));
+    snprintf(stats->heads[at].file, sizeof stats->heads[at].file, "%s", ot_head_file(head));
+    ot_histogram_init(&stats->heads[at].score, score_bounds, sizeof score_bounds / sizeof score_bounds[0]);
+    return at;
 }
 
 /* A head's name in the counters, and where the request keeps its number. */
@@ -50,7 +74,7 @@ static void count_head_use(ot_scheduler *s, ot_request *r, bool begins)
     uint32_t n = heads_of(r, heads);
     for (uint32_t i = 0; i < n; i++) {
         if (begins)
-            *heads[i].at = find_stats_head(&s->stats, ot_head_name(heads[i].head));
+            *heads[i].at = find_stats_head(s, heads[i].head);
         uint32_t at = *heads[i].at;
         bool counted = at == OT_STATS_MAX_HEADS;
         for (uint32_t j = 0; j < i && !counted; j++)

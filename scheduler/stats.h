@@ -54,7 +54,11 @@ typedef struct ot_stats {
     uint32_t n_stages;
     ot_stage_time stages[OT_STATS_MAX_STAGES]; /* of the base's engine; separate models have engines of their own */
     uint32_t n_heads;
-    struct { char name[64]; ot_histogram score; uint64_t running_requests; } heads[OT_STATS_MAX_HEADS];
+    struct {
+        char name[64], file[64]; /* as loaded; the file without folder and ending, "" for a separate model */
+        ot_histogram score;
+        uint64_t running_requests;
+    } heads[OT_STATS_MAX_HEADS];
 } ot_stats;
 
 #endif

@@ -145,7 +145,6 @@ void ot_handle_landing(ot_exchange *x);
 
 #define OT_MAX_ROUTES 32
 #define OT_N_COUNTED_CODES 20
-#define OT_MAX_LOADED_HEADS 32
 
 typedef struct ot_slot {
     ot_exchange *exchange;
@@ -189,11 +188,8 @@ struct ot_server {
     /* Counters (metrics.c) */
     uint64_t http_requests[OT_MAX_ROUTES + 1][OT_N_COUNTED_CODES];
     double start_time_s;  /* since the epoch */
-    /* Heads loaded over HTTP: the metrics call them by their file's stem, since no label may be a client's text. */
     uint32_t n_configured; /* heads that were there when the server opened */
     char *configured[OT_STATS_MAX_HEADS];
-    uint32_t n_loaded;
-    struct { char name[64], label[64]; } loaded[OT_MAX_LOADED_HEADS];
 };
 
 /* Runs libmicrohttpd until it has nothing to do now, and sets the timer for what it has to do later. */

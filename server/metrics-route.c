@@ -25,20 +25,12 @@ void ot_handle_metrics(ot_exchange *x)
         return;
     }
     ot_scheduler_get_stats(server->scheduler, stats);
-    const char *names[OT_MAX_LOADED_HEADS], *labels[OT_MAX_LOADED_HEADS];
-    for (uint32_t i = 0; i < server->n_loaded; i++) {
-        names[i] = server->loaded[i].name;
-        labels[i] = server->loaded[i].label;
-    }
     ot_metrics_input in = {
         .stats = stats,
         .model_name = server->api.model_id,
         .prefix_cache = ot_scheduler_get_options(server->scheduler)->prefix_cache,
         .n_configured = server->n_configured,
         .configured = (const char *const *)server->configured,
-        .n_loaded = server->n_loaded,
-        .loaded_names = names,
-        .loaded_labels = labels,
         .http_requests = (const uint64_t(*)[OT_N_COUNTED_CODES])server->http_requests,
         .start_time_s = server->start_time_s,
         .open_fds = count_descriptors(),

@@ -26,8 +26,6 @@ typedef struct ot_metrics_input {
     bool prefix_cache;
     uint32_t n_configured;          /* heads named by the operator */
     const char *const *configured;
-    uint32_t n_loaded;              /* heads loaded over HTTP, with the labels they go by */
-    const char *const *loaded_names, *const *loaded_labels;
     const uint64_t (*http_requests)[OT_N_COUNTED_CODES]; /* (routes + 1) */
     double start_time_s;
     uint32_t open_fds;

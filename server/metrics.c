@@ -145,15 +145,13 @@ static void put_counters(ot_text *out, const char *name, const char *help, const
 
 /* ---- Heads ----------------------------------------------------------------------------------------------- */
 
-static const char *label_of(const ot_metrics_input *in, const char *name)
+/* The name that the operator gave, or the file of a head that was loaded over HTTP: no label may be a client's text. */
+static const char *label_of(const ot_metrics_input *in, uint32_t head)
 {
     for (uint32_t i = 0; i < in->n_configured; i++)
-        if (strcmp(in->configured[i], name) == 0)
+        if (strcmp(in->configured[i], in->stats->heads[head].name) == 0)
             return in->configured[i];
-    for (uint32_t i = 0; i < in->n_loaded; i++)
-        if (strcmp(in->loaded_names[i], name) == 0)
-            return in->loaded_labels[i];
-    return "loaded";
+    return in->stats->heads[head].file;
 }
 
 /* Two heads of one label (one file loaded under two names) are one series. */
@@ -175,11 +173,11 @@ static void put_heads(ot_text *out, const ot_metrics_input *in, const ot_labels 
     for (uint32_t i = 0; i < s->n_heads && i < OT_STATS_MAX_HEADS; i++) {
         if (done[i])
             continue;
-        const char *label = label_of(in, s->heads[i].name);
+        const char *label = label_of(in, i);
         ot_histogram sum = s->heads[i].score;
         uint64_t n_running = s->heads[i].running_requests;
         for (uint32_t j = i + 1; j < s->n_heads && j < OT_STATS_MAX_HEADS; j++)
-            if (!done[j] && strcmp(label_of(in, s->heads[j].name), label) == 0) {
+            if (!done[j] && strcmp(label_of(in, j), label) == 0) {
                 merge(&sum, &s->heads[j].score);
                 n_running += s->heads[j].running_requests;
                 done[j] = true;

@@ -88,16 +88,8 @@ typedef struct ot_load_job {
     bool allow_base_mismatch;
     uint32_t n_threads;
     ot_text *source, *out;
-    char name[64];
-    char stem[64]; /* of the file: what the metrics call it */
     ot_error error;
 } ot_load_job;
-
-static bool is_head_name(const char *name)
-{
-    size_t n = strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-");
-    return n > 0 && n < 64 && name[n] == '\0';
-}
 
 /* The real path, which must lie below the real heads folder: neither .. nor a link leads out of it. */
 static ot_status resolve(const ot_load_job *job, ot_fields f, const char *path, char real[PATH_MAX], ot_error *err)
@@ -114,15 +106,6 @@ static ot_status resolve(const ot_load_job *job, ot_fields f, const char *path, 
     return OT_OK;
 }
 
-static void set_stem(const char *real, char out[64])
-{
-    const char *base = strrchr(real, '/');
-    base = base ? base + 1 : real;
-    const char *dot = strrchr(base, '.');
-    size_t n = dot && dot != base ? (size_t)(dot - base) : strlen(base);
-    snprintf(out, 64, "%.*s", (int)(n < 63 ? n : 63), base);
-}
-
 static ot_status load(ot_load_job *job, ot_fields f, ot_error *err)
 {
     const char *name = NULL, *path = NULL;
@@ -134,13 +117,9 @@ static ot_status load(ot_load_job *job, ot_fields f, ot_error *err)
         return status;
     if (!name || !path)
         return ot_fields_fail(f, name ? "path" : "name", OT_ERR_INVALID, err, "is required");
-    if (!is_head_name(name))
-        return ot_fields_fail(f, "name", OT_ERR_INVALID, err, "must have 1 to 63 letters, digits or any of _.-");
     status = resolve(job, f, path, real, err);
     if (status)
         return status;
-    set_stem(real, job->stem);
-    memcpy(job->name, name, strlen(name) + 1);
     ot_insertion_options options = {.allow_base_mismatch = job->allow_base_mismatch, .n_threads = job->n_threads};
     status = ot_heads_load(job->api->heads, name, real, &options, err);
     if (status)
@@ -167,19 +146,6 @@ static void load_work(void *state)
     json_decref(body);
 }
 
-static void remember_label(ot_server *server, const ot_load_job *job)
-{
-    uint32_t i = 0;
-    while (i < server->n_loaded && strcmp(server->loaded[i].name, job->name) != 0)
-        i++;
-    if (i == OT_MAX_LOADED_HEADS)
-        return; /* the metrics then call it "loaded" */
-    if (i == server->n_loaded)
-        server->n_loaded++;
-    memcpy(server->loaded[i].name, job->name, sizeof job->name);
-    memcpy(server->loaded[i].label, job->stem, sizeof job->stem);
-}
-
 static void load_after(ot_exchange *x)
 {
     ot_load_job *job = x->job;
@@ -190,7 +156,6 @@ static void load_after(ot_exchange *x)
         ot_exchange_fail(x, &job->error);
         return;
     }
-    remember_label(x->server, job);
     ot_exchange_reply(x, 201, "application/json");
 }
 

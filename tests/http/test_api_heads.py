@@ -96,6 +96,22 @@ def keeps_a_head_that_is_in_use(server, folder):
     expect(scores, whole, "signals of a head that was unloaded meanwhile")
 
 
+def counts_a_head_by_its_file(server, folder):
+    """Another file under the same name is another series; and however many names come and go, heads are counted."""
+    def used(name, path):
+        expect(load(server, name, path).status, 201)
+        server.complete("The otter", max_tokens=2, ignore_eos=True, intervention={"signals": [name]})
+        expect(server.request("DELETE", f"/v1/heads/{name}").status, 200)
+        return {head: server.metric("otter_head_score_count", head=head) for head in ("one", "two")}
+
+    before = used("again", "one.gguf")
+    expect(used("again", "sub/two.gguf"), {"one": before["one"], "two": before["two"] + 2}, "another file")
+    for i in range(32):
+        used(f"name{i}", "one.gguf")
+    two = server.metric("otter_head_score_count", head="two")
+    expect(used("last", "sub/two.gguf")["two"], two + 2, "after 32 others")
+
+
 def loads_while_busy(server, folder):
     def use():
         return server.complete("Once upon a time", max_tokens=30)["choices"][0]["text"]
@@ -329,7 +345,7 @@ def main():
     (folder.heads / "stacked").mkdir()
     for name, path in make_all_heads().items():
         (folder.heads / "stacked" / path.name).write_bytes(path.read_bytes())
-    cases = [lists_what_was_configured, loads_and_unloads, stays_inside_the_folder, keeps_a_head_that_is_in_use, loads_while_busy,
+    cases = [lists_what_was_configured, loads_and_unloads, stays_inside_the_folder, keeps_a_head_that_is_in_use, counts_a_head_by_its_file, loads_while_busy,
              asks_for_parents_first, keeps_a_parent_while_its_child_is_there, unloads_under_running_requests,
              names_no_client_in_metrics, is_off_without_a_folder, presets_are_models, presets_steer_and_draft,
              presets_are_checked_at_the_start]

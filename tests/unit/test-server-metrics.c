@@ -53,10 +53,11 @@ static ot_stats *make_stats(void)
     return s;
 }
 
-static void add_head(ot_stats *s, const char *name, int n_observed, uint64_t running)
+static void add_head(ot_stats *s, const char *name, const char *file, int n_observed, uint64_t running)
 {
     uint32_t i = s->n_heads++;
     snprintf(s->heads[i].name, sizeof s->heads[i].name, "%s", name);
+    snprintf(s->heads[i].file, sizeof s->heads[i].file, "%s", file);
     ot_histogram_init(&s->heads[i].score, bounds, 3);
     for (int j = 0; j < n_observed; j++)
         ot_histogram_observe(&s->heads[i].score, 0.3);
@@ -68,23 +69,20 @@ static void labels_heads_by_what_the_operator_named(void)
 {
     ot_stats *s = make_stats();
     REQUIRE(s != NULL);
-    add_head(s, "toxicity", 1, 2);
-    add_head(s, "evil\"} 1\nfake 2", 2, 1);
-    add_head(s, "other", 4, 0);
-    add_head(s, "unknown", 8, 0);
+    add_head(s, "toxicity", "toxicity-v2", 1, 2);
+    add_head(s, "evil\"} 1\nfake 2", "file", 2, 1);
+    add_head(s, "other", "file", 4, 0);
     static const char *const configured[] = {"toxicity"};
-    static const char *const names[] = {"evil\"} 1\nfake 2", "other"}, *const labels[] = {"file", "file"};
     static uint64_t http[OT_MAX_ROUTES + 1][OT_N_COUNTED_CODES];
     http[0][0] = 3;
-    ot_metrics_input in = {.stats = s, .model_name = "m", .n_configured = 1, .configured = configured, .n_loaded = 2,
-                           .loaded_names = names, .loaded_labels = labels, .http_requests = (const uint64_t(*)[OT_N_COUNTED_CODES])http};
+    ot_metrics_input in = {.stats = s, .model_name = "m", .n_configured = 1, .configured = configured,
+                           .http_requests = (const uint64_t(*)[OT_N_COUNTED_CODES])http};
     ot_text t;
     ot_text_init(&t, 1 << 20);
     ot_metrics_write(&in, &t);
     REQUIRE(!t.failed && t.data);
     CHECK_CONTAINS(t.data, "\notter_head_score_count{head=\"toxicity\"} 1\n");
     CHECK_CONTAINS(t.data, "\notter_head_score_count{head=\"file\"} 6\n");
-    CHECK_CONTAINS(t.data, "\notter_head_score_count{head=\"loaded\"} 8\n");
     CHECK_CONTAINS(t.data, "running_lora_adapters=\"toxicity,file\"");
     CHECK(strstr(t.data, "evil") == NULL);
     CHECK(strstr(t.data, "other\"") == NULL || strstr(t.data, "route=\"other\"") != NULL);
@@ -126,7 +124,7 @@ static void is_well_formed(void)
 {
     ot_stats *s = make_stats();
     REQUIRE(s != NULL);
-    add_head(s, "a", 1, 1);
+    add_head(s, "a", "b", 1, 1);
     static uint64_t http[OT_MAX_ROUTES + 1][OT_N_COUNTED_CODES];
     for (size_t r = 0; r <= ot_route_count(); r++)
         for (size_t c = 0; c < OT_N_COUNTED_CODES; c++)
