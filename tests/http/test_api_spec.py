@@ -94,8 +94,9 @@ def replay(server, spec, example):
         events = [line[6:] for line in answer.body.decode().splitlines() if line]
         expect(events.pop(), "[DONE]")
         expect_true(events, "no events")
-        for event in events:
-            spec.validate(schema, json.loads(event), strict=True)
+        for event in map(json.loads, events):
+            expect_true("error" not in event, f"an error in the stream: {event}")
+            spec.validate(schema, event, strict=True)
     elif kind == "application/json":
         spec.validate(schema, answer.json(), strict=True)
         contains(answer.json(), response.get("has", {}))
@@ -129,12 +130,27 @@ def states_methods_as_they_are_allowed(server, spec):
         expect(sorted(set(allow) - {"HEAD", "OPTIONS"}), sorted(method.upper() for method in operations), path)
 
 
+def states_what_a_route_with_a_body_may_refuse(server, spec):
+    """Whatever its body says: no key, too large, no JSON, a failure of the server, no room for it now."""
+    for path, operations in spec.document["paths"].items():
+        for method, operation in operations.items():
+            missing = {"400", "401", "413", "415", "500", "503"} - set(operation["responses"])
+            expect_true("requestBody" not in operation or not missing, f"{method} {path} does not state {sorted(missing)}")
+
+
+def states_an_error_as_the_event_of_a_stream(server, spec):
+    for path in ("/v1/completions", "/v1/chat/completions"):
+        schema = spec.document["paths"][path]["post"]["responses"]["200"]["content"]["text/event-stream"]["schema"]
+        spec.validate(schema, server.post(path, {"max_tokens": 1}).json(), strict=True)
+
+
 def main():
     require_model()
     with Server(*head_flags(make_all_heads())) as server:
         spec = Spec(server.get("/openapi.json").ok())
         cases = [make_case(name, examples) for name, examples in EXAMPLES.items()]
-        return run_cases([*cases, has_an_example_for_every_operation, states_methods_as_they_are_allowed], server, spec)
+        return run_cases([*cases, has_an_example_for_every_operation, states_methods_as_they_are_allowed,
+                          states_what_a_route_with_a_body_may_refuse, states_an_error_as_the_event_of_a_stream], server, spec)
 
 
 if __name__ == "__main__":
