@@ -23,11 +23,11 @@ static ot_status submit(const ot_bench *b, const ot_bench_case *c, ot_request **
         p->sampling.top_p = 1.0f;
         p->sampling.repetition_penalty = 1.0f;
         p->intervention = c->intervention;
-        ot_cli_intervention_retain(&p->intervention);
+        ot_intervention_retain(&p->intervention);
     }
     const ot_status st = ot_scheduler_submit(b->session.scheduler, params, c->batch, requests, err);
     for (uint32_t i = 0; i < c->batch && st != OT_OK; i++)
-        ot_cli_intervention_release(&params[i].intervention);
+        ot_intervention_release(&params[i].intervention);
     return st;
 }
 

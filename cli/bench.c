@@ -28,24 +28,12 @@ static const char prose[] =
     "north had arrived, and he told her that the wind had turned in the night and that nobody could say. She thanked him, sat "
     "down beside him, and read the letter again, slowly, with one finger under each line. ";
 
-static double resident_mib(void)
-{
-    long pages = 0, resident = 0;
-    FILE *f = fopen("/proc/self/statm", "r");
-    if (f != NULL) {
-        if (fscanf(f, "%ld %ld", &pages, &resident) != 2)
-            resident = 0;
-        fclose(f);
-    }
-    return (double)resident * 4096.0 / 1048576.0;
-}
-
 static void print_head(const ot_bench *b)
 {
     const ot_model_info *info = ot_model_get_info(b->session.model);
     printf("%s, %u threads; weights %.1f MiB (file %.1f), resident %.1f MiB with all that is loaded\n", info->name,
            ot_pool_threads(b->pool), (double)info->weight_bytes / 1048576.0,
-           (double)info->file_bytes / 1048576.0, resident_mib());
+           (double)info->file_bytes / 1048576.0, (double)ot_cli_resident_bytes() / 1048576.0);
     ot_bench_print_limits(b, ot_pool_threads(b->pool));
     printf("\n");
 }
@@ -323,7 +311,7 @@ int ot_cli_bench(int argc, char **argv)
     default_batches(&b);
     const int status = b.limits_only ? run_limits(&b) : run_bench(&b, cases);
     for (uint32_t i = 0; i < OT_BENCH_MAX_CASES; i++)
-        ot_cli_intervention_release(&cases[i].intervention);
+        ot_intervention_release(&cases[i].intervention);
     ot_pool_close(&b.pool);
     ot_cli_session_close(&b.session);
     free(b.text);

@@ -157,10 +157,10 @@ static bool submit(batch *b, place *p)
         params.best_of_index = (uint32_t)b->next * params.n_choices;
         params.intervention = b->intervention;
         params.owner = p;
-        ot_cli_intervention_retain(&params.intervention);
+        ot_intervention_retain(&params.intervention);
         st = ot_scheduler_submit(b->session->scheduler, &params, 1, &p->request, &err);
         if (st != OT_OK)
-            ot_cli_intervention_release(&params.intervention);
+            ot_intervention_release(&params.intervention);
         own_fault = st != OT_ERR_NOMEM && st != OT_ERR_CLOSING && strncmp(err.param, "prompt", 6) == 0;
     }
     if (st == OT_OK)
@@ -399,20 +399,7 @@ static void run(batch *b)
     report(b, true);
 }
 
-/* What the process holds now: model, heads, workspace and the pages of texts. The peak is reached while a file is being packed. */
-static unsigned long long resident_bytes(void)
-{
-    unsigned long long pages = 0, resident = 0;
-    FILE *f = fopen("/proc/self/statm", "r");
-    if (f == NULL)
-        return 0;
-    if (fscanf(f, "%llu %llu", &pages, &resident) != 2)
-        resident = 0;
-    fclose(f);
-    return resident * (unsigned long long)sysconf(_SC_PAGESIZE);
-}
-
-/* One JSON object to standard output, for programs that compare runs. */
+/* One JSON object to standard output, for programs that compare runs. The peak is reached while a file is being packed. */
 static void print_summary(const batch *b, double seconds)
 {
     struct rusage usage;
@@ -425,7 +412,7 @@ static void print_summary(const batch *b, double seconds)
            (unsigned long long)b->sum.rows, (unsigned long long)b->sum.failed, (unsigned long long)b->sum.prompt_tokens,
            (unsigned long long)b->sum.completion_tokens, seconds, seconds > 0 ? tokens / seconds : 0.0,
            (unsigned long long)b->sum.accepted, (unsigned long long)b->sum.rejected, (unsigned long long)b->sum.scored,
-           (unsigned long long)b->sum.changed, resident_bytes(), (unsigned long long)usage.ru_maxrss * 1024);
+           (unsigned long long)b->sum.changed, (unsigned long long)ot_cli_resident_bytes(), (unsigned long long)usage.ru_maxrss * 1024);
 }
 
 /* Opens files and the template, and passes by what is there; false (and prints) if something is wrong. */
@@ -470,7 +457,7 @@ int ot_generate_batch(const ot_generate_options *o, const ot_cli_session *sessio
     for (uint32_t i = 0; i < b.n_window && b.window != NULL; i++)
         clear_place(&b, &b.window[i]);
     free(b.window);
-    ot_cli_intervention_release(&b.intervention);
+    ot_intervention_release(&b.intervention);
     ot_text_free(&b.line);
     ot_jsonl_close(&b.in);
     ot_chat_template_close(&b.chat);

@@ -352,7 +352,7 @@ static int stream(const ot_cli_session *s, options *o)
     const double start = ot_cli_now_s();
     if (ot_scheduler_submit(s->scheduler, &o->params, 1, &r, &err) != OT_OK) {
         fprintf(stderr, "otter " COMMAND ": %s\n", err.message);
-        ot_cli_intervention_release(&o->params.intervention);
+        ot_intervention_release(&o->params.intervention);
         return 1;
     }
     printer p = {.v = &o->params.intervention, .lines = o->show_signals};
@@ -406,7 +406,7 @@ int ot_cli_generate(int argc, char **argv)
         if (ot_cli_steering_resolve(&o.steering, &s, &o.params.intervention, COMMAND))
             status = stream(&s, &o);
         else
-            ot_cli_intervention_release(&o.params.intervention);
+            ot_intervention_release(&o.params.intervention);
     }
     free(prompt);
     ot_cli_session_close(&s);

@@ -6,12 +6,11 @@
 
 #include "cli/arguments.h"
 
-enum { DEFAULT_CANDIDATES = 10, DEFAULT_DRAFT = 4 };
 
 void ot_cli_steering_default(ot_cli_steering *s)
 {
     memset(s, 0, sizeof *s);
-    s->candidates = DEFAULT_CANDIDATES;
+    s->candidates = OT_DEFAULT_CANDIDATES;
 }
 
 bool ot_cli_steering_is(int code)
@@ -183,7 +182,7 @@ static bool resolve_expert(context c, const char *key, const char *value)
 
 static bool resolve_experts(const ot_cli_steering *s, context c)
 {
-    c.out->experts.alpha = 2;
+    c.out->experts.alpha = OT_DEFAULT_ALPHA;
     c.out->experts.top_p = 1;
     if (s->experts == NULL)
         return true;
@@ -214,7 +213,7 @@ static bool resolve_drafts(const ot_cli_steering *s, context c)
     ot_drafting *d = &c.out->drafting;
     for (uint32_t i = 0; i < s->n_drafts; i++) {
         char name[128];
-        uint32_t n = DEFAULT_DRAFT, output;
+        uint32_t n = OT_DEFAULT_MAX_DRAFT, output;
         if (!name_and_number(s->drafts[i], "--draft", OT_MAX_DRAFT, name, &n, c.command))
             return false;
         if (n > d->max_draft)
@@ -240,27 +239,4 @@ bool ot_cli_steering_resolve(const ot_cli_steering *s, const ot_cli_session *ses
             return false;
     return resolve_rewards(s, c) && resolve_guard(s, c) && resolve_lookahead(s, c) && resolve_experts(s, c) &&
            resolve_drafts(s, c);
-}
-
-/* ---- References ------------------------------------------------------------------------------------------ */
-
-void ot_cli_intervention_retain(const ot_intervention *v)
-{
-    for (uint32_t i = 0; i < v->n_signals; i++)
-        ot_head_retain(v->signals[i].head);
-    ot_head *others[] = {v->experts.positive, v->experts.negative, v->drafting.head};
-    for (size_t i = 0; i < sizeof others / sizeof others[0]; i++)
-        if (others[i] != NULL)
-            ot_head_retain(others[i]);
-}
-
-void ot_cli_intervention_release(ot_intervention *v)
-{
-    for (uint32_t i = 0; i < v->n_signals; i++)
-        ot_head_release(&v->signals[i].head);
-    v->n_signals = 0;
-    ot_head **others[] = {&v->experts.positive, &v->experts.negative, &v->drafting.head};
-    for (size_t i = 0; i < sizeof others / sizeof others[0]; i++)
-        if (*others[i] != NULL)
-            ot_head_release(others[i]);
 }

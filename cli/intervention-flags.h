@@ -52,12 +52,8 @@ bool ot_cli_steering_set(ot_cli_steering *steering, int code, char *value, const
 void ot_cli_steering_print(FILE *to);
 
 /* Looks all names up and takes a reference for each use; false (and prints) if one is unknown or a number is none. `out` is to be
- * given to ot_cli_intervention_release in any case. */
+ * given to ot_intervention_release in any case. */
 bool ot_cli_steering_resolve(const ot_cli_steering *steering, const ot_cli_session *session, ot_intervention *out,
                              const char *command);
-/* One further reference to each head that it names: for one more submission. */
-void ot_cli_intervention_retain(const ot_intervention *v);
-/* Gives back one reference to each head, and forgets them. */
-void ot_cli_intervention_release(ot_intervention *v);
 
 #endif

@@ -247,11 +247,10 @@ static bool submit_text(const scoring *s, const char *text, size_t size, item *i
         p.prompt = tokens;
         p.n_prompt = it->n_tokens < UINT32_MAX ? (uint32_t)it->n_tokens : UINT32_MAX;
         p.intervention = *v;
-        for (uint32_t i = 0; i < v->n_signals; i++)
-            ot_head_retain(v->signals[i].head);
+        ot_intervention_retain(v);
         st = ot_scheduler_submit(s->session.scheduler, &p, 1, &it->request, err);
-        for (uint32_t i = 0; i < v->n_signals && st != OT_OK; i++)
-            ot_head_release(&p.intervention.signals[i].head);
+        if (st != OT_OK)
+            ot_intervention_release(&p.intervention);
         own_fault = strncmp(err->param, "prompt", 6) == 0;
     }
     free(tokens);
@@ -334,7 +333,7 @@ int ot_cli_score(int argc, char **argv)
     bool ok = ot_cli_session_open(&s.session, &o.session, COMMAND) && add_signals(&s);
     if (ok)
         ok = o.n_texts > 0 ? score_arguments(&s) : score_lines(&s);
-    ot_cli_release_signals(&s.outputs);
+    ot_intervention_release(&s.outputs);
     ot_cli_session_close(&s.session);
     return ok && !s.failed ? 0 : 1;
 }

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 static bool load_head(ot_cli_session *s, const char *spec, const ot_insertion_options *options, const char *command)
 {
@@ -115,9 +116,14 @@ int ot_cli_add_signal(const ot_cli_session *s, ot_intervention *v, const char *n
     return (int)v->n_signals++;
 }
 
-void ot_cli_release_signals(ot_intervention *v)
+uint64_t ot_cli_resident_bytes(void)
 {
-    for (uint32_t i = 0; i < v->n_signals; i++)
-        ot_head_release(&v->signals[i].head);
-    v->n_signals = 0;
+    unsigned long long pages = 0, resident = 0;
+    FILE *f = fopen("/proc/self/statm", "r");
+    if (f == NULL)
+        return 0;
+    if (fscanf(f, "%llu %llu", &pages, &resident) != 2)
+        resident = 0;
+    fclose(f);
+    return (uint64_t)resident * (uint64_t)sysconf(_SC_PAGESIZE);
 }

@@ -45,7 +45,7 @@ double ot_cli_now_s(void);
 /* Adds the head to the request's signals unless it is there, and takes a reference. Returns its index, or -1 (and prints). */
 int ot_cli_add_signal(const ot_cli_session *session, ot_intervention *v, const char *name, const char *command);
 
-/* Releases what a submission has not taken over. */
-void ot_cli_release_signals(ot_intervention *v);
+/* What the process holds now: model, heads, workspace and the pages of texts. 0 if the system does not tell. */
+uint64_t ot_cli_resident_bytes(void);
 
 #endif

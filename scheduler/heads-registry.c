@@ -83,6 +83,26 @@ void ot_head_release(ot_head **head)
     free(h);
 }
 
+void ot_intervention_retain(const ot_intervention *v)
+{
+    for (uint32_t i = 0; i < v->n_signals; i++)
+        ot_head_retain(v->signals[i].head);
+    ot_head *others[] = {v->experts.positive, v->experts.negative, v->drafting.head};
+    for (size_t i = 0; i < sizeof others / sizeof others[0]; i++)
+        if (others[i] != NULL)
+            ot_head_retain(others[i]);
+}
+
+void ot_intervention_release(ot_intervention *v)
+{
+    for (uint32_t i = 0; i < v->n_signals; i++)
+        ot_head_release(&v->signals[i].head);
+    v->n_signals = 0;
+    ot_head_release(&v->experts.positive);
+    ot_head_release(&v->experts.negative);
+    ot_head_release(&v->drafting.head);
+}
+
 const ot_insertion *ot_head_insertion(const ot_head *head)
 {
     return head->insertion;

@@ -122,6 +122,16 @@ typedef struct ot_intervention {
     ot_drafting drafting;
 } ot_intervention;
 
+/* What is taken where a client or a flag says nothing. */
+#define OT_DEFAULT_CANDIDATES 10
+#define OT_DEFAULT_ALPHA 2.0f    /* Liu et al. 2021 */
+#define OT_DEFAULT_MAX_DRAFT 4
+
+/* One more reference to each head (signals, experts, drafts): for a copy that is submitted, too. */
+void ot_intervention_retain(const ot_intervention *intervention);
+/* Gives the references back, and forgets the heads. */
+void ot_intervention_release(ot_intervention *intervention);
+
 typedef enum ot_finish {
     OT_FINISH_NONE,     /* still running */
     OT_FINISH_STOP,     /* end of text, or a stop string or token */

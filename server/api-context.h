@@ -103,9 +103,6 @@ ot_status ot_intervention_add(const ot_api_context *api, ot_fields f, const char
 /* What drafts for requests that say nothing: "lookup", a head or "model", or "lookup" and one of these, with a comma. *out holds a
  * reference to the head. */
 ot_status ot_parse_default_drafts(const ot_api_context *api, const char *names, ot_drafting *out, ot_error *err);
-/* One more reference to each head (signals, experts, drafts): a copy for a further prompt of the same call. */
-void ot_intervention_retain(ot_intervention *intervention);
-void ot_intervention_release(ot_intervention *intervention);
 
 /* ---- Sampling and stopping (parse-sampling.c) ------------------------------------------------------------ */
 

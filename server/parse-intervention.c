@@ -6,37 +6,9 @@
 
 #include "server/api-context.h"
 
-enum { DEFAULT_CANDIDATES = 10, DEFAULT_RESAMPLES = 8, MAX_RESAMPLES = 64, DEFAULT_MAX_DRAFT = 4 };
-#define DEFAULT_ALPHA 2.0f /* Liu et al. 2021 */
+enum { DEFAULT_RESAMPLES = 8, MAX_RESAMPLES = 64 };
 #define MAX_ALPHA 100.0f
 #define LOWEST_TOP_P 1e-6f
-
-/* ---- References ------------------------------------------------------------------------------------------ */
-
-static void retain(ot_head *head)
-{
-    if (head)
-        ot_head_retain(head);
-}
-
-void ot_intervention_retain(ot_intervention *v)
-{
-    for (uint32_t i = 0; i < v->n_signals; i++)
-        ot_head_retain(v->signals[i].head);
-    retain(v->experts.positive);
-    retain(v->experts.negative);
-    retain(v->drafting.head);
-}
-
-void ot_intervention_release(ot_intervention *v)
-{
-    for (uint32_t i = 0; i < v->n_signals; i++)
-        ot_head_release(&v->signals[i].head);
-    v->n_signals = 0;
-    ot_head_release(&v->experts.positive);
-    ot_head_release(&v->experts.negative);
-    ot_head_release(&v->drafting.head);
-}
 
 /* ---- Signals --------------------------------------------------------------------------------------------- */
 
@@ -143,7 +115,7 @@ static ot_status parse_reward(const ot_api_context *api, const json_t *reward, o
     if (json_object_size(weights) == 0)
         return ot_fields_fail(f, "heads", OT_ERR_INVALID, err, "must name at least one head with its weight");
     out->reward = true;
-    out->candidates = DEFAULT_CANDIDATES;
+    out->candidates = OT_DEFAULT_CANDIDATES;
     status = parse_weights(api, weights, out, err);
     if (!status)
         status = ot_fields_u32(f, "candidates", 1, OT_MAX_CANDIDATES, &out->candidates, err);
@@ -165,7 +137,7 @@ static ot_status parse_experts(const ot_api_context *api, const json_t *experts,
     static const char *const known[] = {"positive", "negative", "alpha", "top_p", NULL};
     ot_fields f = {experts, "intervention.experts"};
     ot_experts *e = &out->experts;
-    e->alpha = DEFAULT_ALPHA;
+    e->alpha = OT_DEFAULT_ALPHA;
     e->top_p = 1;
     ot_status status = refuse_unknown(f, known, err);
     if (!status)
@@ -232,7 +204,7 @@ static ot_status parse_speculative(const ot_api_context *api, const json_t *spec
     ot_fields f = {speculative, "intervention.speculative"};
     const json_t *draft = ot_fields_get(f, "draft");
     ot_drafting *d = &out->drafting;
-    d->max_draft = DEFAULT_MAX_DRAFT;
+    d->max_draft = OT_DEFAULT_MAX_DRAFT;
     ot_status status = refuse_unknown(f, known, err);
     if (!status)
         status = ot_fields_u32(f, "max_draft", 1, OT_MAX_DRAFT, &d->max_draft, err);
@@ -297,7 +269,8 @@ static void take_default_drafting(const ot_api_context *api, const json_t *prese
     if (json_object_get(request, "speculative") || json_object_get(preset, "speculative"))
         return;
     out->drafting = api->drafting;
-    retain(out->drafting.head);
+    if (out->drafting.head)
+        ot_head_retain(out->drafting.head);
 }
 
 static ot_status parse_members(const ot_api_context *api, const json_t *preset, const json_t *request,
@@ -341,7 +314,7 @@ ot_status ot_parse_default_drafts(const ot_api_context *api, const char *names, 
 {
     ot_fields f = {NULL, ""};
     ot_status status = OT_OK;
-    *out = (ot_drafting){.max_draft = DEFAULT_MAX_DRAFT};
+    *out = (ot_drafting){.max_draft = OT_DEFAULT_MAX_DRAFT};
     for (const char *at = names; !status && at;) {
         char name[96];
         size_t size = strcspn(at, ",");
