@@ -1,4 +1,4 @@
-/* The gradient of causal softmax attention, for one key/value head of one sequence at a time. */
+/* The gradient of causal softmax attention, for one key/value head of one sequence, or of two that begin alike, at a time. */
 #ifndef OTTER_TRAIN_ATTENTION_BACKWARD_H
 #define OTTER_TRAIN_ATTENTION_BACKWARD_H
 
@@ -17,11 +17,15 @@ typedef struct ot_attention_backward {
     bool neox;
 } ot_attention_backward;
 
-/* Floats of scratch that a sequence of n_rows needs. */
+/* Floats of scratch that a sequence of n_rows positions needs. */
 size_t ot_attention_backward_scratch(uint32_t head_dim, uint32_t n_rows);
-/* Rows [first_row, first_row + n_rows) are one sequence from position 0; row i attends to rows 0..i. Overwrites the
- * parts of d_q, d_k, d_v that belong to these rows and this key/value head. */
-void ot_attention_backward_run(const ot_attention_backward *a, uint32_t first_row, uint32_t n_rows, uint32_t kv_head,
-                               float *scratch);
+/* Rows [first, first + n) are a sequence from position 0, and each attends to those up to itself. n_fork > 0: rows [fork, fork + n_fork),
+ * behind them, are the positions from n_shared on of a second sequence, whose first n_shared rows are those of the first. */
+typedef struct ot_sequence_rows {
+    uint32_t first, n;
+    uint32_t fork, n_fork, n_shared;
+} ot_sequence_rows;
+/* Overwrites the parts of d_q, d_k, d_v that belong to these rows and this key/value head. */
+void ot_attention_backward_run(const ot_attention_backward *a, const ot_sequence_rows *rows, uint32_t kv_head, float *scratch);
 
 #endif

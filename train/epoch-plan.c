@@ -161,6 +161,15 @@ static ot_status put_row(planner *p, uint32_t row)
     return put_one(p, d->tokens + x->tokens[0].first, x->tokens[0].n, 0, p->o->max_length, labels);
 }
 
+/* Whole pages in which two texts begin alike; of the second at least one token is left. */
+static uint32_t n_shared(const int32_t *a, uint32_t n_a, const int32_t *b, uint32_t n_b)
+{
+    uint32_t n = 0;
+    while (n < n_a && n + 1 < n_b && a[n] == b[n])
+        n++;
+    return n / OT_PAGE_TOKENS * OT_PAGE_TOKENS;
+}
+
 static ot_status put_pair(planner *p, uint32_t row)
 {
     const ot_dataset *d = p->o->data;
@@ -171,6 +180,7 @@ static ot_status put_pair(planner *p, uint32_t row)
         st = put_tokens(p, d->tokens + x->tokens[i].first, x->tokens[i].n, &s.leaf[i].tokens);
         s.leaf[i].n_before = x->n_prompt;
     }
+    s.leaf[1].n_shared = n_shared(d->tokens + x->tokens[0].first, x->tokens[0].n, d->tokens + x->tokens[1].first, x->tokens[1].n);
     return st == OT_OK ? put_sample(p, &s) : st;
 }
 
@@ -205,11 +215,11 @@ static ot_status put_calm(planner *p, uint32_t i)
 
 /* ---- Batches ------------------------------------------------------------------------------------------------ */
 
-uint32_t ot_sample_tokens(const ot_sample *sample)
+uint32_t ot_sample_rows(const ot_sample *sample)
 {
     uint32_t n = 0;
     for (uint32_t i = 0; i < sample->n_leaves; i++)
-        n += sample->leaf[i].tokens.n;
+        n += sample->leaf[i].tokens.n - sample->leaf[i].n_shared;
     return n;
 }
 
@@ -232,7 +242,7 @@ static void sort_by_length(uint32_t *x, uint32_t n, uint32_t *scratch, const ot_
     sort_by_length(x + half, n - half, scratch, samples);
     memcpy(scratch, x, n * sizeof *x);
     for (uint32_t a = 0, b = half, i = 0; i < n; i++) {
-        const bool left = b == n || (a < half && ot_sample_tokens(&samples[scratch[a]]) <= ot_sample_tokens(&samples[scratch[b]]));
+        const bool left = b == n || (a < half && ot_sample_rows(&samples[scratch[a]]) <= ot_sample_rows(&samples[scratch[b]]));
         x[i] = scratch[left ? a++ : b++];
     }
 }
@@ -242,7 +252,7 @@ static uint32_t cut_batches(const ot_epoch_plan *e, uint32_t batch_tokens, uint3
 {
     uint32_t n_batches = 0, tokens = 0;
     for (uint32_t i = 0; i < e->n_samples; i++) {
-        const uint32_t n = ot_sample_tokens(&e->samples[e->order[i]]);
+        const uint32_t n = ot_sample_rows(&e->samples[e->order[i]]);
         if (i == 0 || tokens + n > batch_tokens || i % WINDOW == 0) {
             first[n_batches++] = i;
             tokens = 0;

@@ -10,6 +10,7 @@
 typedef struct ot_leaf {
     ot_span tokens;
     uint32_t n_before;
+    uint32_t n_shared;     /* of its first tokens, those whose rows are the other leaf's (ot_sequence_batch_fork) */
 } ot_leaf;
 
 typedef struct ot_sample {
@@ -45,6 +46,7 @@ typedef struct ot_plan_options {
 
 ot_status ot_epoch_plan_make(ot_epoch_plan *plan, const ot_plan_options *options, uint64_t epoch, ot_error *err);
 void ot_epoch_plan_free(ot_epoch_plan *plan);
-uint32_t ot_sample_tokens(const ot_sample *sample);
+/* Rows that it takes: its tokens, but for those of the second leaf that the first has too. */
+uint32_t ot_sample_rows(const ot_sample *sample);
 
 #endif

@@ -2,6 +2,7 @@
 #ifndef OTTER_TRAIN_GRADIENTS_INTERNAL_H
 #define OTTER_TRAIN_GRADIENTS_INTERNAL_H
 
+#include "train/attention-backward.h"
 #include "train/gradients.h"
 
 /* Values of which one task adds up the squares, for the norm of all gradients. */
@@ -67,7 +68,7 @@ struct ot_gradients {
     uint32_t layer;
     uint32_t n_row_tasks;
     float penalty_scale;        /* lambda / rows that count */
-    uint32_t *sequence_first, *sequence_rows; /* (max_rows) */
+    ot_sequence_rows *sequences; /* (max_rows) those that begin alike as one */
     uint32_t n_sequences;
     ot_gradient_tile *tiles;
     uint32_t n_tiles, max_tiles, tile_features;

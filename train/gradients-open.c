@@ -166,11 +166,10 @@ static ot_status allocate(ot_gradients *g, ot_error *err)
     g->rope_back = ot_alloc((size_t)g->max_length * g->hd, sizeof(float));
     g->scratch = ot_alloc(g->scratch_floats * ot_pool_threads(g->pool), sizeof(float));
     g->norm_parts = ot_alloc(ot_gradients_norm_chunks(g), sizeof *g->norm_parts);
-    g->sequence_first = ot_alloc(g->max_rows, sizeof(uint32_t));
-    g->sequence_rows = ot_alloc(g->max_rows, sizeof(uint32_t));
+    g->sequences = ot_alloc(g->max_rows, sizeof *g->sequences);
     g->tiles = ot_alloc(g->max_tiles, sizeof *g->tiles);
     if (!g->g_buffer || !g->g_of || !g->layers || !g->touched || !g->tape_buffer || !g->row_buffer || !g->row_penalty ||
-        !g->rope_back || !g->scratch || !g->norm_parts || !g->sequence_first || !g->sequence_rows || !g->tiles)
+        !g->rope_back || !g->scratch || !g->norm_parts || !g->sequences || !g->tiles)
         return ot_fail(err, OT_ERR_NOMEM, "out of memory for the gradients of %u rows; lower --batch-tokens", g->max_rows);
     lay_out_tape(g, g->tape_buffer);
     lay_out_rows(g, g->row_buffer);
@@ -221,7 +220,7 @@ void ot_gradients_close(ot_gradients **gradients)
     if (g == NULL)
         return;
     void *const all[] = {g->g_buffer, g->g_of, g->layers, g->touched, g->tape_buffer, g->row_buffer, g->row_penalty,
-                         g->rope_back, g->scratch, g->norm_parts, g->sequence_first, g->sequence_rows, g->tiles};
+                         g->rope_back, g->scratch, g->norm_parts, g->sequences, g->tiles};
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++)
         free(all[i]);
     free(g);

@@ -15,7 +15,6 @@
 #include <math.h>
 #include <string.h>
 
-#include "train/attention-backward.h"
 #include "train/block-exp.h"
 
 #define ROWS_PER_TASK 64
@@ -176,8 +175,7 @@ static void attention_task(void *arg, uint32_t task, uint32_t thread)
         .d_q = g->d_q, .d_k = g->d_k, .d_v = g->d_v,
         .rope_back = g->rope_back, .n_rot = g->n_rot, .neox = g->neox,
     };
-    ot_attention_backward_run(&a, g->sequence_first[s], g->sequence_rows[s], task % n_kv,
-                              g->scratch + thread * g->scratch_floats);
+    ot_attention_backward_run(&a, &g->sequences[s], task % n_kv, g->scratch + thread * g->scratch_floats);
 }
 
 /* From d_q, d_k, d_v and d_mid to the stream entering the layer. */
@@ -282,11 +280,18 @@ static void list_sequences(ot_gradients *g)
     const ot_batch *b = g->batch;
     g->n_sequences = 0;
     for (uint32_t r = 0; r < b->n_rows; r++) {
-        if (r == 0 || b->rows[r].sequence != b->rows[r - 1].sequence) {
-            g->sequence_first[g->n_sequences] = r;
-            g->sequence_rows[g->n_sequences++] = 0;
+        const bool begins = r == 0 || b->rows[r].sequence != b->rows[r - 1].sequence;
+        if (begins && b->rows[r].position == 0)
+            g->sequences[g->n_sequences++] = (ot_sequence_rows){.first = r};
+        ot_sequence_rows *s = &g->sequences[g->n_sequences - 1];
+        if (begins && b->rows[r].position > 0) {
+            s->fork = r;
+            s->n_shared = b->rows[r].position;
         }
-        g->sequence_rows[g->n_sequences - 1]++;
+        if (s->n_shared > 0)
+            s->n_fork++;
+        else
+            s->n++;
     }
 }
 

@@ -55,7 +55,7 @@ double ot_loss_bce(const ot_loss_options *options, const ot_sample *sample, cons
 
 double ot_loss_pairwise(const ot_sample *sample, const float *raw, float *d_raw, uint32_t n_outputs, double scale)
 {
-    const uint32_t chosen = sample->leaf[0].tokens.n - 1, rejected = sample->leaf[0].tokens.n + sample->leaf[1].tokens.n - 1;
+    const uint32_t chosen = sample->leaf[0].tokens.n - 1, rejected = ot_sample_rows(sample) - 1;
     double loss = 0.0;
     for (uint32_t k = 0; k < n_outputs; k++) {
         const size_t a = (size_t)chosen * n_outputs + k, b = (size_t)rejected * n_outputs + k;

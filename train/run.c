@@ -28,7 +28,8 @@ static ot_status gather_batch(ot_run *run, ot_batch *batch, ot_error *err)
          run->loss != OT_LOSS_LOOKAHEAD && i < p->batch_first[run->state.batch + 1]; i++) {
         const ot_sample *s = &p->samples[p->order[i]];
         for (uint32_t l = 0; l < s->n_leaves; l++)
-            ot_sequence_batch_add(run->sequences, p->tokens + s->leaf[l].tokens.first, s->leaf[l].tokens.n, OT_ROW_OUTPUT);
+            ot_sequence_batch_fork(run->sequences, p->tokens + s->leaf[l].tokens.first, s->leaf[l].tokens.n, s->leaf[l].n_shared,
+                                   OT_ROW_OUTPUT);
     }
     return ot_sequence_batch_finish(run->sequences, batch, ot_gradients_tape(run->gradients), err);
 }
@@ -48,7 +49,7 @@ static double losses_of_batch(ot_run *run, const ot_batch *batch, double scale)
         loss += run->loss == OT_LOSS_PAIRWISE
                     ? ot_loss_pairwise(s, run->raw + at, run->d_raw + at, n_outputs, scale)
                     : ot_loss_bce(&options, s, run->raw + at, run->d_raw + at, n_outputs, scale);
-        at += (size_t)ot_sample_tokens(s) * n_outputs;
+        at += (size_t)ot_sample_rows(s) * n_outputs;
     }
     return loss;
 }

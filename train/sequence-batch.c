@@ -24,6 +24,7 @@ struct ot_sequence_batch {
     uint32_t *n_pages;                      /* (max_rows) pages of each sequence */
     size_t total_pages;
     uint32_t *n_slots;                      /* (max_rows) slots of each sequence that are taken */
+    uint32_t *n_shared;                     /* (max_rows) pages that are those of the sequence before */
     uint32_t n_branches;
     ot_row *branches;                       /* (max_rows) */
     uint32_t *tails;                        /* (max_rows) the slot of each branch, which is its tail */
@@ -71,10 +72,11 @@ ot_status ot_sequence_batch_open(ot_sequence_batch **out, const ot_model *model,
     b->kv = ot_alloc((size_t)max_rows * MAX_CHAIN, sizeof *b->kv);
     b->n_pages = ot_alloc(max_rows, sizeof *b->n_pages);
     b->n_slots = ot_alloc(max_rows, sizeof *b->n_slots);
+    b->n_shared = ot_alloc(max_rows, sizeof *b->n_shared);
     b->branches = ot_alloc(max_rows, sizeof *b->branches);
     b->tails = ot_alloc(max_rows, sizeof *b->tails);
     b->branch_views = ot_alloc(max_rows, sizeof *b->branch_views);
-    if (!b->rows || !b->views || !b->kv || !b->n_pages || !b->n_slots || !b->branches || !b->tails || !b->branch_views) {
+    if (!b->rows || !b->views || !b->kv || !b->n_pages || !b->n_slots || !b->n_shared || !b->branches || !b->tails || !b->branch_views) {
         ot_sequence_batch_close(&b);
         return ot_fail(err, OT_ERR_NOMEM, "out of memory for batches of %u rows", max_rows);
     }
@@ -92,6 +94,7 @@ void ot_sequence_batch_close(ot_sequence_batch **batch)
     free(b->kv);
     free(b->n_pages);
     free(b->n_slots);
+    free(b->n_shared);
     free(b->branches);
     free(b->tails);
     free(b->branch_views);
@@ -112,6 +115,19 @@ uint32_t ot_sequence_batch_rows(const ot_sequence_batch *b)
     return b->n_rows;
 }
 
+/* Rows of positions [n_shared, n). */
+static uint32_t add(ot_sequence_batch *b, const int32_t *tokens, uint32_t n, uint32_t n_shared, uint32_t n_branches, uint32_t flags)
+{
+    const uint32_t first = b->n_rows, s = b->n_sequences++;
+    for (uint32_t i = n_shared; i < n; i++)
+        b->rows[b->n_rows++] = (ot_row){.token = tokens[i], .position = i, .sequence = s, .slot = i, .n_prefix = i + 1, .flags = flags};
+    b->n_slots[s] = n;
+    b->n_shared[s] = n_shared / OT_PAGE_TOKENS;
+    b->n_pages[s] = (n + n_branches + OT_PAGE_TOKENS - 1) / OT_PAGE_TOKENS;
+    b->total_pages += b->n_pages[s];
+    return first;
+}
+
 uint32_t ot_sequence_batch_add(ot_sequence_batch *b, const int32_t *tokens, uint32_t n, uint32_t flags)
 {
     return ot_sequence_batch_add_room(b, tokens, n, 0, flags);
@@ -119,15 +135,12 @@ uint32_t ot_sequence_batch_add(ot_sequence_batch *b, const int32_t *tokens, uint
 
 uint32_t ot_sequence_batch_add_room(ot_sequence_batch *b, const int32_t *tokens, uint32_t n, uint32_t n_branches, uint32_t flags)
 {
-    const uint32_t first = b->n_rows;
-    for (uint32_t i = 0; i < n; i++)
-        b->rows[first + i] = (ot_row){.token = tokens[i], .position = i, .sequence = b->n_sequences, .slot = i,
-                                      .n_prefix = i + 1, .flags = flags};
-    b->n_rows += n;
-    b->n_slots[b->n_sequences] = n;
-    b->n_pages[b->n_sequences] = (n + n_branches + OT_PAGE_TOKENS - 1) / OT_PAGE_TOKENS;
-    b->total_pages += b->n_pages[b->n_sequences++];
-    return first;
+    return add(b, tokens, n, 0, n_branches, flags);
+}
+
+uint32_t ot_sequence_batch_fork(ot_sequence_batch *b, const int32_t *tokens, uint32_t n, uint32_t n_shared, uint32_t flags)
+{
+    return add(b, tokens, n, n_shared, 0, flags);
 }
 
 void ot_sequence_batch_flag(ot_sequence_batch *b, uint32_t row, uint32_t flags)
@@ -158,6 +171,15 @@ static ot_status reserve(ot_sequence_batch *b, size_t needed, ot_error *err)
     return OT_OK;
 }
 
+/* The first pages of a fork's heads become those of the sequence before it. What it had there stays unused. */
+static void share_pages(const ot_sequence_batch *b, uint32_t s)
+{
+    uint8_t **own = b->table + (b->views[s].units - (uint8_t *const *)b->table);
+    uint8_t **before = b->table + (b->views[s - 1].units - (uint8_t *const *)b->table);
+    for (uint32_t head = 0; head < b->n_heads; head++)
+        memcpy(own + (size_t)head * b->n_pages[s], before + (size_t)head * b->n_pages[s - 1], b->n_shared[s] * sizeof *own);
+}
+
 ot_status ot_sequence_batch_finish(ot_sequence_batch *b, ot_batch *batch, ot_tape *tape, ot_error *err)
 {
     const size_t needed = b->total_pages * b->n_heads;
@@ -176,6 +198,8 @@ ot_status ot_sequence_batch_finish(ot_sequence_batch *b, ot_batch *batch, ot_tap
             kv[i] = (ot_kv_insertion){b->chain[i], at};
             at += (size_t)b->heads[i + 1] * pages;
         }
+        if (b->n_shared[s] > 0)
+            share_pages(b, s);
     }
     *batch = (ot_batch){.n_rows = b->n_rows, .rows = b->rows, .n_sequences = b->n_sequences, .sequences = b->views,
                         .tape = tape};

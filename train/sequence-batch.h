@@ -18,6 +18,10 @@ uint32_t ot_sequence_batch_rows(const ot_sequence_batch *b);
 uint32_t ot_sequence_batch_add(ot_sequence_batch *b, const int32_t *tokens, uint32_t n, uint32_t flags);
 /* The same, with room for n_branches candidate rows. */
 uint32_t ot_sequence_batch_add_room(ot_sequence_batch *b, const int32_t *tokens, uint32_t n, uint32_t n_branches, uint32_t flags);
+/* A sequence that may begin as the one added just before it: of its n tokens, the first n_shared (whole pages of OT_PAGE_TOKENS, fewer than
+ * n, no more than the other has; 0: none) are that one's rows and get none here. Returns its first own row; n - n_shared must fit. One fork
+ * of a sequence, and none of a fork. */
+uint32_t ot_sequence_batch_fork(ot_sequence_batch *b, const int32_t *tokens, uint32_t n, uint32_t n_shared, uint32_t flags);
 /* Sets flags of one row. */
 void ot_sequence_batch_flag(ot_sequence_batch *b, uint32_t row, uint32_t flags);
 /* Assigns units and fills *batch, which borrows from b until the next clear. tape may be NULL. */

@@ -90,7 +90,7 @@ static void every_row_once(void)
         uint32_t tokens = 0;
         for (uint32_t i = p.batch_first[b]; i < p.batch_first[b + 1]; i++) {
             const ot_sample *s = &p.samples[p.order[i]];
-            tokens += ot_sample_tokens(s);
+            tokens += ot_sample_rows(s);
             CHECK(!met[p.order[i]]);
             met[p.order[i]] = true;
             CHECK_NEAR(s->labels[0], p.order[i] % 2, 0);

@@ -25,9 +25,10 @@ typedef struct fixture {
     float labels[N_TEXTS][2];
     uint32_t first[N_TEXTS];
     float raw[MAX_ROWS * 2], d_raw[MAX_ROWS * 2];
-    bool pairwise, no_task;
+    bool pairwise, no_task, apart; /* apart: nothing is shared by the two of a pair */
     double lambda;
     ot_test_rng rng;
+    uint64_t batch_seed; /* of the tokens */
 } fixture;
 
 static ot_error err;
@@ -50,24 +51,27 @@ static ot_insertion_spec make_spec(uint32_t width, uint32_t heads, uint32_t kv_h
 
 static bool open_batch(fixture *f)
 {
-    const uint32_t lengths[2 * N_TEXTS] = {9, 1, 37, 20, 4, 12, 2, 41};
+    const uint32_t lengths[2 * N_TEXTS] = {9, 1, 37, 52, 4, 12, 2, 41}, shared = 32; /* the second of the second pair begins as the first */
     if (!CHECK_OK(ot_sequence_batch_open(&f->sequences, f->base.model, f->base.x, OT_KV_F32, MAX_ROWS, &err), &err))
         return false;
     ot_sequence_batch_clear(f->sequences);
+    f->batch_seed = f->rng.state;
+    int32_t tokens[64];
     for (int t = 0, s = 0; t < N_TEXTS; t++) {
         ot_sample *sample = &f->samples[t];
         *sample = (ot_sample){.n_leaves = f->pairwise ? 2 : 1, .labels = f->labels[t]};
         f->labels[t][0] = (float)(t % 2);
         f->labels[t][1] = t == 2 ? NAN : 0.25f;
         for (uint32_t l = 0; l < sample->n_leaves; l++, s++) {
-            int32_t tokens[64];
             const uint32_t n = lengths[s];
-            for (uint32_t i = 0; i < n; i++)
+            const uint32_t alike = l == 1 && t == 1 ? shared : 0;
+            sample->leaf[l] = (ot_leaf){.tokens.n = n, .n_shared = f->apart ? 0 : alike};
+            for (uint32_t i = alike; i < n; i++)
                 tokens[i] = (int32_t)ot_test_rng_below(&f->rng, 40);
-            const uint32_t first = ot_sequence_batch_add(f->sequences, tokens, n, OT_ROW_OUTPUT);
             if (l == 0)
-                f->first[t] = first;
-            sample->leaf[l].tokens.n = n;
+                f->first[t] = ot_sequence_batch_add(f->sequences, tokens, n, OT_ROW_OUTPUT);
+            else
+                ot_sequence_batch_fork(f->sequences, tokens, n, sample->leaf[l].n_shared, OT_ROW_OUTPUT);
             sample->leaf[l].n_before = !f->pairwise && t == 2 ? 11 : 0;
         }
     }
@@ -132,6 +136,40 @@ static void check_all(ot_insertion_spec spec, bool with_parent, bool pairwise, d
     if (open_fixture(f, spec, with_parent, pairwise, lambda)) {
         const ot_slope_check c = checker(f);
         ot_slope_check_all(&c);
+    }
+    close_fixture(f);
+    free(f);
+}
+
+/* Two that begin alike score to the bit what they score apart, and in all they get the same gradients. */
+static void pairs_share_their_beginning(void)
+{
+    fixture *f = malloc(sizeof *f);
+    if (open_fixture(f, make_spec(16, 4, 2, 32, false), true, true, 0.0)) {
+        float raw[MAX_ROWS * 2];
+        const double loss = total_loss(f);
+        const uint32_t rows = f->batch.n_rows, end = f->first[2], n_params = ot_insertion_n_params(f->base.x);
+        memcpy(raw, f->raw, sizeof raw);
+        size_t n_values = 0, at = 0;
+        for (uint32_t i = 0; i < n_params; i++)
+            n_values += (size_t)ot_insertion_param(f->base.x, i)->n_in * ot_insertion_param(f->base.x, i)->n_out;
+        float *gradients = malloc(n_values * sizeof *gradients), largest = 0, difference = 0;
+        memcpy(gradients, ot_gradients_of(f->g, 0), n_values * sizeof *gradients);
+        f->apart = true;
+        f->rng.state = f->batch_seed;
+        ot_sequence_batch_close(&f->sequences);
+        CHECK(open_batch(f));
+        CHECK_NEAR(total_loss(f), loss, 1e-12);
+        CHECK_UINT(f->batch.n_rows, rows + 32);
+        CHECK(memcmp(raw, f->raw, (size_t)(f->first[1] + 37) * 2 * sizeof *raw) == 0);
+        CHECK(memcmp(raw + 2 * (end - 20), f->raw + 2 * (f->first[2] - 20), 40 * sizeof *raw) == 0);
+        for (; at < n_values; at++) {
+            largest = fmaxf(largest, fabsf(gradients[at]));
+            difference = fmaxf(difference, fabsf(gradients[at] - ot_gradients_of(f->g, 0)[at]));
+        }
+        printf("    %g at most of %g\n", difference, largest);
+        CHECK(difference < 1e-5f * largest);
+        free(gradients);
     }
     close_fixture(f);
     free(f);
@@ -207,6 +245,7 @@ static void zero_norm_weight(void)
 int main(int argc, char **argv)
 {
     ot_test_start(argc, argv);
+    RUN(pairs_share_their_beginning);
     RUN(bce_full);
     RUN(bce_full_with_regulariser);
     RUN(regulariser_alone);
