@@ -49,7 +49,7 @@ static void print_usage(FILE *to)
             "  --rows N                  the first N rows only\n"
             "  --resume                  go on after the last whole line of --out\n"
             "  --max-sequences N         answers that run at once (64)\n"
-            "  --max-batch-tokens N      rows in a step of the engine (512)\n\n"
+            "  --max-batch-tokens N      rows in a step of the engine (256)\n\n"
             "On a terminal the text is coloured by the first signal. Exit status: 0 done, 1 failed, 2 wrong usage.\n");
 }
 

@@ -21,7 +21,7 @@ void ot_scheduler_options_default(ot_scheduler_options *o)
 {
     *o = (ot_scheduler_options){
         .kv_memory_bytes = (size_t)1 << 30,
-        .max_batch_tokens = 512,
+        .max_batch_tokens = 256,
         .max_sequences = 64,
         .max_queue = 256,
         .output_ring = 64,
