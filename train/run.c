@@ -320,12 +320,12 @@ static ot_status finish(ot_run *run, ot_error *err)
     if (st != OT_OK)
         return st;
     const double all = run->forward_seconds + run->loss_seconds + run->backward_seconds + run->update_seconds + run->eval_seconds;
-    const double cpu = ot_train_cpu_seconds() - run->cpu_started;
+    const double cpu = ot_train_cpu_seconds() - run->cpu_started, percent = all > 0 ? 100 / all : 0; /* no step: nothing was left to do */
     fprintf(run->log, "trained %llu steps, %llu tokens in %.0f s, %.0f tokens in a second of a processor (%.1f s): forward %.0f%%, "
             "loss %.0f%%, backward %.0f%%, update %.0f%%, evaluation %.0f%%\n", (unsigned long long)run->state.n_steps,
             (unsigned long long)run->state.n_tokens, run->state.seconds, (double)(run->state.n_tokens - run->tokens_started) / cpu, cpu,
-            100 * run->forward_seconds / all, 100 * run->loss_seconds / all, 100 * run->backward_seconds / all,
-            100 * run->update_seconds / all, 100 * run->eval_seconds / all);
+            percent * run->forward_seconds, percent * run->loss_seconds, percent * run->backward_seconds,
+            percent * run->update_seconds, percent * run->eval_seconds);
     if (run->dev == NULL)
         return OT_OK;
     if ((st = evaluate_file(run, &result, err)) != OT_OK)
