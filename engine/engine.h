@@ -140,6 +140,8 @@ ot_status ot_insertion_open_trainable(ot_insertion **out, const ot_model *base, 
                                       const ot_insertion_options *options, ot_error *err);
 /* What a trainable scalar insertion's outputs go through from now on; of other heads OT_ERR_INVALID. */
 ot_status ot_insertion_set_activation(ot_insertion *insertion, ot_activation activation, ot_error *err);
+/* Names an output of a trainable insertion; at most 63 bytes count. */
+void ot_insertion_set_label(ot_insertion *insertion, uint32_t output, const char *label);
 uint32_t ot_insertion_n_params(const ot_insertion *insertion);      /* 0 for one that is not trainable */
 ot_param *ot_insertion_param(ot_insertion *insertion, uint32_t i);
 ot_param *ot_insertion_find_param(ot_insertion *insertion, const char *name); /* NULL if missing */

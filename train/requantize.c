@@ -110,6 +110,17 @@ static ot_status change_activation(const ot_train_options *o, ot_insertion *x, o
     return ot_insertion_set_activation(x, o->activation[0] == 's' ? OT_ACT_SIGMOID : OT_ACT_IDENTITY, err);
 }
 
+/* The labels that the options ask for, if any. */
+static ot_status change_labels(const ot_train_options *o, ot_insertion *x, ot_error *err)
+{
+    const uint32_t n = ot_insertion_get_info(x)->spec.n_outputs;
+    if (o->n_labels > 0 && o->n_labels != n)
+        return ot_fail_param(err, OT_ERR_INVALID, "label", "--label: %u given, and %s has %u outputs", o->n_labels, o->init_from, n);
+    for (uint32_t i = 0; i < o->n_labels; i++)
+        ot_insertion_set_label(x, i, o->labels[i]);
+    return OT_OK;
+}
+
 static ot_status write_file(const ot_train_options *o, ot_type type, const ot_gguf *source, ot_insertion *x, ot_error *err)
 {
     ot_gguf_writer *w = NULL;
@@ -144,6 +155,8 @@ ot_status ot_requantize(const ot_train_options *o, const ot_model *model, ot_ins
         st = ot_insertion_open_trainable(&x, model, name, o->init_from, (const ot_insertion *const *)parents, n_parents, &open, err);
     if (st == OT_OK)
         st = change_activation(o, x, err);
+    if (st == OT_OK)
+        st = change_labels(o, x, err);
     if (st == OT_OK)
         st = write_file(o, type, source, x, err);
     if (st == OT_OK && log != NULL)

@@ -129,6 +129,11 @@ ot_status ot_insertion_set_activation(ot_insertion *x, ot_activation activation,
     return OT_OK;
 }
 
+void ot_insertion_set_label(ot_insertion *x, uint32_t output, const char *label)
+{
+    snprintf(x->info.spec.labels[output], sizeof x->info.spec.labels[output], "%s", label);
+}
+
 /* ---- Repacking --------------------------------------------------------------------------------------------- */
 
 static void repack_task(void *arg, uint32_t task, uint32_t thread)

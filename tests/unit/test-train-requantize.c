@@ -199,6 +199,28 @@ static void keeps_what_is_not_a_number(void)
     ot_gguf_close(&g);
 }
 
+static void changes_the_labels(void)
+{
+    ot_train_options o = make_options("labelled.gguf");
+    strcpy(o.init_from, ot_test_temp_path("original.gguf"));
+    strcpy(o.labels[0], "kind");
+    o.n_labels = 1;
+    REQUIRE_OK(ot_train_init_file(&o, quiet, &err), &err);
+    ot_gguf *g;
+    ot_str label;
+    REQUIRE_OK(ot_gguf_open(&g, o.out, &err), &err);
+    ot_gguf_array labels;
+    REQUIRE_OK(ot_gguf_get_array(g, "otter.head.labels", &labels, &err), &err);
+    label = ot_gguf_array_str(&labels, 0);
+    CHECK_UINT(label.size, 4);
+    CHECK(memcmp(label.data, "kind", 4) == 0);
+    ot_gguf_close(&g);
+    strcpy(o.labels[1], "unkind");
+    o.n_labels = 2;
+    CHECK_STATUS(ot_train_init_file(&o, quiet, &err), OT_ERR_INVALID, &err);
+    CHECK_CONTAINS(err.message, "--label");
+}
+
 static void refuses_what_is_no_insertion(void)
 {
     ot_train_options o = make_options("none.gguf");
@@ -221,6 +243,7 @@ int main(int argc, char **argv)
     RUN(changes_the_activation);
     RUN(says_it_each_time);
     RUN(keeps_what_is_not_a_number);
+    RUN(changes_the_labels);
     RUN(refuses_what_is_no_insertion);
     return ot_test_finish();
 }
