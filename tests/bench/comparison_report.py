@@ -119,10 +119,12 @@ def curve_table(curves, what):
     figures = sorted({key for curve in curves.values() for key in last_dev(curve) if key != "rows"})
     rows = []
     for label, curve in curves.items():
-        steps = [entry for entry in curve if "loss" in entry]
-        rows.append([label, str(steps[-1]["step"]) if steps else "", number(steps[-1]["loss"], 4) if steps else "",
-                     *(number(last_dev(curve).get(key), 4) for key in figures)])
-    return table([what, "steps", "training loss", *(f"dev {key}" for key in figures)], rows)
+        steps, dev = [entry for entry in curve if "loss" in entry], last_dev(curve)
+        rows.append([label, *((str(steps[-1]["step"]), str(steps[-1]["tokens"]), number(steps[-1]["loss"], 4)) if steps else ("", "", "")),
+                     str(dev.get("rows", "")), *(number(dev.get(key), 4) for key in figures)])
+    return [*table([what, "steps", "tokens", "training loss", "dev rows", *(f"dev {key}" for key in figures)], rows),
+            "Each is `otter train` with its configuration of [heads/ablations](../heads/ablations) and `--curve`, ended after these steps. "
+            "One without figures ended before its first line.", ""]
 
 
 # ---- Plots ---------------------------------------------------------------------------------------------------

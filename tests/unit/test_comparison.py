@@ -117,7 +117,7 @@ def the_page_says_what_was_saved_and_what_is_missing():
     check("a separate model is timed without its quality", [line for line in lines if line.startswith("| separate ")],
           ["| separate |  |  |  |  |  | 16.7 | 3.00x | 2.00x |  |  |"])
     check("what is missing", "Not run: head only (no toxicity-task-head-only)." in lines, True)
-    check("a curve's last figures", "| copy | 2 | 0.5000 | 0.9000 |" in lines, True)
+    check("a curve's last figures", "| copy | 2 | 20 | 0.5000 | 4 | 0.9000 |" in lines, True)
 
 
 if __name__ == "__main__":
