@@ -18,7 +18,7 @@ int ot_cli_init(int argc, char **argv)
     if (help) {
         printf("Usage: otter init --model FILE --out FILE [OPTION]...\n\n"
                "Writes a new insertion for a base model, initialised and not yet trained; or, with --init-from, one that exists\n"
-               "with its matrices as --type (--parent for each that it is stacked on), a scalar one with another --activation.\n\n");
+               "with its matrices as --type (--parent for each that it is stacked on), other --label, a scalar one with another --activation.\n\n");
         ot_train_options_print(stdout, true);
         return 0;
     }
