@@ -155,7 +155,8 @@ def plot_curves(plt, curves, path, title):
     figure, axis = plt.subplots(figsize=(6.4, 4))
     for label, curve in curves.items():
         points = [(entry["tokens"], entry["loss"]) for entry in curve if entry.get("loss") is not None]
-        axis.plot([x for x, _ in points], [y for _, y in points], label=label)
+        if points:
+            axis.plot([x for x, _ in points], [y for _, y in points], label=label)
     return finish(plt, figure, axis, path, title, "tokens read", "training loss")
 
 
@@ -178,7 +179,8 @@ def plots(results, out):
     if "drafts" in tables:
         d = tables["drafts"]
         keys = [(key, label) for key, label, _ in d["systems"] if key in d["quality"]]
-        figure, axis = plt.subplots(figsize=(6.4, 4))
+        figure, axis = plt.subplots(figsize=(8, 4.5))
+        axis.invert_yaxis()  # in the order of the table
         axis.barh([label for _, label in keys], [d["quality"][key]["tokens_a_pass"]["mean"] for key, _ in keys], height=0.4, align="edge",
                   label="tokens a pass")
         axis.barh([label for _, label in keys], [1 / d["timing"][key]["time_ratio"] for key, _ in keys], height=-0.4, align="edge",

@@ -118,10 +118,10 @@ def draft_systems(max_draft, tree):
         row("otter-tree", "Otter drafts, tree", ["draft-otter"], *as_tree, heads=("draft-otter",), compares_with="model"),
         row("otter-lookup", "Otter drafts, chain, with prompt lookup", ["lookup", "draft-otter"], heads=("draft-otter",),
             compares_with="model"),
-        row("medusa-fixed", "Medusa-1, the whole tree in every pass", ["draft-medusa"], *in_every_pass, heads=("draft-medusa",),
+        row("medusa-fixed", "Medusa-1, tree in every pass", ["draft-medusa"], *in_every_pass, heads=("draft-medusa",),
             compares_with="model"),
-        row("otter-fixed", "Otter drafts, the whole tree in every pass", ["draft-otter"], *in_every_pass, heads=("draft-otter",),
+        row("otter-fixed", "Otter drafts, tree in every pass", ["draft-otter"], *in_every_pass, heads=("draft-otter",),
             compares_with="model"),
-        row("otter-lookup-fixed", "Otter drafts with prompt lookup, the whole tree in every pass", ["lookup", "draft-otter"], *in_every_pass,
+        row("otter-lookup-fixed", "Otter drafts and lookup, tree in every pass", ["lookup", "draft-otter"], *in_every_pass,
             heads=("draft-otter",), compares_with="model"),
     ]
