@@ -59,7 +59,7 @@ def takes_every_preset(_):
     with Server("--threads", "2", "--config", PRESETS) as server:
         models = [model["id"] for model in server.get("/v1/models").ok()["data"]]
         expect(models, [f"smollm2{preset}" for preset in ("", "+gentle", "+kind", "+guarded", "+watched", "+quick", "+detoxified",
-                                                          "+foreseeing", "+drafted", "+careful")])
+                                                          "+anti-expert", "+foreseeing", "+drafted", "+careful")])
         for model in models:
             answer = server.post("/v1/chat/completions", {"model": model, "max_tokens": 4, "messages": [{"role": "user", "content": "Hi"}]})
             expect(answer.status, 200, brief(answer.body))
