@@ -6,7 +6,6 @@
 
 #include "cli/arguments.h"
 
-
 void ot_cli_steering_default(ot_cli_steering *s)
 {
     memset(s, 0, sizeof *s);

@@ -173,6 +173,16 @@ static void threads_change_nothing(void)
     ot_check_same_tensors(ot_test_temp_path("two.gguf"), ot_test_temp_path("one.gguf"));
 }
 
+static void check_text_key(const char *path, const char *key, const char *expected)
+{
+    ot_gguf *g = NULL;
+    ot_str s = {0};
+    REQUIRE_OK(ot_gguf_open(&g, path, &err), &err);
+    CHECK_OK(ot_gguf_get_str(g, key, &s, &err), &err);
+    CHECK_BYTES(s.data, s.size, expected, strlen(expected));
+    ot_gguf_close(&g);
+}
+
 static void learns_pairs(void)
 {
     write_pairs("pairs.jsonl", 60);
@@ -192,12 +202,7 @@ static void learns_pairs(void)
     REQUIRE_OK(ot_eval_file(&e, NULL, &r, &err), &err);
     CHECK(r.is_paired);
     CHECK(r.pair_accuracy > 0.95);
-    ot_gguf *g = NULL;
-    ot_str s = {0};
-    REQUIRE_OK(ot_gguf_open(&g, o.out, &err), &err);
-    CHECK_OK(ot_gguf_get_str(g, "otter.head.activation", &s, &err), &err);
-    CHECK_BYTES(s.data, s.size, "identity", strlen("identity"));
-    ot_gguf_close(&g);
+    check_text_key(o.out, "otter.head.activation", "identity");
 }
 
 static bool has_key(const char *path, const char *key)
@@ -246,12 +251,7 @@ static void several_outputs(void)
     CHECK(!has_key(o.out, "otter.training.dev_output"));
     strcpy(o.labels[o.n_labels++], "rude");
     REQUIRE_OK(ot_train_run(&o, NULL, quiet, &err), &err);
-    ot_gguf *g = NULL;
-    ot_str s = {0};
-    REQUIRE_OK(ot_gguf_open(&g, o.out, &err), &err);
-    CHECK_OK(ot_gguf_get_str(g, "otter.training.dev_output", &s, &err), &err);
-    CHECK_BYTES(s.data, s.size, "toxic", strlen("toxic"));
-    ot_gguf_close(&g);
+    check_text_key(o.out, "otter.training.dev_output", "toxic");
 }
 
 static void quiet_texts_join_labelled_ones_only(void)
