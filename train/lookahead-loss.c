@@ -137,14 +137,14 @@ static double change_weight(const ot_lookahead_loss *l, double s)
     return l->spec->activation == OT_ACT_IDENTITY ? 1.0 : c > SMALLEST_WEIGHT ? c : SMALLEST_WEIGHT;
 }
 
-static double variance_of_raw(const ot_lookahead_loss *l, const ot_score_target *t)
+static double variance(const double *x, uint32_t n)
 {
     double mean = 0.0, sum = 0.0;
-    for (uint32_t j = 0; j < t->n; j++)
-        mean += raw_score(l, t->scores[j]) / t->n;
-    for (uint32_t j = 0; j < t->n; j++)
-        sum += (raw_score(l, t->scores[j]) - mean) * (raw_score(l, t->scores[j]) - mean);
-    return sum / t->n;
+    for (uint32_t j = 0; j < n; j++)
+        mean += x[j] / n;
+    for (uint32_t j = 0; j < n; j++)
+        sum += (x[j] - mean) * (x[j] - mean);
+    return sum / n;
 }
 
 static void target_task(void *arg, uint32_t i, uint32_t thread)
@@ -152,22 +152,27 @@ static void target_task(void *arg, uint32_t i, uint32_t thread)
     ot_lookahead_loss *l = arg;
     const ot_score_target *t = &l->targets[i];
     float *u = l->u + (size_t)i * l->d, *du = l->du + (size_t)i * l->d;
-    const double rank = t->rank > 0 ? t->rank / (variance_of_raw(l, t) + SMALLEST_SPREAD * SMALLEST_SPREAD) : 0.0;
+    double y[OT_MAX_SCORE_TOKENS], exact[OT_MAX_SCORE_TOKENS], c[OT_MAX_SCORE_TOKENS]; /* c: weights of the differences */
     double mean = 0.0, mean_error = 0.0, slope;
     (void)thread;
     memcpy(l->x + (size_t)i * l->n_in, l->head_in + (size_t)t->row * l->n_in, l->n_in * sizeof(float));
     vector_of(l, l->x + (size_t)i * l->n_in, u);
     memset(du, 0, l->d * sizeof *du);
     l->losses[i] = l->d_bias[i] = 0.0;
-    for (uint32_t j = 0; j < t->n; j++)
-        mean += (raw_of(l, u, t->tokens[j]) - raw_score(l, t->scores[j])) / t->n;
-    for (uint32_t j = 0; j < t->n; j++)
-        mean_error += (t->change * change_weight(l, t->scores[j]) + rank) * (raw_of(l, u, t->tokens[j]) - raw_score(l, t->scores[j]) - mean) / t->n;
     for (uint32_t j = 0; j < t->n; j++) {
-        const double y = raw_of(l, u, t->tokens[j]), error = y - raw_score(l, t->scores[j]) - mean;
-        const double c = t->change * change_weight(l, t->scores[j]) + rank;
-        l->losses[i] += (t->level * level_loss(l, y, t->scores[j], &slope) + 0.5 * c * error * error) / t->n;
-        const double dy = (t->level * slope + c * error - mean_error) / t->n;
+        y[j] = raw_of(l, u, t->tokens[j]);
+        exact[j] = raw_score(l, t->scores[j]);
+        mean += (y[j] - exact[j]) / t->n;
+    }
+    const double rank = t->rank > 0 ? t->rank / (variance(exact, t->n) + SMALLEST_SPREAD * SMALLEST_SPREAD) : 0.0;
+    for (uint32_t j = 0; j < t->n; j++) {
+        c[j] = t->change * change_weight(l, t->scores[j]) + rank;
+        mean_error += c[j] * (y[j] - exact[j] - mean) / t->n;
+    }
+    for (uint32_t j = 0; j < t->n; j++) {
+        const double error = y[j] - exact[j] - mean;
+        l->losses[i] += (t->level * level_loss(l, y[j], t->scores[j], &slope) + 0.5 * c[j] * error * error) / t->n;
+        const double dy = (t->level * slope + c[j] * error - mean_error) / t->n;
         l->kernels->axpy(du, l->e + (size_t)t->tokens[j] * l->d, (float)dy, l->d);
         l->d_bias[i] += dy;
     }
@@ -207,9 +212,13 @@ ot_status ot_lookahead_loss_run(ot_lookahead_loss *l, const ot_batch *batch, con
                                 float *d_head_in, float *d_weight, float *d_bias, double *loss, ot_error *err)
 {
     double bias = 0.0;
-    for (uint32_t i = 0; i < n; i++)
+    for (uint32_t i = 0; i < n; i++) {
         if (targets[i].row >= batch->n_rows)
             return ot_fail(err, OT_ERR_INVALID, "a score for row %u of %u", targets[i].row, batch->n_rows);
+        if (targets[i].n > OT_MAX_SCORE_TOKENS)
+            return ot_fail(err, OT_ERR_INVALID, "scores of %u tokens after row %u, at most %d", targets[i].n, targets[i].row,
+                           OT_MAX_SCORE_TOKENS);
+    }
     *loss = 0.0;
     l->d_weight = d_weight;
     l->first = true;

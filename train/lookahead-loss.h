@@ -7,10 +7,12 @@
 
 typedef struct ot_lookahead_loss ot_lookahead_loss;
 
+#define OT_MAX_SCORE_TOKENS 128 /* after one row: as many candidates as the options allow, likely and random */
+
 /* Tokens with known scores after one row. */
 typedef struct ot_score_target {
     uint32_t row;            /* of the batch, with OT_ROW_OUTPUT */
-    uint32_t n;
+    uint32_t n;              /* at most OT_MAX_SCORE_TOKENS */
     const int32_t *tokens;   /* (n) */
     const float *scores;     /* (n) after the activation */
     double level, change, rank; /* weights of the losses; see lookahead-loss.c */
