@@ -15,19 +15,15 @@ CFLAGS_ALL = -std=c11 $(WARN) -ffp-contract=off -fno-math-errno -pthread $(CFLAG
 LDLIBS_ALL = $(shell pkg-config --libs $(PKGS)) -lm -pthread
 VERSION := $(shell cat VERSION 2>/dev/null || echo 0.1.0)
 
-ROOMS := engine kv-cache scheduler server config train
-SRC_engine := $(wildcard engine/*.c engine/cpu/*.c engine/otter/*.c)
-SRC_kv-cache := $(wildcard kv-cache/*.c)
-SRC_scheduler := $(wildcard scheduler/*.c)
-SRC_server := $(wildcard server/*.c)
-SRC_config := $(wildcard config/*.c)
-SRC_train := $(wildcard train/*.c)
-SRC_cli := $(wildcard cli/*.c)
+ROOMS := base gguf text engine kv-cache scheduler server config train
+# All .c files of a room, two levels deep.
+room_sources = $(wildcard $(1)/*.c $(1)/*/*.c)
+SRC_cli := $(call room_sources,cli)
 
 obj = $(patsubst %.c,$(BUILD)/obj/%.o,$(1))
 LIBS := $(foreach r,$(ROOMS),$(BUILD)/lib/$(r).a)
 # Users first, so that one pass of the linker resolves all.
-LIBS_ORDERED := $(foreach r,config server train scheduler kv-cache engine,$(BUILD)/lib/$(r).a)
+LIBS_ORDERED := $(foreach r,config server train scheduler kv-cache engine text gguf base,$(BUILD)/lib/$(r).a)
 
 all: $(BUILD)/otter
 
@@ -35,7 +31,7 @@ $(BUILD)/otter: $(call obj,$(SRC_cli)) $(LIBS)
 	$(CC) $(CFLAGS_ALL) $(LDFLAGS) -o $@ $(call obj,$(SRC_cli)) $(LIBS_ORDERED) $(LDLIBS_ALL)
 
 define room_rule
-$(BUILD)/lib/$(1).a: $(call obj,$(SRC_$(1)))
+$(BUILD)/lib/$(1).a: $(call obj,$(call room_sources,$(1)))
 	@mkdir -p $$(@D)
 	@rm -f $$@
 	$$(AR) rcs $$@ $$^

@@ -14,8 +14,8 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-#include "server/json-text.h"
-#include "train/jsonl.h"
+#include "base/json-text.h"
+#include "base/jsonl.h"
 
 #define COMMAND "generate"
 #define MAX_LINE_BYTES ((size_t)256 << 20)

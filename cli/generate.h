@@ -7,7 +7,7 @@
 
 #include "cli/intervention-flags.h"
 #include "cli/session.h"
-#include "engine/chat-template.h"
+#include "text/chat-template.h"
 
 typedef struct ot_generate_options {
     ot_cli_session_options session;

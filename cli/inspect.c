@@ -6,7 +6,7 @@
 #include "cli/arguments.h"
 #include "cli/commands.h"
 
-#include "engine/gguf.h"
+#include "gguf/gguf.h"
 
 #include <getopt.h>
 #include <jansson.h>

@@ -2,7 +2,7 @@
 #include "cli/arguments.h"
 #include "cli/commands.h"
 
-#include "engine/tokenizer.h"
+#include "text/tokenizer.h"
 
 #include <ctype.h>
 #include <getopt.h>

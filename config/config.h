@@ -7,7 +7,7 @@
 #include <stdio.h>
 
 #include "config/model-spec.h"
-#include "engine/status.h"
+#include "base/status.h"
 #include "scheduler/scheduler.h"
 #include "server/server.h"
 

@@ -7,7 +7,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-#include "engine/status.h"
+#include "base/status.h"
 
 typedef enum ot_yaml_kind { OT_YAML_SCALAR, OT_YAML_LIST, OT_YAML_MAP } ot_yaml_kind;
 

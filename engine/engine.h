@@ -19,10 +19,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "engine/gguf.h"
+#include "gguf/gguf.h"
 #include "engine/kernels.h"
-#include "engine/status.h"
-#include "engine/tokenizer.h"
+#include "base/status.h"
+#include "text/tokenizer.h"
 
 /* ---- Base model ------------------------------------------------------------------------------------------ */
 

@@ -19,8 +19,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "engine/gguf.h"
-#include "engine/status.h"
+#include "gguf/gguf.h"
+#include "base/status.h"
 
 #define OT_PANEL 16       /* output features interleaved in a panel of a packed matrix */
 #define OT_QBLOCK 32      /* inputs that share a scale, in weights and activations */

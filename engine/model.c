@@ -1,7 +1,7 @@
 /* Opening a base model: keys and shapes are checked first, then each matrix is packed for the kernels. The file stays mapped, for
  * embedding rows (one row a token is read from it) and for initialising insertions; its pages can always be dropped. */
 #include "engine/model.h"
-#include "engine/gguf-errors.h"
+#include "gguf/gguf-errors.h"
 
 #include <math.h>
 #include <stdio.h>

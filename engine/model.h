@@ -4,7 +4,7 @@
 
 #include "engine/architecture.h"
 #include "engine/engine.h"
-#include "engine/memory.h"
+#include "base/memory.h"
 
 /* y = W x + b; b is NULL where the architecture has none. */
 typedef struct ot_linear {

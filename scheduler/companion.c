@@ -10,7 +10,7 @@
 #include <string.h>
 
 #include "scheduler/heads-registry.h"
-#include "scheduler/policy.h"
+#include "scheduler/policies/policy.h"
 
 /* ---- Opening ------------------------------------------------------------------------------------------------- */
 

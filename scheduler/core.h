@@ -18,9 +18,9 @@
 
 #include "engine/engine.h"
 #include "kv-cache/kv-cache.h"
-#include "scheduler/draft-costs.h"
+#include "scheduler/drafts/draft-costs.h"
 #include "scheduler/request.h"
-#include "scheduler/sampling.h"
+#include "scheduler/policies/sampling.h"
 #include "scheduler/scheduler.h"
 
 #define OT_LOGIT_ROWS 64       /* rows projected at once */

@@ -5,7 +5,7 @@
 #include "scheduler/damaged-files.h"
 
 #include "scheduler/companion.h"
-#include "scheduler/policy.h"
+#include "scheduler/policies/policy.h"
 
 static ot_status check_components(const ot_kv_component *components, uint32_t n, ot_error *err)
 {

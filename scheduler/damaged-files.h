@@ -1,4 +1,4 @@
-/* Who is hurt when a file is cut short while it serves (engine/gguf-guard.c). */
+/* Who is hurt when a file is cut short while it serves (gguf/gguf-guard.c). */
 #ifndef OTTER_SCHEDULER_DAMAGED_FILES_H
 #define OTTER_SCHEDULER_DAMAGED_FILES_H
 

@@ -1,12 +1,12 @@
 /* Beginnings and ends: requests that arrive, choices that finish, cancellations, and telling others about it. Everything that a
  * choice holds (pages, its place in a list) is given back in ot_choice_end and nowhere else. The request itself stays until
  * the end of the step, since the step's records point to it. */
-#include "scheduler/policy.h"
+#include "scheduler/policies/policy.h"
 
 #include <stdio.h>
 #include <string.h>
 
-#include "scheduler/choice-pages.h"
+#include "scheduler/steps/choice-pages.h"
 #include "scheduler/companion.h"
 #include "scheduler/heads-registry.h"
 

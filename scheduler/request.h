@@ -16,7 +16,7 @@
 #include <stdint.h>
 
 #include "kv-cache/kv-cache.h"
-#include "scheduler/output.h"
+#include "scheduler/steps/output.h"
 #include "scheduler/scheduler.h"
 
 struct ot_policy;

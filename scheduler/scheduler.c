@@ -5,7 +5,7 @@
  *     stats_lock  the counters' copy
  * No thread holds two of them at once, and none is held while the engine computes. The struct itself is counted: a
  * request that outlives ot_scheduler_close still finds its locks. */
-#include "scheduler/policy.h"
+#include "scheduler/policies/policy.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -13,8 +13,8 @@
 #include <time.h>
 
 #include "scheduler/companion.h"
-#include "scheduler/drafts.h"
-#include "scheduler/experts.h"
+#include "scheduler/drafts/drafts.h"
+#include "scheduler/policies/experts.h"
 #include "scheduler/heads-registry.h"
 
 void ot_scheduler_options_default(ot_scheduler_options *o)

@@ -1,6 +1,6 @@
 /* The way in: parameters are checked and copied on the submitting thread, then all requests of a call enter the queue together,
  * or none does. Every number that sizes something is bounded here. */
-#include "scheduler/policy.h"
+#include "scheduler/policies/policy.h"
 
 #include <math.h>
 #include <string.h>

@@ -7,7 +7,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "engine/chat-template.h"
+#include "text/chat-template.h"
 #include "scheduler/scheduler.h"
 #include "server/request-arena.h"
 #include "server/request-fields.h"

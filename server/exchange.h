@@ -19,7 +19,7 @@
 #include <uv.h>
 
 #include "server/api-context.h"
-#include "server/json-text.h"
+#include "base/json-text.h"
 #include "server/server.h"
 
 #define OT_REQUEST_ID_BYTES 128

@@ -3,7 +3,7 @@
 #define OTTER_SERVER_HEAD_DESCRIPTION_H
 
 #include "scheduler/scheduler.h"
-#include "server/json-text.h"
+#include "base/json-text.h"
 
 typedef struct ot_head_description {
     const char *role;           /* "insertion", "reward_model", "expert_model", "draft_model" */

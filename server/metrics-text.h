@@ -5,7 +5,7 @@
 
 #include "scheduler/stats.h"
 #include "server/exchange.h"
-#include "server/json-text.h"
+#include "base/json-text.h"
 
 #define OT_MAX_LABELS 8
 

@@ -11,7 +11,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "engine/status.h"
+#include "base/status.h"
 
 typedef struct ot_json_limits {
     uint32_t max_depth;      /* of nested arrays and objects */

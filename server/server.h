@@ -12,7 +12,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "engine/status.h"
+#include "base/status.h"
 #include "scheduler/scheduler.h"
 
 typedef struct ot_server ot_server;

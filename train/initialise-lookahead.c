@@ -13,7 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "train/output-floats.h"
+#include "train/loss/output-floats.h"
 #include "train/train-internal.h"
 
 #define KAPPA 0.25     /* scores before the activation reach about 6: that dimension keeps near the scale of the others */

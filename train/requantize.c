@@ -6,7 +6,7 @@
 #include <string.h>
 #include <time.h>
 
-#include "train/run.h"
+#include "train/run/run.h"
 #include "train/train-internal.h"
 
 #define NOTE_KEY "otter.training.requantized"

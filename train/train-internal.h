@@ -5,7 +5,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "engine/memory.h"
+#include "base/memory.h"
 #include "train/train.h"
 
 /* Seconds of the monotonic clock. */

@@ -4,7 +4,7 @@
 #include "engine/cpu/kernel-constants.h"
 #include "engine/cpu/kernel-tables.h"
 #include "engine/cpu/panel-layout.h"
-#include "engine/float-bits.h"
+#include "base/float-bits.h"
 
 #include <math.h>
 #include <string.h>

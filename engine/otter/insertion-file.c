@@ -1,5 +1,5 @@
 /* Opening an insertion file: the keys of api.md checked against the base, then the tensors. */
-#include "engine/gguf-errors.h"
+#include "gguf/gguf-errors.h"
 #include "engine/otter/insertion.h"
 
 #include <stdio.h>

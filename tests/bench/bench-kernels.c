@@ -6,7 +6,7 @@
  * Each figure is the best of several short runs, so that a neighbour on the machine disturbs it least; one thread unless
  * the line says otherwise. Sizes are those of a 135 M model: 576 wide, 1536 inner, heads of 64.
  */
-#include "engine/gguf.h"
+#include "gguf/gguf.h"
 #include "engine/kernels.h"
 #include "engine/machine-limits.h"
 

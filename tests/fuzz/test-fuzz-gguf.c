@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/gguf.h"
+#include "gguf/gguf.h"
 #include "tests/support/gguf-bytes.h"
 #include "tests/support/test-support.h"
 

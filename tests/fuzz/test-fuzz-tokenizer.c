@@ -1,7 +1,7 @@
 /* Damaged vocabularies and template texts: whatever a file holds, opening ends in a tokenizer that works or in an error,
  * never in a crash. Meant to be run with the address sanitizer as well. */
-#include "engine/chat-template.h"
-#include "engine/tokenizer.h"
+#include "text/chat-template.h"
+#include "text/tokenizer.h"
 #include "tests/support/test-support.h"
 
 #include <stdio.h>

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Files that are cut short in place while they serve: the process lives on, requests that use them are told so with the file's name, and
-whoever does not use them notices nothing. What is damaged, and for whom, is engine/gguf-guard.c and scheduler/damaged-files.c.
+whoever does not use them notices nothing. What is damaged, and for whom, is gguf/gguf-guard.c and scheduler/damaged-files.c.
 
 test-timeout: 300
 """

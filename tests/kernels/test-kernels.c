@@ -1,7 +1,7 @@
 /* Every kernel of every instruction set of this machine against the plain C reference, by equality to the last bit: odd
  * sizes and tails, buffers that end where a page may not be touched, extreme values, any number of rows, any cut of the
  * panels. OTTER_TEST_SEED sets the seed. */
-#include "engine/gguf.h"
+#include "gguf/gguf.h"
 #include "engine/kernels.h"
 #include "tests/support/test-support.h"
 

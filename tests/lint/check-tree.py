@@ -12,6 +12,7 @@ import json
 import os
 import pathlib
 import re
+import shlex
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -20,16 +21,26 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 SKIPPED_FOLDERS = {".git", "build", "models", ".venv", "__pycache__", ".venv-lm-eval", "node_modules"}
 
 # What each room may include. Data flows one way, and so do includes (see README.md).
-MAY_INCLUDE = {
-    "engine": {"engine"},
-    "kv-cache": {"engine", "kv-cache"},
-    "scheduler": {"engine", "kv-cache", "scheduler"},
-    "server": {"engine", "kv-cache", "scheduler", "server"},
-    "train": {"engine", "train"},
+ROOMS_BELOW = {
+    "base": [],
+    "gguf": ["base"],
+    "text": ["gguf"],
+    "engine": ["text"],
+    "kv-cache": ["engine"],
+    "scheduler": ["kv-cache"],
+    "server": ["scheduler"],
+    "train": ["engine"],
     # Fills the options that each room declares for itself.
-    "config": {"engine", "kv-cache", "scheduler", "server", "train", "config"},
-    "cli": {"engine", "kv-cache", "scheduler", "server", "train", "config", "cli"},
+    "config": ["server", "train"],
+    "cli": ["config"],
 }
+
+
+def rooms_within_reach(room):
+    return {room}.union(*(rooms_within_reach(below) for below in ROOMS_BELOW[room]))
+
+
+MAY_INCLUDE = {room: rooms_within_reach(room) for room in ROOMS_BELOW}
 # Libraries that one room alone may know: (header, rooms).
 LIBRARY_ROOMS = {
     "uv.h": {"server"},
@@ -52,7 +63,7 @@ def all_files():
         folders[:] = sorted(f for f in folders if f not in SKIPPED_FOLDERS)
         for name in sorted(names):
             path = pathlib.Path(folder, name)
-            if not path.is_symlink():
+            if not path.is_symlink() and name not in SKIPPED_FOLDERS:  # .git is a file in a worktree
                 yield path.relative_to(ROOT)
 
 
@@ -128,7 +139,7 @@ def rule_headers_compile_alone():
     """Every header includes what it uses."""
 
     def compile_header(path):
-        command = [os.environ.get("CC", "gcc"), "-std=c11", "-I.", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Wno-unused",
+        command = [*shlex.split(os.environ.get("CC", "gcc")), "-std=c11", "-I.", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Wno-unused",
                    "-fsyntax-only", "-x", "c", "-"]
         source = f'#include "{path}"\n#include "{path}"\n'
         return path, subprocess.run(command, input=source, cwd=ROOT, capture_output=True, text=True)

@@ -17,8 +17,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "engine/gguf.h"
-#include "engine/status.h"
+#include "gguf/gguf.h"
+#include "base/status.h"
 
 #define OT_TINY_FIRST_BYTE_TOKEN 3
 

@@ -4,7 +4,7 @@
  * one request, "JINJA PROMPT CONTINUE ROLE CONTENT ROLE CONTENT ...": the template text and each content in
  * hexadecimal ("-" if empty), 0 or 1 for the two flags. The answer is "NAME TEXT" (TEXT in hexadecimal) or "! MESSAGE".
  */
-#include "engine/chat-template.h"
+#include "text/chat-template.h"
 #include "tests/support/test-support.h"
 
 #include <stdio.h>

@@ -1,7 +1,7 @@
 /* What rows and guesses cost: the built-in times without experience, and what steps teach. */
 #include <stdio.h>
 
-#include "scheduler/draft-costs.h"
+#include "scheduler/drafts/draft-costs.h"
 #include "tests/support/test-support.h"
 
 static ot_draft_costs costs;

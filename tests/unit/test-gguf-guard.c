@@ -8,7 +8,7 @@
 #include <unistd.h>
 
 #include "engine/engine.h"
-#include "engine/gguf.h"
+#include "gguf/gguf.h"
 #include "tests/support/kv-units.h"
 #include "tests/support/test-support.h"
 #include "tests/support/tiny-model.h"

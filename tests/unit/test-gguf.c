@@ -8,7 +8,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "engine/gguf.h"
+#include "gguf/gguf.h"
 #include "tests/support/gguf-bytes.h"
 #include "tests/support/test-support.h"
 #include "tests/support/tiny-model.h"

@@ -1,6 +1,6 @@
 /* Pre-tokenizers: each against the words that the expressions of its tokenizer.json give (obtained with the package
  * tokenizers), and on random bytes for what must hold of all: the words are the text, in linear time. */
-#include "engine/pretokenizer.h"
+#include "text/pretokenizer.h"
 #include "tests/support/test-support.h"
 
 #include <stdio.h>

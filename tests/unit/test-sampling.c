@@ -4,8 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "scheduler/random.h"
-#include "scheduler/sampling.h"
+#include "scheduler/policies/random.h"
+#include "scheduler/policies/sampling.h"
 #include "tests/support/test-support.h"
 
 #define V 1003 /* no multiple of any block */

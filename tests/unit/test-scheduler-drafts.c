@@ -4,7 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "scheduler/ngram-drafts.h"
+#include "scheduler/drafts/ngram-drafts.h"
 #include "tests/support/scheduler-fixture.h"
 #include "tests/support/test-support.h"
 #include "tests/support/tiny-model.h"

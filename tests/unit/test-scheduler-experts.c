@@ -4,7 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "scheduler/sampling.h"
+#include "scheduler/policies/sampling.h"
 #include "tests/support/scheduler-fixture.h"
 #include "tests/support/test-support.h"
 #include "tests/support/tiny-insertion.h"

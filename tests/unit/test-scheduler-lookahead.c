@@ -4,7 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "scheduler/random.h"
+#include "scheduler/policies/random.h"
 #include "tests/support/scheduler-fixture.h"
 #include "tests/support/test-support.h"
 #include "tests/support/value-heads.h"

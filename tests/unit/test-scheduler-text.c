@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "scheduler/output.h"
+#include "scheduler/steps/output.h"
 #include "tests/support/scheduler-fixture.h"
 #include "tests/support/test-support.h"
 #include "tests/support/tiny-model.h"

@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "server/json-text.h"
+#include "base/json-text.h"
 #include "tests/support/test-support.h"
 
 static void puts_commas_where_they_belong(void)

@@ -1,6 +1,6 @@
 /* Tokenizers: llama.cpp's cases on two vocabularies (where OTTER_TEST_DATA has them), the default model against ids
  * obtained with the package tokenizers, and small vocabularies made here for what real ones rarely show. */
-#include "engine/tokenizer.h"
+#include "text/tokenizer.h"
 #include "tests/support/test-support.h"
 
 #include <stdio.h>

@@ -6,10 +6,10 @@
 
 #include "tests/support/test-support.h"
 #include "tests/support/tiny-model.h"
-#include "train/adamw.h"
-#include "train/chat-text.h"
-#include "train/epoch-plan.h"
-#include "train/losses.h"
+#include "train/backward/adamw.h"
+#include "train/data/chat-text.h"
+#include "train/data/epoch-plan.h"
+#include "train/loss/losses.h"
 
 static ot_error err;
 static ot_model *model;

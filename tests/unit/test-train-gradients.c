@@ -8,9 +8,9 @@
 #include "tests/support/slope-check.h"
 #include "tests/support/test-support.h"
 #include "tests/support/train-base.h"
-#include "train/gradients.h"
-#include "train/losses.h"
-#include "train/sequence-batch.h"
+#include "train/backward/gradients.h"
+#include "train/loss/losses.h"
+#include "train/data/sequence-batch.h"
 #include "train/train-internal.h"
 
 #define MAX_ROWS 160

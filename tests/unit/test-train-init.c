@@ -6,8 +6,8 @@
 
 #include "tests/support/test-support.h"
 #include "tests/support/tiny-model.h"
-#include "train/gradients.h"
-#include "train/sequence-batch.h"
+#include "train/backward/gradients.h"
+#include "train/data/sequence-batch.h"
 #include "train/train.h"
 
 static ot_error err;

@@ -2,7 +2,7 @@
 #include <math.h>
 
 #include "tests/support/test-support.h"
-#include "train/block-exp.h"
+#include "train/data/block-exp.h"
 #include "train/train.h"
 
 static ot_error err;

@@ -9,11 +9,11 @@
 #include "tests/support/test-support.h"
 #include "tests/support/tiny-model.h"
 #include "tests/support/train-base.h"
-#include "train/evaluate-language.h"
-#include "train/evaluate-lookahead.h"
-#include "train/gradients.h"
-#include "train/lookahead-loss.h"
-#include "train/run.h"
+#include "train/run/evaluate-language.h"
+#include "train/run/evaluate-lookahead.h"
+#include "train/backward/gradients.h"
+#include "train/loss/lookahead-loss.h"
+#include "train/run/run.h"
 
 #define MAX_ROWS 160
 #define N_TEXTS 4

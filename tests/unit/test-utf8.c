@@ -1,6 +1,6 @@
 /* UTF-8 helpers and character classes. */
-#include "engine/tokenizer.h"
-#include "engine/unicode.h"
+#include "text/tokenizer.h"
+#include "text/unicode.h"
 #include "tests/support/test-support.h"
 
 #include <stdio.h>

@@ -1,0 +1,252 @@
+/* What decoding policies have in common: reading logits, and sending tokens. */
+#include "scheduler/policies/policy.h"
+
+#include <string.h>
+
+#include "scheduler/companion.h"
+
+const ot_policy *ot_policy_for(const ot_request_params *p)
+{
+    const ot_intervention *v = &p->intervention;
+    if (ot_intervention_scores_candidates(v))
+        return &ot_policy_args;
+    return v->drafting.max_draft > 0 ? &ot_policy_draft : &ot_policy_plain;
+}
+
+/* ---- Logits ---------------------------------------------------------------------------------------------- */
+
+static void note_alternatives(ot_scheduler *s, ot_choice *c, const ot_position *at)
+{
+    ot_pending *p = &c->pending;
+    int32_t tokens[OT_MAX_TOP_LOGPROBS];
+    p->n_top = ot_sampler_top(s->sampler, at->raw, c->request->top_logprobs, tokens);
+    for (uint32_t i = 0; i < p->n_top; i++)
+        p->top[i] = (ot_token_logprob){tokens[i], ot_log_prob(at->raw_norm, at->raw, tokens[i])};
+}
+
+/* Logits as they are chosen from: adjusted, or raw where experts and bans together leave no token at all. */
+static const float *adjust_logits(ot_scheduler *s, const float *logits, const float *raw, const ot_adjust *how)
+{
+    const float *z = ot_sampler_adjust(s->sampler, logits, how);
+    if (z == raw || ot_sampler_has_choice(s->sampler, z))
+        return z;
+    if (logits != raw)
+        z = ot_sampler_adjust(s->sampler, raw, how);
+    return z == raw || ot_sampler_has_choice(s->sampler, z) ? z : raw;
+}
+
+void ot_policy_read(ot_scheduler *s, ot_choice *c, const ot_logits *logits, bool needs_norm, ot_position *at)
+{
+    const ot_request *r = c->request;
+    bool too_early = c->n_text - r->n_prompt < r->min_tokens;
+    ot_adjust adjust = {
+        .sampling = &r->sampling,
+        .text = c->tokens,
+        .n_prompt = r->n_prompt,
+        .n_text = c->n_text,
+        .banned = {s->eog_tokens, r->stop_tokens},
+        .n_banned = {too_early && !r->ignore_eos ? s->n_eog : 0, too_early ? r->n_stop_tokens : 0},
+    };
+    at->raw = logits->raw;
+    at->row = logits->row;
+    at->draw = (ot_draw){r->sampling.seed, r->first_choice + c->index, c->n_text};
+    at->base_token = -1;
+    if (logits->steered != logits->raw)
+        ot_sampler_pick(s->sampler, adjust_logits(s, logits->raw, logits->raw, &adjust), &r->sampling, at->draw, 1,
+                        &at->base_token);
+    at->adjusted = adjust_logits(s, logits->steered, logits->raw, &adjust);
+    if (r->logprobs || (needs_norm && at->adjusted == at->raw))
+        at->raw_norm = ot_sampler_normalize(s->sampler, at->raw);
+    c->pending.n = c->pending.at = c->pending.n_top = 0;
+    if (r->top_logprobs > 0)
+        note_alternatives(s, c, at);
+}
+
+/* ---- Turns ----------------------------------------------------------------------------------------------- */
+
+void ot_policy_scores(const ot_scheduler *s, const ot_turn *t, uint32_t node, float *scores)
+{
+    const ot_request *r = t->choice->request;
+    const ot_pending *p = &t->choice->pending;
+    uint32_t at = 0;
+    while (at + 1 < p->n && p->candidates[at].token != t->nodes[node].token)
+        at++;
+    for (uint32_t i = 0; i < r->n_signals; i++)
+        scores[i] = r->signals[i].lookahead ? p->ahead[at][i] : ot_signal_score(s, t->first_row + node, &r->signals[i]);
+}
+
+void ot_policy_fail_logits(ot_scheduler *s, ot_request *r)
+{
+    ot_error err;
+    ot_fail(&err, OT_ERR_IO, "the model's logits are no numbers");
+    ot_request_end(s, r, OT_FINISH_ERROR, &err);
+}
+
+bool ot_policy_look_ahead(ot_scheduler *s, ot_choice *c, uint32_t row)
+{
+    const ot_request *r = c->request;
+    ot_pending *p = &c->pending;
+    int32_t tokens[OT_MAX_CANDIDATES];
+    float scores[OT_MAX_CANDIDATES];
+    ot_error err;
+    if (p->n == 0) {
+        ot_policy_fail_logits(s, c->request);
+        return false;
+    }
+    for (uint32_t i = 0; i < p->n; i++)
+        tokens[i] = p->candidates[i].token;
+    for (uint32_t i = 0; i < r->n_signals; i++) {
+        const ot_signal *x = &r->signals[i];
+        if (!x->lookahead)
+            continue;
+        if (ot_engine_lookahead(s->engine, row, x->insertion, x->output, tokens, p->n, scores, &err) != OT_OK) {
+            ot_request_end(s, c->request, OT_FINISH_ERROR, &err);
+            return false;
+        }
+        for (uint32_t j = 0; j < p->n; j++)
+            p->ahead[j][i] = scores[j];
+    }
+    return true;
+}
+
+void ot_policy_accept(ot_turn *t, uint32_t node)
+{
+    ot_choice *c = t->choice;
+    t->path[t->n_path++] = (uint8_t)node;
+    c->tokens[c->n_text++] = t->nodes[node].token;
+}
+
+void ot_policy_want(ot_turn *t, uint32_t node)
+{
+    t->wanted[t->n_wanted++] = (uint8_t)node;
+}
+
+void ot_policy_count_change(ot_scheduler *s, ot_choice *c, int32_t token, bool refused)
+{
+    const ot_pending *p = &c->pending;
+    int mode;
+    if (token == p->base_token)
+        return;
+    if (refused)
+        mode = OT_MODE_GUARD;
+    else
+        mode = token != p->shifted_token ? OT_MODE_REWARD : OT_MODE_EXPERTS;
+    s->stats.intervention_changed[mode]++;
+    atomic_fetch_add_explicit(&c->request->changed_tokens, 1, memory_order_relaxed);
+}
+
+/* ---- Sending --------------------------------------------------------------------------------------------- */
+
+static bool is_among(const int32_t *tokens, uint32_t n, int32_t token)
+{
+    for (uint32_t i = 0; i < n; i++)
+        if (tokens[i] == token)
+            return true;
+    return false;
+}
+
+static void count_token(ot_scheduler *s, ot_choice *c, const float *scores)
+{
+    ot_request *r = c->request;
+    s->stats.generation_tokens++;
+    atomic_fetch_add_explicit(&r->completion_tokens, 1, memory_order_relaxed);
+    if (!r->had_token) {
+        r->had_token = true;
+        ot_histogram_observe(&s->stats.time_to_first_token_s, s->now_s - r->submitted_s);
+    }
+    if (c->n_generated > 1)
+        ot_histogram_observe(&s->stats.inter_token_latency_s, s->now_s - c->last_token_s);
+    c->last_token_s = s->now_s;
+    for (uint32_t i = 0; i < r->n_signals; i++)
+        if (r->signals[i].stats_index < OT_STATS_MAX_HEADS)
+            ot_histogram_observe(&s->stats.heads[r->signals[i].stats_index].score, scores[i]);
+}
+
+void ot_policy_emit(ot_scheduler *s, ot_choice *c, const ot_candidate *v, const float *scores)
+{
+    ot_request *r = c->request;
+    ot_token_out entry;
+    memset(&entry, 0, offsetof(ot_token_out, text));
+    entry.token = v->token;
+    entry.logprob = v->logprob;
+    entry.n_top = c->pending.n_top;
+    memcpy(entry.top, c->pending.top, c->pending.n_top * sizeof entry.top[0]);
+    if (r->n_signals > 0)
+        memcpy(entry.signals, scores, r->n_signals * sizeof entry.signals[0]);
+    c->n_generated++;
+    count_token(s, c, scores);
+
+    bool ends = (!r->ignore_eos && ot_tokenizer_is_eog(s->tokenizer, v->token)) ||
+                is_among(r->stop_tokens, r->n_stop_tokens, v->token);
+    ot_str text = {"", 0};
+    if (!ends && !ot_tokenizer_is_special(s->tokenizer, v->token))
+        text = ot_token_bytes(s->tokenizer, v->token);
+    uint32_t before = c->output.written;
+    /* A stop string counts from the first token that may end the text. */
+    ends |= ot_output_put(&c->output, &entry, text, c->n_generated > r->min_tokens, s->text_scratch);
+    if (c->output.written != before)
+        ot_note_news(s, r);
+    if (ends)
+        ot_choice_end(s, c, OT_FINISH_STOP);
+    else if (c->n_generated == r->max_new)
+        ot_choice_end(s, c, OT_FINISH_LENGTH);
+}
+
+/* ---- One token a position: plain and drafts -------------------------------------------------------------- */
+
+static void pick_tokens(ot_scheduler *s, ot_choice *c, const ot_position *at)
+{
+    const ot_request *r = c->request;
+    ot_pending *p = &c->pending;
+    int32_t tokens[OT_MAX_CANDIDATES];
+    p->n = ot_sampler_pick(s->sampler, at->adjusted, &r->sampling, at->draw, ot_guard_attempts(r), tokens);
+    for (uint32_t i = 0; i < p->n; i++)
+        p->candidates[i] = (ot_candidate){
+            .token = tokens[i],
+            .logprob = r->logprobs ? ot_log_prob(at->raw_norm, at->raw, tokens[i]) : 0,
+        };
+    p->shifted_token = p->n > 0 ? tokens[0] : -1;
+    p->base_token = at->base_token >= 0 ? at->base_token : p->shifted_token;
+}
+
+void ot_policy_decide(ot_scheduler *s, ot_choice *c, const ot_logits *logits)
+{
+    const ot_request *r = c->request;
+    ot_pending *p = &c->pending;
+    ot_position at;
+    ot_policy_read(s, c, logits, r->reward, &at);
+    bool running;
+    if (r->reward) {
+        running = ot_args_decide(s, c, &at);
+    } else {
+        pick_tokens(s, c, &at);
+        running = ot_policy_look_ahead(s, c, at.row);
+    }
+    if (!running || r->scores_rows)
+        return;
+    ot_policy_count_change(s, c, p->candidates[0].token, false);
+    ot_policy_emit(s, c, &p->candidates[0], p->ahead[0]);
+}
+
+bool ot_policy_take(ot_scheduler *s, ot_choice *c, ot_turn *t, uint32_t node)
+{
+    ot_pending *p = &c->pending;
+    ot_request *r = c->request;
+    if (!r->scores_rows) {
+        ot_policy_accept(t, node);
+        return true;
+    }
+    float scores[OT_MAX_SIGNALS];
+    ot_policy_scores(s, t, node, scores);
+    if (ot_guard_refuses(r, scores)) {
+        if (p->at + 1 < p->n)
+            p->at++;
+        else
+            ot_choice_end(s, c, OT_FINISH_FILTER);
+        return false;
+    }
+    ot_policy_count_change(s, c, p->candidates[p->at].token, p->at > 0);
+    ot_policy_accept(t, node);
+    ot_policy_emit(s, c, &p->candidates[p->at], scores);
+    return c->state != OT_CHOICE_FINISHED;
+}

@@ -1,0 +1,204 @@
+/* Composing a step: turns of decoding choices first, then pieces of prompts, then whoever can be admitted, until max_batch_tokens rows
+ * are there. What a batch is made of cannot change any result (engine/kernels.h), so everything here is about
+ * time and fairness only.
+ *
+ * A turn is taken whole or not at all. Should turns find no room (many candidates at once), the next step
+ * begins with the first one left out. */
+#include "scheduler/steps/choice-pages.h"
+#include "scheduler/policies/policy.h"
+
+#include <string.h>
+
+#include "scheduler/companion.h"
+
+static bool has_insertion(const ot_step_batch *b, const ot_insertion *insertion)
+{
+    for (uint32_t i = 0; i < b->n_insertions; i++)
+        if (b->insertions[i] == insertion)
+            return true;
+    return false;
+}
+
+/* Enters the choice's insertions into the batch; false, and nothing changed, if that is more than the engine takes. More are alive than
+ * can be loaded only while heads are replaced under running requests. */
+static bool enter_insertions(const ot_scheduler *s, ot_step_batch *b, const ot_request *r)
+{
+    uint32_t n = b->n_insertions;
+    for (uint32_t i = 0; i < r->n_components; i++) {
+        if (has_insertion(b, r->components[i].insertion))
+            continue;
+        if (b->n_insertions == s->max_insertions) {
+            b->n_insertions = n;
+            return false;
+        }
+        b->insertions[b->n_insertions++] = r->components[i].insertion;
+    }
+    return true;
+}
+
+static void enter_view(ot_step_batch *b, ot_choice *c)
+{
+    b->views[b->engine.n_sequences++] = *ot_kv_seq_view(c->seq);
+    c->in_batch = true;
+}
+
+/* ---- Turns ----------------------------------------------------------------------------------------------- */
+
+/* Slots of the path from the root to a node, the node last; returns its length. */
+static uint32_t path_slots(const ot_turn *t, uint32_t node, uint32_t *slots)
+{
+    uint32_t n = 0;
+    for (int32_t i = (int32_t)node; i >= 0; i = t->nodes[i].parent)
+        slots[n++] = t->start + (uint32_t)i;
+    for (uint32_t i = 0; i < n / 2; i++) {
+        uint32_t x = slots[i];
+        slots[i] = slots[n - 1 - i];
+        slots[n - 1 - i] = x;
+    }
+    return n;
+}
+
+/* Node i writes slot start + i. Where its path lies in its final place already the row is an ordinary one; otherwise the path is the
+ * row's tail. Either way the same keys come in the same order. */
+static bool add_node(const ot_scheduler *s, ot_step_batch *b, const ot_turn *t, uint32_t node)
+{
+    uint32_t slots[OT_MAX_NODES];
+    uint32_t depth = path_slots(t, node, slots);
+    bool in_place = slots[depth - 1] == t->start + depth - 1; /* slots ascend along a path */
+    ot_row *row = &b->rows[b->engine.n_rows];
+    *row = (ot_row){
+        .token = t->nodes[node].token,
+        .position = t->start + depth - 1,
+        .sequence = b->engine.n_sequences,
+        .slot = t->start + node,
+        .n_prefix = in_place ? t->start + depth : t->start,
+        .flags = OT_ROW_OUTPUT,
+    };
+    if (!in_place) {
+        if (b->n_tails + depth > s->options.max_batch_tokens * OT_TAIL_SLOTS_PER_ROW)
+            return false;
+        row->n_tail = depth;
+        row->tail = b->tails + b->n_tails;
+        memcpy(b->tails + b->n_tails, slots, depth * sizeof slots[0]);
+        b->n_tails += depth;
+    }
+    b->engine.n_rows++;
+    return true;
+}
+
+/* The step's rows are divided among the sequences, so guesses never crowd a turn out. How many of them pay is another matter
+ * (draft-pace.c). */
+static uint32_t spare_rows(const ot_scheduler *s)
+{
+    uint32_t max = s->options.max_batch_tokens, rows = max / s->n_active, room = max - s->batch.engine.n_rows;
+    rows = rows < room ? rows : room;
+    return rows > 0 ? rows - 1 : 0;
+}
+
+/* False if the batch is full for this turn. */
+static bool add_turn(ot_scheduler *s, ot_choice *c)
+{
+    ot_step_batch *b = &s->batch;
+    ot_turn *t = &b->turns[b->n_turns];
+    t->choice = c;
+    t->start = c->n_text;
+    t->first_row = b->engine.n_rows;
+    t->n_path = t->n_wanted = t->n_optional = t->decided = 0;
+    t->spare_rows = spare_rows(s);
+    t->n_sharing = s->n_active;
+    c->request->policy->plan(c, t);
+    if (b->engine.n_rows + t->n_nodes > s->options.max_batch_tokens)
+        return false;
+    /* Nobody is preempted for guesses. */
+    if (t->n_optional > 0 && !ot_pages_reserve(c, t->start + t->n_nodes)) {
+        t->n_nodes -= t->n_optional;
+        t->n_optional = 0;
+    }
+    if (!ot_make_room(s, c, t->start + t->n_nodes))
+        return true; /* it waits for pages, not for room in the batch */
+    if (!enter_insertions(s, b, c->request))
+        return false;
+    uint32_t n_tails = b->n_tails;
+    for (uint32_t i = 0; i < t->n_nodes; i++)
+        if (!add_node(s, b, t, i)) {
+            b->engine.n_rows = t->first_row;
+            b->n_tails = n_tails;
+            return false;
+        }
+    enter_view(b, c);
+    b->n_turns++;
+    return true;
+}
+
+static void try_turn(ot_scheduler *s, ot_choice *c)
+{
+    ot_step_batch *b = &s->batch;
+    if (c->state != OT_CHOICE_DECODE || c->in_batch || ot_waits_for_reader(c) || add_turn(s, c) || b->left_out)
+        return;
+    b->left_out = true;
+    b->first_left_out = c->request->arrival;
+}
+
+static void add_turns(ot_scheduler *s)
+{
+    /* Preemption shortens the list behind the current place (or, for slow readers, before it: then one may miss a turn). */
+    for (uint32_t i = 0; i < s->n_active; i++)
+        if (s->active[i]->request->arrival >= s->rotate_from)
+            try_turn(s, s->active[i]);
+    for (uint32_t i = 0; i < s->n_active && s->rotate_from > 0; i++)
+        if (s->active[i]->request->arrival < s->rotate_from)
+            try_turn(s, s->active[i]);
+    s->rotate_from = s->batch.left_out ? s->batch.first_left_out : 0;
+}
+
+/* ---- Prompts --------------------------------------------------------------------------------------------- */
+
+static bool wants_output(const ot_request *r, const ot_choice *c, uint32_t i)
+{
+    if (i + 1 == c->n_text && c->pending.n == 0)
+        return true;
+    return !r->prompt_done && (r->prompt_scores || (r->prompt_logprobs && i + 1 < r->n_prompt));
+}
+
+static void add_chunk(ot_scheduler *s, ot_choice *c)
+{
+    ot_step_batch *b = &s->batch;
+    uint32_t room = s->options.max_batch_tokens - b->engine.n_rows;
+    uint32_t left = c->n_text - c->n_computed;
+    uint32_t n = left < room ? left : room;
+    if (n == 0 || c->in_batch || !enter_insertions(s, b, c->request))
+        return;
+    b->chunks[b->n_chunks++] = (ot_chunk){c, b->engine.n_rows, c->n_computed, n};
+    for (uint32_t i = c->n_computed; i < c->n_computed + n; i++)
+        b->rows[b->engine.n_rows++] = (ot_row){
+            .token = c->tokens[i],
+            .position = i,
+            .sequence = b->engine.n_sequences,
+            .slot = i,
+            .n_prefix = i + 1,
+            .flags = wants_output(c->request, c, i) ? OT_ROW_OUTPUT : 0,
+        };
+    enter_view(b, c);
+}
+
+void ot_batch_compose(ot_scheduler *s)
+{
+    ot_step_batch *b = &s->batch;
+    b->engine = (ot_batch){.rows = b->rows, .sequences = b->views};
+    b->n_turns = b->n_chunks = b->n_tails = b->n_insertions = 0;
+    b->left_out = false;
+    ot_draft_models_run(s);
+    add_turns(s);
+    for (uint32_t i = 0; i < s->n_active; i++)
+        if (s->active[i]->state == OT_CHOICE_PREFILL)
+            add_chunk(s, s->active[i]);
+    while (b->engine.n_rows < s->options.max_batch_tokens) {
+        ot_choice *c = ot_admit_next(s);
+        if (c == NULL)
+            break;
+        if (c->state == OT_CHOICE_PREFILL)
+            add_chunk(s, c);
+        else
+            try_turn(s, c);
+    }
+}

@@ -1,0 +1,46 @@
+/* Texts in a chat template. */
+#include "train/data/chat-text.h"
+
+#include <stdlib.h>
+
+uint32_t ot_train_common_prefix(const int32_t *a, size_t n_a, const int32_t *b, size_t n_b)
+{
+    uint32_t n = 0;
+    while (n < n_a && n < n_b && a[n] == b[n])
+        n++;
+    return n;
+}
+
+ot_status ot_train_chat_template(ot_chat_template **out, const ot_model *model, const char *name, ot_error *err)
+{
+    const ot_str text = ot_model_chat_template(model);
+    *out = NULL;
+    if (name[0] != '\0')
+        return ot_chat_template_named(out, name, err);
+    if (text.size == 0)
+        return ot_fail(err, OT_ERR_UNSUPPORTED, "the model file has no chat template; give --chat-template");
+    return ot_chat_template_detect(out, text.data, text.size, err);
+}
+
+static ot_status render(const ot_chat_template *chat, const ot_tokenizer *tokenizer, const char *user, const char *answer,
+                        int32_t **tokens, size_t *n, ot_error *err)
+{
+    const ot_chat_message m[2] = {{"user", user}, {"assistant", answer}};
+    return ot_chat_template_tokenize(chat, tokenizer, m, answer != NULL ? 2 : 1, answer == NULL, answer != NULL, tokens, n, err);
+}
+
+ot_status ot_train_wrap_chat(const ot_chat_template *chat, const ot_tokenizer *tokenizer, const char *user,
+                             const char *answer, int32_t **tokens, size_t *n_tokens, size_t *n_before, ot_error *err)
+{
+    /* What precedes the text is what it shares with the same chat around an empty text. */
+    int32_t *empty = NULL;
+    size_t n_empty = 0;
+    *tokens = NULL;
+    ot_status st = render(chat, tokenizer, answer != NULL ? user : "", answer != NULL ? "" : NULL, &empty, &n_empty, err);
+    if (st == OT_OK)
+        st = render(chat, tokenizer, user, answer, tokens, n_tokens, err);
+    if (st == OT_OK)
+        *n_before = ot_train_common_prefix(*tokens, *n_tokens, empty, n_empty);
+    free(empty);
+    return st;
+}
