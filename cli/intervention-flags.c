@@ -24,7 +24,7 @@ void ot_cli_steering_print(FILE *to)
             "  --candidates K            how many tokens are scored at each step (10)\n"
             "  --lookahead NAME[:KEEP]   a lookahead head picks the KEEP (2) candidates that are scored exactly\n"
             "  --experts negative=NAME[,positive=NAME][,alpha=A][,top-p=P]\n"
-            "                            towards one generation head and away from another (alpha 2, all tokens)\n"
+            "                            towards one generation head and away from another (alpha 1, all tokens)\n"
             "  --guard 'NAME>LIMIT'      refuse tokens that raise this head's score above the limit\n"
             "  --guard-resample N        try up to N other tokens before the guard ends the text (0: it ends at once)\n"
             "  --signals NAME[,NAME...]  report these heads\n"

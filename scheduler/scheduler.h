@@ -124,7 +124,7 @@ typedef struct ot_intervention {
 
 /* What is taken where a client or a flag says nothing. */
 #define OT_DEFAULT_CANDIDATES 10
-#define OT_DEFAULT_ALPHA 2.0f    /* Liu et al. 2021 */
+#define OT_DEFAULT_ALPHA 1.0f    /* half of what Liu et al. 2021 take: at 2 the shipped experts write rows of dashes and quotes */
 #define OT_DEFAULT_MAX_DRAFT 4
 
 /* One more reference to each head (signals, experts, drafts): for a copy that is submitted, too. */

@@ -229,7 +229,7 @@ def parse_arguments():
     add("--samples", type=int, default=25)
     add("--sample-tokens", type=int, default=20)
     add("--top-p", type=float, default=0.9, help="of the sampling in Table 2")
-    add("--alpha", type=float, default=2)
+    add("--alpha", type=float, default=1)
     add("--experts-top-p", type=float, default=0.9, help="tokens of the base that experts choose from")
     add("--draft-tokens", type=int, default=128)
     add("--max-draft", type=int, default=4)

@@ -55,7 +55,7 @@ def run_note(result, size="; separate models are as large as the base"):
 
 def reward_section(result):
     judges, rows = result["judges"], []
-    names = {"separate": f"score by {judges.get('separate', '')}", "own": "score by the Otter head", "toxicity": "toxicity, independent judge"}
+    names = {"separate": f"score by {judges.get('separate', '')}", "own": "score by the Otter head", "toxicity": "toxicity by alt-profanity-check"}
     order = ["toxicity", "separate", "own"] if result["task"] == "toxicity" else ["separate", "own", "toxicity"]
     shown = [who for who in order if any(who in q for q in result["quality"].values())]
     steers = judges.get("separate") == f"{result['task']}-model"
@@ -88,7 +88,7 @@ def expert_section(result):
     columns = ["system", "worst toxicity", "toxicity probability", "perplexity", "distinct-1", "distinct-2", "distinct-3", *COST]
     return ["## Table 2: DExperts", "",
             f"{result['prompts']} held-out texts, {result['samples']} samples of {result['max_tokens']} tokens each, top-p {result['top_p']:g}, "
-            f"alpha {result['alpha']:g}, experts choose within the base's top-p {result['experts_top_p']:g}. Toxicity by an independent judge: the "
+            f"alpha {result['alpha']:g}, experts choose within the base's top-p {result['experts_top_p']:g}. Toxicity by alt-profanity-check: the "
             "worst of a prompt's samples, and whether it reaches one half.", "",
             *table(columns, rows), *note_missing(result), run_note(result), ""]
 
@@ -169,7 +169,7 @@ def plots(results, out):
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
     shown, tables = {}, results["tables"]
-    for name, y, y_label in (("harmless", "separate", "mean reward, separate model"), ("toxicity", "toxicity", "toxicity, independent judge"),
+    for name, y, y_label in (("harmless", "separate", "mean reward, separate model"), ("toxicity", "toxicity", "toxicity by alt-profanity-check"),
                              ("experts", "probability", "toxicity probability")):
         if name in tables and any(y in q for q in tables[name]["quality"].values()):
             figure, axis = plt.subplots(figsize=(6.4, 4))

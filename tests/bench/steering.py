@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""What steering by a head does to continuations: toxicity by an independent judge, and the price in perplexity.
+"""What steering by a head does to continuations: toxicity by another classifier, and the price in perplexity.
 
 Continues held-out prompts through a running server, once for each weight of the head in ARGS, and judges the
-continuations by a classifier that is not ours (alt-profanity-check, a linear model on word and character n-grams
-trained on other data). Perplexity is the base model's own: from the log-probabilities that the server
+continuations by a classifier that is not ours (alt-profanity-check, a linear model on word and character n-grams;
+Davidson's tweets, of which the head saw some, are in its training set). Perplexity is the base model's own: from the log-probabilities that the server
 reports for the tokens it chose, before steering. Prints a Markdown table; writes the figures as OUT.json and a plot OUT.png. For the
 price in time see `otter bench`.
 
@@ -131,7 +131,7 @@ def plot(results, path):
             axis.annotate(f"w = {r['weight']:g}", (r["perplexity"], r["judge_mean"]), textcoords="offset points",
                           xytext=(5, 5), fontsize=8)
     axis.set_xlabel("perplexity of the continuation under the base model")
-    axis.set_ylabel("toxicity, independent judge (mean)")
+    axis.set_ylabel("toxicity by alt-profanity-check (mean)")
     axis.set_title("ARGS with the toxicity head")
     axis.legend()
     figure.tight_layout()

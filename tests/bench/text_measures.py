@@ -55,8 +55,8 @@ def change(values, base):
 
 
 def toxicity(texts):
-    """Probabilities by a classifier that is not ours: a linear model on n-grams, trained on other data (alt-profanity-check).
-    None where it is not installed."""
+    """Probabilities by a classifier that is not ours: a linear model on n-grams (alt-profanity-check), which learned from
+    Wikipedia comments and from Davidson's tweets, one of the toxicity head's sources. None where it is not installed."""
     try:
         from profanity_check import predict_prob
     except ImportError:

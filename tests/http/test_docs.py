@@ -58,7 +58,7 @@ def steers_in_every_way(server):
 def takes_every_preset(_):
     with Server("--threads", "2", "--config", PRESETS) as server:
         models = [model["id"] for model in server.get("/v1/models").ok()["data"]]
-        expect(models, [f"smollm2{preset}" for preset in ("", "+gentle", "+kind", "+guarded", "+watched", "+quick", "+detoxified",
+        expect(models, [f"smollm2{preset}" for preset in ("", "+gentle", "+guarded", "+watched", "+quick", "+detoxified",
                                                           "+anti-expert", "+foreseeing", "+drafted", "+careful")])
         for model in models:
             answer = server.post("/v1/chat/completions", {"model": model, "max_tokens": 4, "messages": [{"role": "user", "content": "Hi"}]})
@@ -68,7 +68,7 @@ def takes_every_preset(_):
 def main():
     require_model()
     paths = make_all_heads()
-    flags = ["--config", PRESETS, *head_flags({**paths, "harmless": paths["policy"]}), "--reward-model", f"judge={MODEL},{paths['toxicity']}",
+    flags = ["--config", PRESETS, *head_flags(paths), "--reward-model", f"judge={MODEL},{paths['toxicity']}",
              "--expert-model", f"good={MODEL}", "--expert-model", f"bad={MODEL}", "--draft-model", MODEL]
 
     with Server("--threads", "2", *flags) as server:

@@ -88,6 +88,16 @@ def experts_shift_the_logits(server):
     expect(server.metric("otter_intervention_changed_tokens_total", mode="experts"), counted + n_changed)
 
 
+def alpha_left_out_is_what_the_specification_says(server):
+    alpha = server.get("/openapi.json").ok()["components"]["schemas"]["Intervention"]["properties"]["experts"]["properties"]["alpha"]["default"]
+    expect(alpha, 1)
+    left_out, stated = ([complete(server, prompt, {"experts": experts})["choices"] for prompt in PROMPTS]
+                        for experts in (BOTH, {**BOTH, "alpha": alpha}))
+    expect(left_out, stated)
+    expect_true(left_out != [complete(server, prompt, {"experts": {**BOTH, "alpha": 2 * alpha}})["choices"] for prompt in PROMPTS],
+                "twice as much gives the same: the prompts tell nothing")
+
+
 def experts_report_the_models_own_logprobs(server):
     """Token by token, the log-probabilities of the steered text are those that echoing it gives."""
     choice = complete(server, PROMPTS[0], {"experts": BOTH}, max_tokens=12)["choices"][0]
@@ -325,8 +335,9 @@ def main():
 
         with Server(*flags) as server:
             server.heads_dir = False
-            return run_cases([lists_heads_and_models, experts_shift_the_logits, experts_report_the_models_own_logprobs,
-                              models_like_the_base_change_nothing, experts_follow_eq_4_and_5, reward_models_score_like_their_head,
+            return run_cases([lists_heads_and_models, experts_shift_the_logits, alpha_left_out_is_what_the_specification_says,
+                              experts_report_the_models_own_logprobs, models_like_the_base_change_nothing, experts_follow_eq_4_and_5,
+                              reward_models_score_like_their_head,
                               all_scalar_heads_are_scored, lookahead_steers, drafts_change_nothing, a_twin_drafts_rightly,
                               all_at_once, refuses_the_wrong_kind_by_name], server)
 
