@@ -48,8 +48,21 @@ $(BUILD)/obj/%.o: %.c
 	@mkdir -p $(@D)
 	$(CC) $(CPPFLAGS) -DOTTER_VERSION='"$(VERSION)"' $(CFLAGS_ALL) $(ISA) -MMD -MP -c -o $@ $<
 
-# Holds the API's statement as bytes.
-$(BUILD)/obj/server/openapi-text.o: api-spec/openapi.yaml
+# Files that the program carries as bytes (server/embedded.h), made into C so that any compiler and object format will do.
+PLAYGROUND := $(addprefix server/playground/,wire.js controls.js tokens.js status.js main.js)
+$(BUILD)/gen/playground.html: server/playground/page.html server/playground/page.css $(PLAYGROUND)
+	@mkdir -p $(@D)
+	sed -e '/^\/\* page.css \*\/$$/{r server/playground/page.css' -e 'd}' \
+	    -e '/^\/\* page.js \*\/$$/{$(foreach f,$(PLAYGROUND),r $(f)' -e ')d}' $< >$@
+$(BUILD)/gen/playground.c: $(BUILD)/gen/playground.html scripts/embed
+	scripts/embed ot_playground_html $< >$@
+$(BUILD)/gen/openapi.c: api-spec/openapi.yaml scripts/embed
+	@mkdir -p $(@D)
+	scripts/embed ot_openapi_yaml $< >$@
+$(BUILD)/obj/gen/%.o: $(BUILD)/gen/%.c
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS_ALL) -c -o $@ $<
+$(BUILD)/lib/server.a: $(BUILD)/obj/gen/openapi.o $(BUILD)/obj/gen/playground.o
 
 -include $(shell find $(BUILD)/obj -name '*.d' 2>/dev/null)
 

@@ -8,6 +8,7 @@
 #include "config/config.h"
 #include "engine/engine.h"
 #include "scheduler/scheduler.h"
+#include "server/embedded.h"
 #include "server/server.h"
 
 static int failed(const ot_error *err)
@@ -109,7 +110,7 @@ static ot_status serve(ot_config *config, ot_error *err)
     if (!status)
         status = load_models(config, heads, err);
     if (!status)
-        status = ot_config_yaml_to_json(ot_openapi_yaml, (size_t)(ot_openapi_yaml_end - ot_openapi_yaml), "openapi.yaml", &api, err);
+        status = ot_config_yaml_to_json(ot_openapi_yaml, ot_openapi_yaml_size, "openapi.yaml", &api, err);
     config->server.openapi_json = api;
     if (!status)
         status = ot_server_open(&server, model, heads, &config->scheduler, &config->server, err);

@@ -160,7 +160,7 @@ static void add_headers(const ot_exchange *x, struct MHD_Response *response)
         MHD_add_response_header(response, "X-Accel-Buffering", "no"); /* nginx passes events on at once */
     }
     if (x->content_type && strncmp(x->content_type, "text/html", 9) == 0)
-        MHD_add_response_header(response, "Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'");
+        MHD_add_response_header(response, "Content-Security-Policy", x->server->page_policy);
     ot_cors_add(x, response);
 }
 

@@ -19,6 +19,7 @@
 #include <uv.h>
 
 #include "server/api-context.h"
+#include "server/playground.h"
 #include "base/json-text.h"
 #include "server/server.h"
 
@@ -139,7 +140,7 @@ void ot_handle_ready(ot_exchange *x);
 void ot_handle_metrics(ot_exchange *x);
 void ot_handle_version(ot_exchange *x);
 void ot_handle_openapi(ot_exchange *x);
-void ot_handle_landing(ot_exchange *x);
+void ot_handle_playground(ot_exchange *x);
 
 /* ---- The server ------------------------------------------------------------------------------------------ */
 
@@ -188,6 +189,7 @@ struct ot_server {
     /* Counters (metrics.c) */
     uint64_t http_requests[OT_MAX_ROUTES + 1][OT_N_COUNTED_CODES];
     double start_time_s;  /* since the epoch */
+    char page_policy[OT_PAGE_POLICY_BYTES]; /* Content-Security-Policy of what is HTML */
     uint32_t n_configured; /* heads that were there when the server opened */
     char *configured[OT_STATS_MAX_HEADS];
 };

@@ -24,7 +24,7 @@ static const ot_route routes[] = {
     {"GET", "/metrics", ot_handle_metrics, true, false},
     {"GET", "/version", ot_handle_version, false, false},
     {"GET", "/openapi.json", ot_handle_openapi, false, false},
-    {"GET", "/", ot_handle_landing, false, false},
+    {"GET", "/", ot_handle_playground, true, false},
 };
 _Static_assert(sizeof routes / sizeof routes[0] <= OT_MAX_ROUTES, "the counters of the metrics have a place for each");
 

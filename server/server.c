@@ -245,6 +245,7 @@ ot_status ot_server_open(ot_server **out, const ot_model *model, ot_heads *heads
         return out_of_memory(err);
     struct timespec now;
     clock_gettime(CLOCK_REALTIME, &now);
+    ot_playground_policy(server->page_policy);
     server->start_time_s = (double)now.tv_sec + (double)now.tv_nsec / 1e9;
     server->listen_fd = -1;
     server->heads = heads;

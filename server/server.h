@@ -75,8 +75,4 @@ typedef struct ot_route_info {
 } ot_route_info;
 bool ot_server_route(size_t i, ot_route_info *out);
 
-/* api-spec/openapi.yaml as built into the program. */
-extern const char ot_openapi_yaml[];
-extern const char ot_openapi_yaml_end[];
-
 #endif

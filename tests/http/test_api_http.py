@@ -5,6 +5,8 @@ an idle server that uses no processor time.
 test-timeout: 200
 """
 
+import base64
+import hashlib
 import http.client
 import json
 import os
@@ -19,7 +21,7 @@ from api_support import expect_error, post_bytes, raw, status_of
 from server_process import Server, expect, expect_true, in_parallel, require_model, run_cases
 
 KEY, OTHER_KEY = "sk-test-0123456789", "sk-other"
-OPEN = ("/health", "/livez", "/readyz", "/metrics")
+OPEN = ("/health", "/livez", "/readyz", "/metrics", "/")
 
 
 def status(server, method, path, **options):
@@ -50,7 +52,15 @@ def serves_small_pages(server):
     expect(server.get("/openapi.json").ok()["openapi"][:3], "3.1")
     page = server.get("/")
     expect(page.headers["content-type"], "text/html; charset=utf-8")
-    expect_true(b"/v1/completions" in page.body and b"<script" not in page.body, page.body[:500])
+    # The policy lets the page's own style and script run and nothing else; no address but the page's own is named.
+    policy = page.headers["content-security-policy"]
+    for tag, directive in ((b"style", "style-src"), (b"script", "script-src")):
+        inside = page.body.split(b"<%s>" % tag)[1].split(b"</%s>" % tag)[0]
+        digest = base64.b64encode(hashlib.sha256(inside).digest()).decode()
+        expect_true(f"{directive} 'sha256-{digest}';" in policy, f"{directive} {digest} in {policy}")
+        expect(page.body.count(b"<" + tag), 1, tag)
+    expect_true(policy.startswith("default-src 'none'; connect-src 'self';") and "unsafe" not in policy, policy)
+    expect(re.findall(rb"(?:https?:)?//[\w.-]+\.\w+", page.body), [])
     expect(server.get("/?a=b").status, 200)
 
 
@@ -199,7 +209,7 @@ def checks_keys():
                    f"Bearer {KEY} {KEY}", "Bearer # a comment", "Bearer " + "x" * 5000]
             for value in bad:
                 headers = {} if value is None else {"Authorization": value}
-                for method, path in (("POST", "/v1/completions"), ("GET", "/v1/models"), ("GET", "/"), ("GET", "/nope"),
+                for method, path in (("POST", "/v1/completions"), ("GET", "/v1/models"), ("GET", "/version"), ("GET", "/nope"),
                                      ("GET", "/openapi.json"), ("DELETE", "/v1/heads/x"), ("GET", "/v1/completions")):
                     answer = server.request(method, path, headers=headers)
                     expect_error(answer, 401, None, "invalid_api_key")

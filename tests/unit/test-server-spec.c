@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "config/config.h"
+#include "server/embedded.h"
 #include "server/server.h"
 #include "tests/support/test-support.h"
 
@@ -118,8 +119,7 @@ int main(int argc, char **argv)
     ot_test_start(argc, argv);
     char *text = NULL;
     ot_error err = {0};
-    size_t size = (size_t)(ot_openapi_yaml_end - ot_openapi_yaml);
-    if (ot_config_yaml_to_json(ot_openapi_yaml, size, "openapi.yaml", &text, &err) == OT_OK)
+    if (ot_config_yaml_to_json(ot_openapi_yaml, ot_openapi_yaml_size, "openapi.yaml", &text, &err) == OT_OK)
         spec = json_loads(text, 0, NULL);
     if (!spec) {
         printf("openapi.yaml: %s\n", err.message);
