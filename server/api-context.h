@@ -110,7 +110,5 @@ ot_status ot_parse_default_drafts(const ot_api_context *api, const char *names, 
  * the arena's or the object's, which must live until submission. */
 ot_status ot_parse_sampling(const ot_api_context *api, ot_arena *arena, ot_fields f, uint32_t default_max,
                             ot_request_params *params, ot_error *err);
-/* Refuses by name what this server cannot do, unless the value asks for nothing. */
-ot_status ot_parse_refuse_unsupported(ot_fields f, bool chat, ot_error *err);
 
 #endif

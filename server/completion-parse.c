@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "server/completion.h"
+#include "server/known-fields.h"
 
 enum { DEFAULT_MAX_TOKENS = 16 }; /* of a text completion, as OpenAI has it; a chat answer may fill the context */
 
@@ -32,7 +33,9 @@ static ot_status parse_stream(ot_completion *c, ot_fields f, ot_error *err)
         return status;
     if (!c->stream)
         return ot_fields_fail(f, "stream_options", OT_ERR_INVALID, err, "is only allowed when 'stream' is true");
-    return ot_fields_bool((ot_fields){options, "stream_options"}, "include_usage", &c->include_usage, err);
+    ot_fields members = {options, "stream_options"};
+    status = ot_check_known_fields(members, c->chat ? OT_ON_CHAT : OT_ON_COMPLETIONS, err);
+    return status ? status : ot_fields_bool(members, "include_usage", &c->include_usage, err);
 }
 
 static ot_status parse_shape(ot_completion *c, ot_fields f, ot_error *err)
@@ -119,7 +122,7 @@ static ot_status parse_object(ot_completion *c, ot_fields f, ot_error *err)
     const json_t *preset = NULL, *request = ot_fields_get(f, "intervention");
     ot_status status = ot_api_find_model(c->api, f, &c->model_id, &preset, err);
     if (!status)
-        status = ot_parse_refuse_unsupported(f, c->chat, err);
+        status = ot_check_known_fields(f, c->chat ? OT_ON_CHAT : OT_ON_COMPLETIONS, err);
     if (!status)
         status = parse_shape(c, f, err);
     if (!status)

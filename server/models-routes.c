@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "server/exchange.h"
+#include "server/known-fields.h"
 #include "server/head-description.h"
 
 /* ---- Models ---------------------------------------------------------------------------------------------- */
@@ -110,7 +111,9 @@ static ot_status load(ot_load_job *job, ot_fields f, ot_error *err)
 {
     const char *name = NULL, *path = NULL;
     char real[PATH_MAX];
-    ot_status status = ot_fields_string(f, "name", 4096, &name, err);
+    ot_status status = ot_check_known_fields(f, OT_ON_LOAD_HEAD, err);
+    if (!status)
+        status = ot_fields_string(f, "name", 4096, &name, err);
     if (!status)
         status = ot_fields_string(f, "path", PATH_MAX - 1, &path, err);
     if (status)

@@ -1,5 +1,6 @@
 /* The `intervention` of a request: names resolved to loaded heads, every number checked. Unlike the rest of a request, unknown
  * members are refused here: a misspelt guard must not be silently off. */
+#include <float.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -67,7 +68,7 @@ static ot_status parse_weights(const ot_api_context *api, const json_t *weights,
         if (!json_is_number(value))
             return ot_fields_fail(f, name, OT_ERR_INVALID, err, "must be a number, not %s", ot_json_kind(value));
         if (!ot_json_to_float(value, &weight))
-            return ot_fields_fail(f, name, OT_ERR_INVALID, err, "must be a finite number");
+            return ot_fields_fail(f, name, OT_ERR_INVALID, err, "must be a number that 32 bits hold (up to %g)", (double)FLT_MAX);
         ot_status status = ot_intervention_add(api, f, name, name, OT_USE_SIGNAL, out, &index, err);
         if (status)
             return status;

@@ -1,4 +1,4 @@
-/* Sampling, stopping and lengths, common to both completion routes; and what is refused by name. */
+/* Sampling, stopping and lengths, common to both completion routes. */
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -6,12 +6,22 @@
 #include <string.h>
 
 #include "server/api-context.h"
+#include "server/known-fields.h"
 
 enum { MAX_BIAS = 1024, MAX_STOP_BYTES = 256, MAX_STOP_TOKENS = 64 };
 
 static ot_status out_of_memory(ot_error *err)
 {
     return ot_fail(err, OT_ERR_NOMEM, "out of memory while reading the request");
+}
+
+/* "5" and "05" are two members and one token. */
+static bool is_listed(const int32_t *tokens, uint32_t n, long id)
+{
+    for (uint32_t i = 0; i < n; i++)
+        if (tokens[i] == id)
+            return true;
+    return false;
 }
 
 static ot_status parse_bias(const ot_api_context *api, ot_arena *arena, ot_fields f, ot_sampling *sampling, ot_error *err)
@@ -37,6 +47,8 @@ static ot_status parse_bias(const ot_api_context *api, ot_arena *arena, ot_field
         long id = strtol(key, &end, 10);
         if (key[0] < '0' || key[0] > '9' || *end || errno || id >= (long)api->n_vocab)
             return ot_fields_fail(members, key, OT_ERR_INVALID, err, "is no token id between 0 and %" PRIu32, api->n_vocab - 1);
+        if (is_listed(tokens, i, id))
+            return ot_fields_fail(members, key, OT_ERR_INVALID, err, "names token %ld for the second time", id);
         status = ot_fields_float(members, key, -100, 100, &values[i], err);
         if (status)
             return status;
@@ -115,7 +127,7 @@ static ot_status parse_numbers(const ot_api_context *api, ot_fields f, ot_sampli
     if (!status)
         status = ot_fields_float(f, "frequency_penalty", -2, 2, &s->frequency_penalty, err);
     if (!status)
-        status = ot_fields_float(f, "repetition_penalty", 0.01f, 10, &s->repetition_penalty, err);
+        status = ot_fields_float(f, ot_field_given(f, "repetition_penalty"), 0.01f, 10, &s->repetition_penalty, err);
     if (!status)
         status = ot_fields_i64(f, "seed", INT64_MIN, INT64_MAX, &seed, err);
     if (s->top_p <= 0)
@@ -125,13 +137,25 @@ static ot_status parse_numbers(const ot_api_context *api, ot_fields f, ot_sampli
     return status;
 }
 
+/* Under the name that the client uses. llama-server's -1 is as much as fits, which whoever submits cuts to what the context holds. */
+static ot_status parse_max_tokens(ot_fields f, uint32_t *max_tokens, ot_error *err)
+{
+    const char *name = ot_field_given(f, "max_tokens");
+    const json_t *value = ot_fields_get(f, name);
+    if (strcmp(name, "n_predict") == 0 && json_is_integer(value) && json_integer_value(value) == -1) {
+        *max_tokens = INT32_MAX;
+        return OT_OK;
+    }
+    return ot_fields_u32(f, name, 0, INT32_MAX, max_tokens, err);
+}
+
 ot_status ot_parse_sampling(const ot_api_context *api, ot_arena *arena, ot_fields f, uint32_t default_max,
                             ot_request_params *params, ot_error *err)
 {
     params->max_tokens = default_max;
     ot_status status = parse_numbers(api, f, &params->sampling, err);
     if (!status)
-        status = ot_fields_u32(f, "max_tokens", 0, INT32_MAX, &params->max_tokens, err);
+        status = parse_max_tokens(f, &params->max_tokens, err);
     if (!status)
         status = ot_fields_u32(f, "max_completion_tokens", 0, INT32_MAX, &params->max_tokens, err);
     if (!status)
@@ -148,75 +172,4 @@ ot_status ot_parse_sampling(const ot_api_context *api, ot_arena *arena, ot_field
     if (!status)
         status = parse_stop_tokens(api, arena, f, params, err);
     return status;
-}
-
-/* ---- Refused by name ------------------------------------------------------------------------------------- */
-
-/* What a value must be for the field to ask for nothing. */
-enum harmless { EMPTY, FALSE_ONLY, TRUE_ONLY, TEXT_FORMAT, NO_CHOICE, TEXT_MODALITY };
-
-static bool asks_for_nothing(const json_t *v, enum harmless rule)
-{
-    switch (rule) {
-    case EMPTY:
-        return json_is_false(v) || (json_is_array(v) && json_array_size(v) == 0) ||
-               (json_is_object(v) && json_object_size(v) == 0) || (json_is_string(v) && json_string_length(v) == 0);
-    case FALSE_ONLY: return json_is_false(v);
-    case TRUE_ONLY: return json_is_true(v);
-    case TEXT_FORMAT: {
-        const char *type = json_string_value(json_object_get(v, "type"));
-        return type && strcmp(type, "text") == 0;
-    }
-    case NO_CHOICE:
-        return json_is_string(v) && (strcmp(json_string_value(v), "none") == 0 || strcmp(json_string_value(v), "auto") == 0);
-    case TEXT_MODALITY: {
-        const char *only = json_string_value(json_array_get(v, 0));
-        return json_array_size(v) == 1 && only && strcmp(only, "text") == 0;
-    }
-    }
-    return false;
-}
-
-ot_status ot_parse_refuse_unsupported(ot_fields f, bool chat, ot_error *err)
-{
-    static const struct {
-        const char *name;
-        enum harmless rule;
-        bool chat_only;
-    } refused[] = {
-        {"suffix", EMPTY, false},
-        {"tools", EMPTY, false},
-        {"tool_choice", NO_CHOICE, false},
-        {"functions", EMPTY, false},
-        {"function_call", NO_CHOICE, false},
-        {"response_format", TEXT_FORMAT, false},
-        {"modalities", TEXT_MODALITY, true},
-        {"audio", EMPTY, true},
-        {"prediction", EMPTY, true},
-        {"web_search_options", EMPTY, true},
-        {"chat_template", EMPTY, true},
-        {"chat_template_kwargs", EMPTY, true},
-        {"documents", EMPTY, true},
-        {"echo", FALSE_ONLY, true},
-        {"guided_json", EMPTY, false},
-        {"guided_regex", EMPTY, false},
-        {"guided_choice", EMPTY, false},
-        {"guided_grammar", EMPTY, false},
-        {"structured_outputs", EMPTY, false},
-        {"use_beam_search", FALSE_ONLY, false},
-        {"include_stop_str_in_output", FALSE_ONLY, false},
-        {"skip_special_tokens", TRUE_ONLY, false},
-        {"prompt_logprobs", EMPTY, false},
-        {"prompt_embeds", EMPTY, false},
-        {"truncate_prompt_tokens", EMPTY, false},
-        {"logits_processors", EMPTY, false},
-        {"allowed_token_ids", EMPTY, false},
-        {"bad_words", EMPTY, false},
-    };
-    for (size_t i = 0; i < sizeof refused / sizeof refused[0]; i++) {
-        const json_t *v = refused[i].chat_only && !chat ? NULL : ot_fields_get(f, refused[i].name);
-        if (v && !asks_for_nothing(v, refused[i].rule))
-            return ot_fields_fail(f, refused[i].name, OT_ERR_UNSUPPORTED, err, "is not supported by this server");
-    }
-    return OT_OK;
 }

@@ -1,6 +1,7 @@
 /* request-fields.h */
 #include "server/request-fields.h"
 
+#include <float.h>
 #include <inttypes.h>
 #include <math.h>
 #include <stdarg.h>
@@ -57,7 +58,7 @@ static void quoted_part(const char *text, char *out, size_t out_size)
     out[n] = '\0';
 }
 
-ot_status ot_json_read(const char *text, size_t size, const ot_json_limits *limits, json_t **out, ot_error *err)
+ot_status ot_json_read(char *text, size_t size, const ot_json_limits *limits, json_t **out, ot_error *err)
 {
     *out = NULL;
     if (size == 0)
@@ -65,6 +66,7 @@ ot_status ot_json_read(const char *text, size_t size, const ot_json_limits *limi
     ot_status status = check_limits(text, size, limits, err);
     if (status)
         return status;
+    ot_json_make_readable(text, size);
     json_error_t error;
     json_t *root = json_loadb(text, size, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &error);
     if (!root) {
@@ -139,6 +141,8 @@ ot_status ot_fields_i64(ot_fields f, const char *name, int64_t min, int64_t max,
     json_t *v = ot_fields_get(f, name);
     if (!v)
         return OT_OK;
+    if (json_is_real(v) && fabs(json_real_value(v)) >= 0x1p63)
+        return ot_fields_fail(f, name, OT_ERR_INVALID, err, "must lie between %" PRId64 " and %" PRId64, min, max);
     if (!json_is_integer(v))
         return ot_fields_fail(f, name, OT_ERR_INVALID, err, "must be an integer, not %s", ot_json_kind(v));
     json_int_t n = json_integer_value(v);
@@ -177,7 +181,7 @@ ot_status ot_fields_float(ot_fields f, const char *name, float min, float max, f
         return ot_fields_fail(f, name, OT_ERR_INVALID, err, "must be a number, not %s", ot_json_kind(v));
     float x;
     if (!ot_json_to_float(v, &x))
-        return ot_fields_fail(f, name, OT_ERR_INVALID, err, "must be a finite number");
+        return ot_fields_fail(f, name, OT_ERR_INVALID, err, "must be a number that 32 bits hold (up to %g)", (double)FLT_MAX);
     if (x < min || x > max)
         return ot_fields_fail(f, name, OT_ERR_INVALID, err, "must lie between %g and %g, not %g", (double)min, (double)max,
                               (double)x);

@@ -20,8 +20,12 @@ typedef struct ot_json_limits {
 } ot_json_limits;
 void ot_json_limits_default(ot_json_limits *limits);
 
-/* Parses a body whose outermost value must be an object. Duplicate keys are refused and named. The caller owns *out. */
-ot_status ot_json_read(const char *text, size_t size, const ot_json_limits *limits, json_t **out, ot_error *err);
+/* Parses a body whose outermost value must be an object. Duplicate keys are refused and named. `text` may be changed
+ * (ot_json_make_readable). The caller owns *out. */
+ot_status ot_json_read(char *text, size_t size, const ot_json_limits *limits, json_t **out, ot_error *err);
+/* Numbers that no C type holds become 1e300, which no field takes, and \u0000 in names U+FFFD: so that they do no harm where nobody
+ * reads them (json-readable.c). Text that is no JSON stays so. */
+void ot_json_make_readable(char *text, size_t size);
 
 /* One object and the name that its members have in messages: "" for the request itself, "intervention.guard" below. */
 typedef struct ot_fields {
@@ -48,7 +52,7 @@ ot_status ot_fields_string(ot_fields f, const char *name, size_t max_bytes, cons
 ot_status ot_fields_object(ot_fields f, const char *name, json_t **value, ot_error *err);
 ot_status ot_fields_array(ot_fields f, const char *name, json_t **value, ot_error *err);
 
-/* A JSON number as a float: false if it is no number, or not finite as float32. */
+/* A JSON number as a float: false if it is no number, or beyond what float32 holds. */
 bool ot_json_to_float(const json_t *value, float *out);
 /* "a string", "an object", ... for messages. */
 const char *ot_json_kind(const json_t *value);

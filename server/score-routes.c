@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "server/exchange.h"
+#include "server/known-fields.h"
 
 typedef struct ot_score_job {
     const ot_api_context *api;
@@ -148,6 +149,8 @@ static void parse(void *state)
     ot_status status = ot_json_read(job->source->data, job->source->size, &job->api->json, &job->body, &job->error);
     ot_fields f = {job->body, ""};
     const char *head = job->names[0];
+    if (!status)
+        status = ot_check_known_fields(f, job->moderation ? OT_ON_MODERATIONS : OT_ON_SCORE, &job->error);
     if (!status)
         status = job->moderation ? parse_moderation(job, f, head, &job->error) : parse_score(job, f, &job->error);
     job->prompt_field = ot_fields_get(f, "input") ? "input" : "messages";

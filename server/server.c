@@ -146,8 +146,11 @@ static ot_status open_preset(ot_server *server, const ot_server_preset *preset, 
     if (!out->model_id)
         return out_of_memory(err);
     snprintf(out->model_id, n, "%s+%s", server->api.model_id, preset->name);
-    ot_status status = ot_json_read(preset->intervention, strlen(preset->intervention), &server->api.json, &out->intervention,
-                                    &cause);
+    size_t size = strlen(preset->intervention);
+    char *text = ot_arena_copy(&server->arena, preset->intervention, size);
+    if (!text)
+        return out_of_memory(err);
+    ot_status status = ot_json_read(text, size, &server->api.json, &out->intervention, &cause);
     if (!status)
         status = ot_parse_intervention(&server->api, NULL, out->intervention, &checked, &cause);
     if (status)

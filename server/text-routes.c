@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "server/exchange.h"
+#include "server/known-fields.h"
 
 typedef enum { TOKENIZE, DETOKENIZE, APPLY_TEMPLATE } text_task;
 
@@ -138,7 +139,10 @@ static void work(void *state)
     ot_text_job *job = state;
     json_t *body = NULL;
     ot_status status = ot_json_read(job->source->data, job->source->size, &job->api->json, &body, &job->error);
+    static const ot_field_route routes[] = {[TOKENIZE] = OT_ON_TOKENIZE, [DETOKENIZE] = OT_ON_DETOKENIZE, [APPLY_TEMPLATE] = OT_ON_APPLY_TEMPLATE};
     ot_fields f = {body, ""};
+    if (!status)
+        status = ot_check_known_fields(f, routes[job->task], &job->error);
     if (!status && job->task == TOKENIZE)
         status = tokenize(job, f, &job->error);
     else if (!status && job->task == DETOKENIZE)

@@ -269,6 +269,11 @@ def refuses_by_name(server):
         ({"stop": "x" * 257}, "stop"), ({"stop": "a\u0000b"}, "stop"), ({"stop_token_ids": "x"}, "stop_token_ids"),
         ({"stop_token_ids": [-1]}, "stop_token_ids[0]"), ({"logit_bias": []}, "logit_bias"),
         ({"logit_bias": {"x": 1}}, "logit_bias.x"), ({"logit_bias": {"5": 101}}, "logit_bias.5"),
+        ({"logit_bias": {"5": 1, "05": 2}}, "logit_bias.05"), ({"seed": 2**64}, "seed"), ({"n_predict": -2}, "n_predict"),
+        ({"n_predict": "x"}, "n_predict"), ({"max_new_tokens": 1.5}, "max_new_tokens"), ({"repeat_penalty": 0}, "repeat_penalty"),
+        ({"max_tokens": 5, "n_predict": 6}, "n_predict"), ({"max_token": 5}, "max_token"), ({"user": 5}, "user"),
+        ({"mirostat": 2}, "mirostat"), ({"grammar_lazy": True}, "grammar_lazy"), ({"messages": [1]}, "messages"),
+        ({"stream": True, "stream_options": {"continuous_usage_stats": True}}, "stream_options.continuous_usage_stats"),
         ({"logit_bias": {"99999999": 1}}, "logit_bias.99999999"), ({"logit_bias": {"-1": 1}}, "logit_bias.-1"),
         ({"logit_bias": {str(i): 1 for i in range(1025)}}, "logit_bias"), ({"suffix": "end"}, "suffix"),
         ({"tools": [{}]}, "tools"), ({"response_format": {"type": "json_object"}}, "response_format"),
@@ -286,8 +291,25 @@ def refuses_by_name(server):
     expect_true("8192" in error["message"], error["message"])
     expect_error(server.post("/v1/completions", {"prompt": ["x"] * 64, "n": 3}), 400, "n")
     expect_error(server.post("/v1/completions", {"prompt": "x", "n": 64, "max_tokens": 8000, "logprobs": 20}), 400, "logprobs")
-    for harmless in ({"suffix": ""}, {"tools": []}, {"response_format": {"type": "text"}}, {"tool_choice": "none"}):
+    for harmless in ({"suffix": ""}, {"tools": []}, {"mirostat": 0, "mirostat_tau": 5, "typical_p": 1, "cache_prompt": True},
+                     {"metadata": {"trace": 2**64}, "nobody_reads": 10**400}, {"response_format": {"type": "text"}}, {"tool_choice": "none"}):
         server.complete("x", max_tokens=1, **harmless)
+
+
+def takes_other_names(server):
+    """What llama-server, SGLang and Ollama call what OpenAI's or vLLM's fields say."""
+    expect(choice_of(server, n_predict=3, max_tokens=None, ignore_eos=True, return_token_ids=True),
+           choice_of(server, max_tokens=3, ignore_eos=True, return_token_ids=True))
+    expect(len(choice_of(server, max_new_tokens=5, max_tokens=None, ignore_eos=True, return_token_ids=True)["token_ids"]), 5)
+    plain, penalised = (choice_of(server, "cat cat cat cat", max_tokens=12, **fields)
+                        for fields in ({}, {"repetition_penalty": 1.9}))
+    expect_true(plain["text"] != penalised["text"], "a penalty that changes nothing")
+    expect(choice_of(server, "cat cat cat cat", max_tokens=12, repeat_penalty=1.9), penalised)
+    text = choice_of(server, max_tokens=24, ignore_eos=True)["text"]
+    unlimited = choice_of(server, max_tokens=None, n_predict=-1, ignore_eos=True, stop=text[-9:])
+    expect((unlimited["finish_reason"], unlimited["text"]), ("stop", text[:text.index(text[-9:])]), "-1: as many as fit")
+    body = b'{"prompt": "x", "max_tokens": 1, "metadata": {"trace": 18446744073709551615, "a\\u0000b": 1e400}}'
+    expect(server.post("/v1/completions", body).status, 200)
 
 
 def refuses_bad_interventions_by_name(server):
@@ -351,7 +373,7 @@ def main():
     cases = [has_openais_shape, takes_all_shapes_of_prompts, uses_defaults_like_openai, numbers_choices_by_prompt, echoes,
              reports_logprobs, stops, streams_what_a_whole_answer_says, streams_events_one_by_one, reports_signals, steers, guards,
              drafts_change_nothing_but_the_passes,
-             refuses_by_name, refuses_bad_interventions_by_name, answers_many_alike]
+             refuses_by_name, takes_other_names, refuses_bad_interventions_by_name, answers_many_alike]
     with Server(*head_flags(heads)) as server:
         return run_cases(cases, server)
 

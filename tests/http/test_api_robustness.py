@@ -44,7 +44,8 @@ def survives_malformed_json(server):
         for body in bodies:
             received = raw(server, post_bytes(path, body))
             status = status_of(received)
-            allowed = (400, 403) if b"\\u0000\"}" not in body else (200, 400, 403)
+            large_number = b"999" in body or b"1234567890" in body  # valid JSON, in fields that /tokenize does not read
+            allowed = (200, 400, 403) if b"\\u0000\"}" in body or (large_number and path == "/tokenize") else (400, 403)
             expect_true(status in allowed, f"{path} {body[:60]}: {received[:300]}")
             answer = json.loads(received.split(b"\r\n\r\n", 1)[1])
             expect_true("error" in answer or status == 200, answer)

@@ -10,18 +10,29 @@ static json_t *parse(const char *text)
     return json_loads(text, 0, NULL);
 }
 
+static ot_status read_within(const char *text, const ot_json_limits *limits, json_t **out, ot_error *err)
+{
+    char *copy = strdup(text);
+    REQUIRE(copy != NULL);
+    ot_status status = ot_json_read(copy, strlen(copy), limits, out, err);
+    free(copy);
+    return status;
+}
+
 static ot_status read_text(const char *text, json_t **out, ot_error *err)
 {
     ot_json_limits limits;
     ot_json_limits_default(&limits);
-    return ot_json_read(text, strlen(text), &limits, out, err);
+    return read_within(text, &limits, out, err);
 }
 
 static void refuses_what_is_no_object(void)
 {
     static const char *const bad[] = {"", "{", "[]", "1", "null", "\"x\"", "{\"a\":}", "{\"a\":1}x", "{\"a\":1,}", "{'a':1}",
-                                      "{\"a\":01}", "{\"a\":1e999}", "{\"a\":99999999999999999999}", "{\"a\":NaN}",
-                                      "{\"a\":\"\xFF\"}", "{\"a\":\"\\ud800\"}", "{\"a\":\"\x01\"}", "{\"a\\u0000b\":1}"};
+                                      "{\"a\":01}", "{\"a\":NaN}", "{\"a\":\"\xFF\"}", "{\"a\":\"\\ud800\"}", "{\"a\":\"\x01\"}",
+                                      "{\"a\":099999999999999999999}", "{\"a\":99999999999999999999.}", "{\"a\":-}",
+                                      "{\"a\":99999999999999999999x}", "{\"a\":1e999e1}", "{\"a\":1.e999}", "{\"a\":-01e999}",
+                                      "{\"a\\u0000b\" 1}", "{\"a\\u000\":1}", "1e999", "99999999999999999999"};
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
         json_t *json = NULL;
         ot_error err = {0};
@@ -62,7 +73,7 @@ static void bounds_nesting_and_counts(void)
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
         json_t *json = NULL;
         ot_error err = {0};
-        ot_status status = ot_json_read(rows[i].text, strlen(rows[i].text), &limits, &json, &err);
+        ot_status status = read_within(rows[i].text, &limits, &json, &err);
         ot_test_context("%s", rows[i].text);
         CHECK_STATUS(status, rows[i].part ? OT_ERR_INVALID : OT_OK, &err);
         if (rows[i].part)
@@ -79,6 +90,57 @@ static void bounds_nesting_and_counts(void)
     ot_error err = {0};
     CHECK_STATUS(ot_json_read(deep, n, &limits, &json, &err), OT_ERR_INVALID, &err);
     free(deep);
+}
+
+/* Valid JSON that jansson's types do not hold: harmless where nobody reads it, and named where somebody does. */
+static void takes_numbers_of_any_size(void)
+{
+    static const char *const good[] = {
+        "{\"a\":9223372036854775808,\"n\":7}", "{\"a\":-9223372036854775809,\"n\":7}", "{\"a\":[1e400,-1E+400,1.5e999],\"n\":7}",
+        "{\"a\":{\"b\":18446744073709551615},\"n\":7}", "{\"a\\u0000b\":1,\"n\":7}", "{\"\\u0000\" \n:1,\"n\":7}",
+        "{\"\\\\u0000\":1,\"n\":7}", "{\"a\":\"\\u0000\",\"n\":7}", "{\"a\":0.1e-400,\"n\":7}", "{\"\\u0000\\u0000\":1e309,\"n\":7}",
+        "{\"a\":[9223372036854775807,-9223372036854775808],\"n\":7}"};
+    for (size_t i = 0; i < sizeof good / sizeof good[0]; i++) {
+        json_t *json = NULL;
+        ot_error err = {0};
+        ot_test_context("%s", good[i]);
+        CHECK_OK(read_text(good[i], &json, &err), &err);
+        CHECK_INT(json_integer_value(json_object_get(json, "n")), 7);
+        json_decref(json);
+    }
+    ot_test_context(NULL);
+    json_t *o = NULL;
+    ot_error err = {0};
+    CHECK_OK(read_text("{\"seed\":18446744073709551615,\"low\":-1e400,\"most\":9223372036854775807,\"zero\":\"\\u0000\"}", &o, &err), &err);
+    ot_fields f = {o, ""};
+    int64_t i = 0;
+    float x = 0;
+    CHECK_STATUS(ot_fields_i64(f, "seed", INT64_MIN, INT64_MAX, &i, &err), OT_ERR_INVALID, &err);
+    CHECK_STR(err.param, "seed");
+    CHECK_CONTAINS(err.message, "between -9223372036854775808 and 9223372036854775807");
+    CHECK_STATUS(ot_fields_float(f, "low", -10, 10, &x, &err), OT_ERR_INVALID, &err);
+    CHECK_CONTAINS(err.message, "32 bits");
+    CHECK_OK(ot_fields_i64(f, "most", INT64_MIN, INT64_MAX, &i, &err), &err);
+    CHECK(i == INT64_MAX);
+    CHECK_INT(json_string_length(ot_fields_get(f, "zero")), 1);
+    json_decref(o);
+}
+
+/* Time is linear, also where many digits are no number. */
+static void reads_long_runs_of_digits_once(void)
+{
+    size_t n = 1 << 22;
+    char *text = malloc(n + 1);
+    REQUIRE(text != NULL);
+    memset(text, '7', n);
+    text[n - 1] = '.';
+    text[n] = '\0';
+    ot_json_make_readable(text, n);
+    CHECK(text[0] == '7' && text[n - 1] == '.');
+    memset(text, '"', n);
+    ot_json_make_readable(text, n);
+    CHECK(text[0] == '"');
+    free(text);
 }
 
 static void reads_fields_by_type(void)
@@ -161,6 +223,8 @@ int main(int argc, char **argv)
     RUN(refuses_what_is_no_object);
     RUN(names_a_duplicate);
     RUN(bounds_nesting_and_counts);
+    RUN(takes_numbers_of_any_size);
+    RUN(reads_long_runs_of_digits_once);
     RUN(reads_fields_by_type);
     RUN(names_the_field_at_fault);
     return ot_test_finish();

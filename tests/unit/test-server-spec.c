@@ -1,5 +1,5 @@
-/* api-spec/openapi.yaml and the table of routes state the same: every route in the one is in the other, with its method and with
- * whether it needs a key; every $ref leads somewhere. */
+/* api-spec/openapi.yaml and the tables of routes and of known fields state the same: every route and every field in the one is in the
+ * other, with its method and with whether it needs a key, or with what becomes of it; every $ref leads somewhere. */
 #include <ctype.h>
 #include <jansson.h>
 #include <stdio.h>
@@ -8,6 +8,7 @@
 
 #include "config/config.h"
 #include "server/embedded.h"
+#include "server/known-fields.h"
 #include "server/server.h"
 #include "tests/support/test-support.h"
 
@@ -114,6 +115,103 @@ static void refers_to_what_is_there(void)
     CHECK_CONTAINS(json_string_value(json_object_get(spec, "openapi")), "3.1");
 }
 
+/* ---- Fields ---------------------------------------------------------------------------------------------- */
+
+static const struct {
+    ot_field_route route;
+    const char *path;
+} field_routes[] = {
+    {OT_ON_COMPLETIONS, "/v1/completions"}, {OT_ON_CHAT, "/v1/chat/completions"}, {OT_ON_SCORE, "/v1/score"},
+    {OT_ON_MODERATIONS, "/v1/moderations"}, {OT_ON_TOKENIZE, "/tokenize"},       {OT_ON_DETOKENIZE, "/detokenize"},
+    {OT_ON_APPLY_TEMPLATE, "/apply-template"}, {OT_ON_LOAD_HEAD, "/v1/heads"},
+};
+
+static const json_t *resolved(const json_t *schema)
+{
+    const char *reference = json_string_value(json_object_get(schema, "$ref"));
+    return reference ? follow(reference) : schema;
+}
+
+static const json_t *request_schema(const char *path)
+{
+    const json_t *content = json_object_get(json_object_get(operation_of(path, "POST"), "requestBody"), "content");
+    return resolved(json_object_get(json_object_get(content, "application/json"), "schema"));
+}
+
+static bool lists(const json_t *schema, const char *list, const char *name)
+{
+    size_t i;
+    json_t *entry;
+    json_array_foreach(json_object_get(schema, list), i, entry)
+        if (strcmp(json_string_value(entry), name) == 0)
+            return true;
+    return false;
+}
+
+/* "stream_options.include_usage" is a property of a property. */
+static bool has_property(const json_t *schema, const char *name)
+{
+    char outer[64];
+    const char *dot = strchr(name, '.');
+    const json_t *properties = json_object_get(schema, "properties");
+    if (!dot)
+        return json_object_get(properties, name) != NULL;
+    snprintf(outer, sizeof outer, "%.*s", (int)(dot - name), name);
+    return has_property(resolved(json_object_get(properties, outer)), dot + 1);
+}
+
+static const ot_known_field *find_field(const char *name, ot_field_route route, ot_field_fate from, ot_field_fate to)
+{
+    const ot_known_field *row;
+    for (size_t i = 0; (row = ot_known_field_at(i)) != NULL; i++)
+        if ((row->routes & route) && row->fate >= from && row->fate <= to && strcmp(row->name, name) == 0)
+            return row;
+    return NULL;
+}
+
+static void states_every_known_field(void)
+{
+    for (size_t r = 0; r < sizeof field_routes / sizeof field_routes[0]; r++) {
+        const json_t *schema = request_schema(field_routes[r].path);
+        const ot_known_field *row;
+        for (size_t i = 0; (row = ot_known_field_at(i)) != NULL; i++) {
+            ot_test_context("%s on %s", row->name, field_routes[r].path);
+            bool here = row->routes & field_routes[r].route;
+            if (here && row->fate <= OT_FIELD_SYNONYM)
+                CHECK(has_property(schema, row->name));
+            if (here && row->fate == OT_FIELD_HINT)
+                CHECK(lists(schema, "x-hints", row->name));
+            if (here && row->fate == OT_FIELD_REFUSED)
+                CHECK(lists(schema, "x-refused", row->name));
+        }
+    }
+    ot_test_context(NULL);
+}
+
+static void knows_every_stated_field(void)
+{
+    for (size_t r = 0; r < sizeof field_routes / sizeof field_routes[0]; r++) {
+        const json_t *schema = request_schema(field_routes[r].path);
+        ot_field_route route = field_routes[r].route;
+        const char *name;
+        json_t *value;
+        size_t i;
+        json_object_foreach(json_object_get(schema, "properties"), name, value) {
+            ot_test_context("%s on %s", name, field_routes[r].path);
+            CHECK(find_field(name, route, OT_FIELD_DONE, OT_FIELD_HINT) != NULL);
+        }
+        json_array_foreach(json_object_get(schema, "x-hints"), i, value) {
+            ot_test_context("hint %s on %s", json_string_value(value), field_routes[r].path);
+            CHECK(find_field(json_string_value(value), route, OT_FIELD_HINT, OT_FIELD_HINT) != NULL);
+        }
+        json_array_foreach(json_object_get(schema, "x-refused"), i, value) {
+            ot_test_context("refused %s on %s", json_string_value(value), field_routes[r].path);
+            CHECK(find_field(json_string_value(value), route, OT_FIELD_REFUSED, OT_FIELD_REFUSED) != NULL);
+        }
+    }
+    ot_test_context(NULL);
+}
+
 int main(int argc, char **argv)
 {
     ot_test_start(argc, argv);
@@ -128,6 +226,8 @@ int main(int argc, char **argv)
     RUN(states_every_route);
     RUN(serves_every_statement);
     RUN(refers_to_what_is_there);
+    RUN(states_every_known_field);
+    RUN(knows_every_stated_field);
     free(text);
     json_decref(spec);
     return ot_test_finish();
