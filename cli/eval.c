@@ -20,13 +20,15 @@ static void print_help(void)
 {
     printf("Usage: otter eval --model FILE --head FILE --data FILE [OPTION]...\n\n"
            "Scores the rows of a JSON Lines file (plain or gzip): {text, label} gives AUC with its 95%% interval, accuracy,\n"
-           "calibration, and these by source; {messages, chosen, rejected} the accuracy on pairs; {prompt} how quiet the head is.\n"
+           "calibration, and these by source, and how early the score passes --threshold; {messages, chosen, rejected} the accuracy on\n"
+           "pairs; {prompt} how quiet the head is.\n"
            "Generation heads: perplexity, and how often each head's first or first five guesses are right, of texts as they stand, or\n"
            "of the completion of {prompt, completion}; tokens a pass: greedy decoding of these texts with a chain of drafts.\n"
            "Lookahead heads: against the exact scores of the head they are stacked on, for the base's ten likeliest next tokens.\n\n"
            "  --half                 figures for the first half of each text's tokens, too\n"
            "  --chat                 texts as a user's message in the chat template\n"
            "  --only-label 0|1       of {text, label} rows only those with this label\n"
+           "  --threshold X          the limit at which a score counts as noticed while a text is read (0.5)\n"
            "  --output N             which output of the head (0)\n"
            "  --max-rows N           rows, spread evenly over the file; 0: all (0)\n"
            "  --max-length N         tokens of a text; longer ones are cut (512)\n"
@@ -57,6 +59,16 @@ static bool set_count(uint32_t *field, const char *value)
     if (*value < '0' || *value > '9' || *end != '\0' || errno != 0 || x > (1u << 30))
         return false;
     *field = (uint32_t)x;
+    return true;
+}
+
+static bool set_number(double *field, const char *value)
+{
+    char *end;
+    const double x = strtod(value, &end);
+    if (end == value || *end != '\0' || !isfinite(x))
+        return false;
+    *field = x;
     return true;
 }
 
@@ -91,6 +103,8 @@ static int set_option(eval_arguments *a, const char *name, const char *value)
     for (size_t i = 0; i < sizeof counts / sizeof counts[0]; i++)
         if (strcmp(name, counts[i].name) == 0)
             return set_count(counts[i].field, value) ? 1 : -1;
+    if (strcmp(name, "--threshold") == 0)
+        return set_number(&o->threshold, value) ? 1 : -1;
     if (strcmp(name, "--parent") == 0)
         return o->n_parents < OT_MAX_PARENTS && set_text(o->parents[o->n_parents++], OT_TRAIN_PATH, value) ? 1 : -1;
     return 0;
@@ -171,6 +185,19 @@ static void print_lookahead(const ot_lookahead_figures *f)
            f->change_correlation, f->within_correlation, f->highest_of_ten, f->lowest_of_ten);
 }
 
+static void print_stream(const ot_stream_figures *f, double threshold)
+{
+    if (f->n_harmful > 0)
+        printf("\nabove %g while read: %.4f of %llu harmful texts, after %.3f of their tokens", threshold, f->recall,
+               (unsigned long long)f->n_harmful, f->read_share);
+    if (f->n_spans > 0)
+        printf("; of %llu with spans %.4f before the first one ended, the others %.2f tokens after", (unsigned long long)f->n_spans, f->before_span,
+               f->after_span);
+    if (f->n_harmless > 0)
+        printf("\nabove %g while read: %.5f of %llu harmless texts", threshold, f->false_alarms, (unsigned long long)f->n_harmless);
+    putchar('\n');
+}
+
 static void print_text(const eval_arguments *a, const ot_eval_result *r)
 {
     if (r->is_labelled)
@@ -184,6 +211,8 @@ static void print_text(const eval_arguments *a, const ot_eval_result *r)
     if (r->is_unlabelled)
         printf("prompts %llu: mean score %.4f, 95%% below %.4f, 99%% below %.4f, above 0.5: %.4f of the tokens\n",
                (unsigned long long)r->n_rows, r->quiet_mean, r->quiet_p95, r->quiet_p99, r->quiet_above_half);
+    if (r->is_streamed)
+        print_stream(&r->stream, a->options.threshold);
     printf("\n%llu tokens in %.1f s\n", (unsigned long long)r->n_tokens, r->seconds);
 }
 
@@ -227,6 +256,14 @@ static json_t *language_json(const ot_language_figures *f)
                      number(f->nll), "perplexity", number(exp(f->nll)), "top1", number(f->top1), "top5", number(f->top5));
 }
 
+static json_t *stream_json(const ot_stream_figures *f, double threshold)
+{
+    return json_pack("{s:o, s:I, s:I, s:I, s:o, s:o, s:o, s:I, s:o, s:o}", "threshold", number(threshold), "harmful", (json_int_t)f->n_harmful,
+                     "harmless", (json_int_t)f->n_harmless, "noticed", (json_int_t)f->n_noticed, "recall", number(f->recall), "false_alarms",
+                     number(f->false_alarms), "read_share", number(f->read_share), "noticed_with_spans", (json_int_t)f->n_spans,
+                     "before_span", number(f->before_span), "after_span", number(f->after_span));
+}
+
 static void add_language(json_t *root, const ot_eval_result *r)
 {
     json_t *heads = json_array();
@@ -260,6 +297,8 @@ static bool print_json(const eval_arguments *a, const ot_eval_result *r)
         json_object_set_new(root, "quiet", json_pack("{s:o, s:o, s:o, s:o}", "mean", number(r->quiet_mean), "p95",
                                                      number(r->quiet_p95), "p99", number(r->quiet_p99), "above_half",
                                                      number(r->quiet_above_half)));
+    if (r->is_streamed)
+        json_object_set_new(root, "stream", stream_json(&r->stream, a->options.threshold));
     const bool good = root != NULL && json_dumpf(root, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(7)) == 0;
     putchar('\n');
     json_decref(root);

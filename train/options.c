@@ -73,6 +73,8 @@ static const option table[] = {
     NUMBER_OPTION("adam-eps", adam_eps, 0, 1, "X  (1e-8)"),
     NUMBER_OPTION("prefix-weight", prefix_weight, 0, 1, "X  share of the loss on a text's prefixes (0.5)"),
     NUMBER_OPTION("prefix-power", prefix_power, 0, 100, "X  a positive label counts (i/n)^X at token i of n (1)"),
+    NUMBER_OPTION("monotone", monotone, 0, 1e3, "X  weight of a penalty on a harmful text's score that falls again (0)"),
+    UINT_OPTION("smooth", smooth, 1, 1024, false, "N  the loss reads the mean raw score of the last N tokens (1)"),
     TEXTS_OPTION("calm", calm, n_calm, false, "FILE  quiet rows ({prompt}, or pairs): further samples of label 0 (repeatable)"),
     NUMBER_OPTION("calm-fraction", calm_fraction, 0, 10, "X  quiet samples, relative to the rows (0.1)"),
     UINT_OPTION("calm-length", calm_length, 1, 1u << 20, false, "N  tokens of a quiet sample at most (64)"),
@@ -103,7 +105,7 @@ void ot_train_options_default(ot_train_options *options)
         .width = 32, .heads = 3, .kv_heads = 1, .ffn = 64, .seed = 1, .kind = "scalar", .init = "mirror",
         .lr = 4e-3, .warmup = 30, .lambda = 0.01, .clip = 1, .beta1 = 0.9, .beta2 = 0.98, .adam_eps = 1e-8, .epochs = 1,
         .batch_tokens = 1024, .max_length = 256, .eval_every = 200, .eval_rows = 500, .checkpoint_every = 200,
-        .log_every = 10, .prefix_weight = 0.5, .prefix_power = 1, .calm_fraction = 0.1, .calm_length = 64,
+        .log_every = 10, .prefix_weight = 0.5, .prefix_power = 1, .smooth = 1, .calm_fraction = 0.1, .calm_length = 64,
         .head_lr = 1, .positions = 1, .offset_decay = 0.8, .tail = 0.01, .change_weight = 1, .candidates = 10, .random_candidates = 6,
     };
 }

@@ -66,8 +66,8 @@ typedef struct ot_train_options {
     double epochs, max_minutes;
     uint32_t steps, batch_tokens, max_length, max_rows, threads;
     uint32_t eval_every, eval_rows, checkpoint_every, log_every;
-    double prefix_weight, prefix_power, chat_fraction, context_fraction, calm_fraction;
-    uint32_t calm_length;
+    double prefix_weight, prefix_power, monotone, chat_fraction, context_fraction, calm_fraction;
+    uint32_t calm_length, smooth;
     double positions, offset_decay, tail;     /* generation */
     double change_weight, rank_weight;        /* lookahead */
     uint32_t candidates, random_candidates;
@@ -117,6 +117,17 @@ typedef struct ot_eval_figures {
     double bin_score[OT_EVAL_BINS], bin_label[OT_EVAL_BINS]; /* means */
 } ot_eval_figures;
 
+/* Scores of texts as they are read, token by token, against a limit: what a guard at that limit would see. */
+typedef struct ot_stream_figures {
+    uint64_t n_harmful, n_harmless; /* rows by label (above one half, or not); prompts are harmless */
+    uint64_t n_noticed;             /* harmful rows whose score passes the limit somewhere */
+    double recall, false_alarms;    /* shares of the harmful and of the harmless rows that pass it */
+    double read_share;              /* of the noticed: mean share of the text's tokens that had been read by then */
+    uint64_t n_spans;               /* of the noticed: rows with spans */
+    double before_span;             /* share of these that were noticed before their first span ended: too early, or by what leads to it */
+    double after_span;              /* of the others: mean tokens from its end to the notice; 0: at once */
+} ot_stream_figures;
+
 /* Figures of one generation head on the tokens that came, each position with the text before it given. */
 typedef struct ot_language_figures {
     uint32_t offset;
@@ -147,6 +158,8 @@ typedef struct ot_eval_result {
     double pair_margin;            /* mean of r(chosen) - r(rejected) */
     bool is_unlabelled;            /* prompts: how quiet the head is, over all positions but the first */
     double quiet_mean, quiet_p95, quiet_p99, quiet_above_half;
+    bool is_streamed;              /* labelled rows and prompts */
+    ot_stream_figures stream;
     bool is_language;              /* generation heads */
     uint32_t n_heads;
     ot_language_figures heads[OT_MAX_HEADS];
@@ -168,6 +181,7 @@ typedef struct ot_eval_options {
     uint32_t max_length, batch_tokens, threads;
     bool chat;                     /* labelled texts and prompts as a user's message in the chat template */
     bool allow_base_mismatch;
+    double threshold;              /* the limit of ot_stream_figures */
 } ot_eval_options;
 void ot_eval_options_default(ot_eval_options *options);
 /* `otter eval`: opens everything as a server would (quantised weights, half-precision KV) and measures. */

@@ -1,5 +1,5 @@
 /* Rows to samples to batches: what a plan holds, that it is the same again for the same epoch, and that labels start where
- * they should; AdamW against its definition in double precision; the losses at hand-made points. */
+ * they should; AdamW against its definition in double precision. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,7 +9,6 @@
 #include "train/backward/adamw.h"
 #include "train/data/chat-text.h"
 #include "train/data/epoch-plan.h"
-#include "train/loss/losses.h"
 
 static ot_error err;
 static ot_model *model;
@@ -68,6 +67,52 @@ static void sources_are_cut_and_cleaned(void)
     CHECK_STR(d->sources[1], "00000000001111111111222222222233333333334444444444555555555566");
     CHECK_STR(d->sources[2], "");
     CHECK_UINT(d->rows[2].source, 1);
+    ot_dataset_close(&d);
+}
+
+/* The bytes that the first n tokens of a span say, without the BOS token. */
+static size_t bytes_of(const int32_t *tokens, uint32_t n)
+{
+    size_t bytes = 0;
+    for (uint32_t i = 0; i < n; i++)
+        bytes += ot_token_bytes(ot_model_tokenizer(model), tokens[i]).size;
+    return bytes;
+}
+
+/* Characters, not bytes; the span that ends first counts; a row without spans, or with none in the list, has no onset. */
+static void spans_say_where_the_label_begins(void)
+{
+    ot_dataset *d = load("spans.jsonl",
+                         "{\"text\": \"na\u00efve fool, you fool\", \"label\": 1, \"spans\": [[16, 20], [6, 10]]}\n"
+                         "{\"text\": \"you fool\", \"label\": 0.5, \"spans\": []}\n"
+                         "{\"text\": \"you fool\", \"label\": 1}\n"
+                         "{\"text\": \"fool\", \"label\": 1, \"spans\": [[0, 4]]}\n", 64, 0);
+    REQUIRE(d != NULL);
+    CHECK_UINT(d->rows[0].onset, 11);
+    CHECK_UINT(d->rows[1].onset, 0);
+    CHECK_UINT(d->rows[2].onset, 0);
+    CHECK_UINT(d->rows[3].onset, 4);
+    ot_dataset_close(&d);
+}
+
+static void plain_pairs_stand_alone(void)
+{
+    ot_dataset *d = load("plain-pairs.jsonl", "{\"messages\": [], \"chosen\": \"abc good\", \"rejected\": \"abc bad\"}\n"
+                                              "{\"messages\": [], \"chosen\": \"same\", \"rejected\": \"same\"}\n", 256, 0);
+    REQUIRE(d != NULL);
+    CHECK_UINT(d->n_rows, 1);
+    CHECK_UINT(d->n_skipped, 1);
+    char *text = NULL;
+    size_t size = 0;
+    for (int leaf = 0; leaf < 2; leaf++) {
+        const ot_span t = d->rows[0].tokens[leaf];
+        REQUIRE_OK(ot_detokenize(ot_model_tokenizer(model), d->tokens + t.first, t.n, false, false, &text, &size, &err), &err);
+        CHECK_STR(text, leaf == 0 ? "abc good" : "abc bad");
+        free(text);
+    }
+    CHECK(d->rows[0].n_prompt > 0 && d->rows[0].n_prompt < d->rows[0].tokens[1].n);
+    CHECK_STR(d->texts + d->rows[0].text, "");
+    CHECK_STR(d->texts + d->rows[0].answer, "abc good");
     ot_dataset_close(&d);
 }
 
@@ -149,6 +194,44 @@ static void chat_marks_the_message(void)
     }
 }
 
+/* Wherever a text stands, its label begins with the token that ends the span, and with none where it is cut before that. */
+static void onsets_move_with_their_text(void)
+{
+    ot_dataset *d = load("onsets.jsonl", "{\"text\": \"some quiet words first\", \"label\": 0}\n"
+                                         "{\"text\": \"well now, you zq and more words\", \"label\": 1, \"spans\": [[14, 16]]}\n", 64, 0);
+    REQUIRE(d != NULL);
+    const ot_dataset *quiet[] = {calm};
+    for (int how = 0; how < 4; how++) {
+        ot_plan_options o = plain_options();
+        ot_epoch_plan p;
+        o.data = d;
+        o.calm = quiet;
+        o.n_calm = 1;
+        o.chat_fraction = how == 1 ? 1 : 0;
+        o.context_fraction = how == 2 ? 1 : 0;
+        o.max_length = how == 3 ? 8 : 256;
+        for (uint64_t epoch = 0; epoch < 6; epoch++) {
+            ot_test_context("arrangement %d, epoch %d", how, (int)epoch);
+            REQUIRE_OK(ot_epoch_plan_make(&p, &o, epoch, &err), &err);
+            for (uint32_t i = 0; i < p.n_samples; i++) {
+                const ot_leaf *leaf = &p.samples[i].leaf[0];
+                const int32_t *text = p.tokens + leaf->tokens.first + leaf->n_before;
+                const uint32_t n = leaf->tokens.n - leaf->n_before;
+                if (p.samples[i].labels == NULL || p.samples[i].labels[0] == 0.0f) {
+                    CHECK_UINT(leaf->onset, 0);
+                } else if (bytes_of(text, n) < 16) {
+                    CHECK_UINT(leaf->onset, n + 1);
+                } else if (CHECK(leaf->onset >= 1 && leaf->onset <= n)) {
+                    CHECK(bytes_of(text, leaf->onset) >= 16 && bytes_of(text, leaf->onset - 1) < 16);
+                }
+            }
+            ot_epoch_plan_free(&p);
+        }
+    }
+    ot_test_context(NULL);
+    ot_dataset_close(&d);
+}
+
 static void pairs_share_their_prompt(void)
 {
     ot_dataset *d = load("pairs.jsonl", "{\"messages\": [{\"role\": \"user\", \"content\": \"q\"}], \"chosen\": \"xa\", \"rejected\": \"xb\"}\n"
@@ -169,27 +252,6 @@ static void pairs_share_their_prompt(void)
     CHECK_STATUS(ot_epoch_plan_make(&p, &o, 0, &err), OT_ERR_INVALID, &err);
     CHECK_STR(err.param, "batch-tokens");
     ot_dataset_close(&d);
-}
-
-static void losses_by_hand(void)
-{
-    const float labels[] = {1.0f}, raw[] = {0.5f, -1.0f, 2.0f, 0.25f};
-    float d_raw[4] = {0};
-    const ot_sample s = {.n_leaves = 1, .labels = labels, .leaf = {{{0, 4}, 1}}};
-    const ot_loss_options o = {.prefix_weight = 0.5, .prefix_power = 1};
-    /* One token before (target 0, weight 0.25), then three with label 1: 1/3 and 2/3 of 0.25 each, and 0.5 at the end. */
-    const double sig[] = {1 / (1 + exp(-0.5)), 1 / (1 + exp(1.0)), 1 / (1 + exp(-2.0)), 1 / (1 + exp(-0.25))};
-    const double expected = -0.25 * log(1 - sig[0]) - 0.25 / 3 * log(sig[1]) - 0.5 / 3 * log(sig[2]) - 0.5 * log(sig[3]);
-    CHECK_NEAR(ot_loss_bce(&o, &s, raw, d_raw, 1, 2.0), 2 * expected, 1e-6);
-    CHECK_NEAR(d_raw[0], 2 * 0.25 * sig[0], 1e-6);
-    CHECK_NEAR(d_raw[3], 2 * 0.5 * (sig[3] - 1), 1e-6);
-    const float pair[] = {9, 1.5f, 9, 9, 0.5f};
-    float d_pair[5] = {0};
-    const ot_sample two = {.n_leaves = 2, .leaf = {{{0, 2}, 0}, {{0, 3}, 0}}};
-    CHECK_NEAR(ot_loss_pairwise(&two, pair, d_pair, 1, 1.0), log1p(exp(-1.0)), 1e-6);
-    CHECK_NEAR(d_pair[1], -1 / (1 + exp(1.0)), 1e-6);
-    CHECK_NEAR(d_pair[4], 1 / (1 + exp(1.0)), 1e-6);
-    CHECK_NEAR(d_pair[3], 0, 0);
 }
 
 static void adamw_by_definition(void)
@@ -240,11 +302,13 @@ int main(int argc, char **argv)
     ot_test_start(argc, argv);
     RUN(opens);
     RUN(sources_are_cut_and_cleaned);
+    RUN(spans_say_where_the_label_begins);
+    RUN(plain_pairs_stand_alone);
     RUN(every_row_once);
     RUN(same_epoch_same_plan);
     RUN(chat_marks_the_message);
+    RUN(onsets_move_with_their_text);
     RUN(pairs_share_their_prompt);
-    RUN(losses_by_hand);
     RUN(adamw_by_definition);
     ot_dataset_close(&rows);
     ot_dataset_close(&calm);

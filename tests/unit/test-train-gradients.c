@@ -26,6 +26,7 @@ typedef struct fixture {
     uint32_t first[N_TEXTS];
     float raw[MAX_ROWS * 2], d_raw[MAX_ROWS * 2];
     bool pairwise, no_task, apart; /* apart: nothing is shared by the two of a pair */
+    bool streaming;                /* onsets, smoothed outputs, the penalty on falls */
     double lambda;
     ot_test_rng rng;
     uint64_t batch_seed; /* of the tokens */
@@ -91,7 +92,8 @@ static bool open_fixture(fixture *f, ot_insertion_spec spec, bool with_parent, b
 /* The task loss; d_raw is filled too. */
 static double forward(fixture *f)
 {
-    const ot_loss_options options = {.prefix_weight = 0.6, .prefix_power = 1.3};
+    const ot_loss_options options = {.prefix_weight = 0.6, .prefix_power = 1.3, .monotone = f->streaming ? 0.8 : 0.0, .smooth = f->streaming ? 3 : 1};
+    f->samples[1].leaf[0].onset = f->streaming && !f->pairwise ? 9 : 0;
     double loss = 0.0;
     ot_insertion_commit(f->base.x, NULL);
     if (!CHECK_OK(ot_engine_forward(f->base.engine, &f->batch, &err), &err))
@@ -103,7 +105,7 @@ static double forward(fixture *f)
     for (int t = 0; t < N_TEXTS; t++) {
         const float *raw = f->raw + 2 * f->first[t];
         float *d_raw = f->d_raw + 2 * f->first[t];
-        loss += f->pairwise ? ot_loss_pairwise(&f->samples[t], raw, d_raw, 2, 1.0)
+        loss += f->pairwise ? ot_loss_pairwise(&options, &f->samples[t], raw, d_raw, 2, 1.0)
                             : ot_loss_bce(&options, &f->samples[t], raw, d_raw, 2, 1.0);
     }
     return loss;
@@ -130,10 +132,11 @@ static ot_slope_check checker(fixture *f)
     return (ot_slope_check){.insertion = f->base.x, .arg = f, .loss = loss_of, .gradient_of = gradient_of, .rng = &f->rng};
 }
 
-static void check_all(ot_insertion_spec spec, bool with_parent, bool pairwise, double lambda)
+static void check(ot_insertion_spec spec, bool with_parent, bool pairwise, double lambda, bool streaming)
 {
     fixture *f = malloc(sizeof *f);
     if (open_fixture(f, spec, with_parent, pairwise, lambda)) {
+        f->streaming = streaming;
         const ot_slope_check c = checker(f);
         ot_slope_check_all(&c);
     }
@@ -173,6 +176,11 @@ static void pairs_share_their_beginning(void)
     }
     close_fixture(f);
     free(f);
+}
+
+static void check_all(ot_insertion_spec spec, bool with_parent, bool pairwise, double lambda)
+{
+    check(spec, with_parent, pairwise, lambda, false);
 }
 
 static void bce_full(void) { check_all(make_spec(16, 4, 2, 32, false), false, false, 0.0); }
@@ -216,6 +224,8 @@ static void bce_without_heads(void) { check_all(make_spec(16, 0, 0, 32, false), 
 static void bce_without_both(void) { check_all(make_spec(8, 0, 0, 0, false), false, false, 0.1); }
 static void bce_stacked(void) { check_all(make_spec(16, 2, 1, 32, false), true, false, 0.1); }
 static void bce_task_head_only(void) { check_all(make_spec(0, 0, 0, 0, true), false, false, 0.1); }
+static void bce_streaming(void) { check(make_spec(16, 4, 2, 32, false), false, false, 0.1, true); }
+static void pairwise_smoothed(void) { check(make_spec(16, 2, 1, 32, false), true, true, 0.0, true); }
 static void pairwise_full(void) { check_all(make_spec(16, 4, 2, 32, false), false, true, 0.1); }
 static void pairwise_stacked(void) { check_all(make_spec(16, 2, 1, 32, false), true, true, 0.0); }
 static void pairwise_task_head_only(void) { check_all(make_spec(0, 0, 0, 0, true), false, true, 0.0); }
@@ -256,7 +266,9 @@ int main(int argc, char **argv)
     RUN(bce_without_both);
     RUN(bce_stacked);
     RUN(bce_task_head_only);
+    RUN(bce_streaming);
     RUN(pairwise_full);
+    RUN(pairwise_smoothed);
     RUN(pairwise_stacked);
     RUN(pairwise_task_head_only);
     RUN(zero_norm_weight);

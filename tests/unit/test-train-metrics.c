@@ -1,9 +1,9 @@
-/* AUC and its interval, accuracy, Brier score, calibration, on cases that can be worked out by hand. */
+/* AUC and its interval, accuracy, Brier score, calibration, and when a score passes a limit, on cases that can be worked out by hand. */
 #include <math.h>
 
 #include "tests/support/test-support.h"
 #include "train/data/block-exp.h"
-#include "train/train.h"
+#include "train/run/evaluate.h"
 
 static ot_error err;
 
@@ -16,6 +16,28 @@ static void ranks_with_ties(void)
     CHECK_NEAR(f.auc, (2 + 1.5 + 1.5) / 6, 1e-12);
     CHECK_UINT(f.n_positive, 3);
     CHECK_NEAR(f.accuracy, 3.0 / 5, 1e-12);
+}
+
+/* Harmful: noticed at 2 of 4 and 9 of 10 tokens, and never; harmless: one of two; one row that nobody judged. */
+static void how_early_texts_are_noticed(void)
+{
+    const uint32_t noticed[] = {2, 9, 0, 5, 0, 1}, n_tokens[] = {4, 10, 8, 8, 3, 9}, onset[] = {3, 6, 2, 0, 0, 0};
+    const float labels[] = {1, 0.75f, 1, 0.5f, 0, NAN};
+    ot_stream_figures f;
+    ot_stream_figures_of(noticed, n_tokens, onset, labels, 6, &f);
+    CHECK_UINT(f.n_harmful, 3);
+    CHECK_UINT(f.n_noticed, 2);
+    CHECK_UINT(f.n_harmless, 2);
+    CHECK_NEAR(f.recall, 2.0 / 3, 1e-12);
+    CHECK_NEAR(f.false_alarms, 0.5, 1e-12);
+    CHECK_NEAR(f.read_share, (0.5 + 0.9) / 2, 1e-12);
+    CHECK_UINT(f.n_spans, 2);
+    CHECK_NEAR(f.before_span, 0.5, 1e-12);
+    CHECK_NEAR(f.after_span, 3, 1e-12);
+    ot_stream_figures_of(noticed, n_tokens, NULL, NULL, 6, &f);
+    CHECK_UINT(f.n_harmless, 6);
+    CHECK_NEAR(f.false_alarms, 4.0 / 6, 1e-12);
+    CHECK(isnan(f.recall) && isnan(f.read_share) && isnan(f.before_span) && isnan(f.after_span));
 }
 
 static void perfect_and_reversed(void)
@@ -120,6 +142,7 @@ int main(int argc, char **argv)
     RUN(interval_by_definition);
     RUN(calibration);
     RUN(one_class_or_nothing);
+    RUN(how_early_texts_are_noticed);
     RUN(block_exponentials_are_right);
     return ot_test_finish();
 }

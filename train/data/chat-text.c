@@ -2,6 +2,7 @@
 #include "train/data/chat-text.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 uint32_t ot_train_common_prefix(const int32_t *a, size_t n_a, const int32_t *b, size_t n_b)
 {
@@ -9,6 +10,18 @@ uint32_t ot_train_common_prefix(const int32_t *a, size_t n_a, const int32_t *b, 
     while (n < n_a && n < n_b && a[n] == b[n])
         n++;
     return n;
+}
+
+uint32_t ot_train_tokens_of_bytes(const ot_tokenizer *tokenizer, const int32_t *tokens, uint32_t n, size_t n_bytes)
+{
+    uint32_t i = n > 0 && tokens[0] == ot_tokenizer_bos(tokenizer) ? 1 : 0;
+    const ot_str first = i < n ? ot_token_bytes(tokenizer, tokens[i]) : (ot_str){0};
+    if (strcmp(ot_tokenizer_model(tokenizer), "llama") == 0 && first.size > 0 && first.data[0] == ' ')
+        n_bytes++;
+    for (size_t read = 0; i < n; i++)
+        if ((read += ot_token_bytes(tokenizer, tokens[i]).size) >= n_bytes)
+            return i + 1;
+    return n + 1;
 }
 
 ot_status ot_train_chat_template(ot_chat_template **out, const ot_model *model, const char *name, ot_error *err)

@@ -45,6 +45,54 @@ static ot_status read_labels(ot_loader *l, const json_t *row, float *labels)
     return OT_OK;
 }
 
+/* The byte of a UTF-8 text at which its n-th character (code point) begins; its size where it has n; SIZE_MAX where it has fewer. */
+static size_t byte_of_character(const char *text, size_t n)
+{
+    size_t at = 0;
+    for (; n > 0; n--) {
+        if (text[at] == '\0')
+            return SIZE_MAX;
+        do
+            at++;
+        while (((unsigned char)text[at] & 0xc0) == 0x80);
+    }
+    return at;
+}
+
+/* [begin, end] of one span as bytes; false if it is none of the text. */
+static bool read_span(const json_t *span, const char *text, size_t *end)
+{
+    const json_t *a = json_array_get(span, 0), *b = json_array_get(span, 1);
+    if (json_array_size(span) != 2 || !json_is_integer(a) || !json_is_integer(b) || json_integer_value(a) < 0 ||
+        json_integer_value(b) <= json_integer_value(a))
+        return false;
+    *end = byte_of_character(text, (size_t)json_integer_value(b));
+    return *end != SIZE_MAX;
+}
+
+/* *onset: the bytes of the text up to the end of the span that ends first; 0 without spans. */
+static ot_status read_spans(ot_loader *l, const json_t *row, const char *text, uint32_t *onset)
+{
+    const json_t *spans = json_object_get(row, "spans");
+    const json_t *label = json_object_get(row, "label");
+    size_t first = SIZE_MAX;
+    *onset = 0;
+    if (spans == NULL || json_is_null(spans))
+        return OT_OK;
+    if (!json_is_array(spans))
+        return ot_jsonl_fail(l->file, l->err, "'spans' is not an array");
+    if (json_array_size(spans) > 0 && (json_is_false(label) || (json_is_number(label) && json_number_value(label) == 0.0)))
+        return ot_jsonl_fail(l->file, l->err, "'spans' say what earned the label, and the label is 0");
+    for (size_t i = 0; i < json_array_size(spans); i++) {
+        size_t end;
+        if (!read_span(json_array_get(spans, i), text, &end))
+            return ot_jsonl_fail(l->file, l->err, "spans[%zu] is not [begin, end] of characters of the text, 0 <= begin < end", i);
+        first = end < first ? end : first;
+    }
+    *onset = first == SIZE_MAX ? 0 : first > UINT32_MAX ? UINT32_MAX : (uint32_t)first;
+    return OT_OK;
+}
+
 /* Sources become names of keys in a file's record: cut to whole characters, without control characters. */
 static void copy_source(char dst[64], const char *text)
 {
@@ -115,6 +163,8 @@ static ot_status add_text(ot_loader *l, const json_t *row, const char *key)
         st = ot_loader_keep_text(l, text, &x->text);
     if (st == OT_OK && l->shape == OT_SHAPE_LABEL)
         st = read_labels(l, row, &l->d->labels[(size_t)(l->d->n_rows - 1) * l->d->n_outputs]);
+    if (st == OT_OK && l->shape == OT_SHAPE_LABEL)
+        st = read_spans(l, row, text, &x->onset);
     if (st == OT_OK)
         st = read_source(l, row, &x->source);
     if (st == OT_OK && x->tokens[0].n == 0)
@@ -124,12 +174,12 @@ static ot_status add_text(ot_loader *l, const json_t *row, const char *key)
     return st;
 }
 
-/* Fills messages with the row's, leaving room for the answer; *user is the last user message. */
+/* Fills messages with the row's, leaving room for the answer; *user is the last user message. None: the answers are plain texts. */
 static ot_status read_messages(ot_loader *l, const json_t *row, ot_chat_message **out, size_t *n, const char **user)
 {
     const json_t *list = json_object_get(row, "messages");
-    if (!json_is_array(list) || json_array_size(list) == 0)
-        return ot_jsonl_fail(l->file, l->err, "'messages' is missing, empty, or not an array");
+    if (!json_is_array(list))
+        return ot_jsonl_fail(l->file, l->err, "'messages' is missing or not an array");
     ot_chat_message *m = calloc(json_array_size(list) + 1, sizeof *m);
     if (m == NULL)
         return ot_loader_out_of_memory(l);
@@ -147,11 +197,14 @@ static ot_status read_messages(ot_loader *l, const json_t *row, ot_chat_message 
     return OT_OK;
 }
 
+/* One of the two answers of a pair: behind its messages, or as it stands where there are none. */
 static ot_status add_leaf(ot_loader *l, ot_chat_message *m, size_t n, const char *answer, ot_span *span)
 {
     int32_t *tokens = NULL;
     size_t n_tokens = 0;
     ot_error why = {0};
+    if (n == 0)
+        return tokenize_text(l, answer, span);
     m[n] = (ot_chat_message){"assistant", answer};
     const ot_status st = ot_chat_template_tokenize(l->o->chat, l->o->tokenizer, m, n + 1, false, true, &tokens, &n_tokens, &why);
     if (st == OT_ERR_INVALID)
@@ -188,9 +241,9 @@ static ot_status add_pair(ot_loader *l, const json_t *row)
     ot_chat_message *m = NULL;
     size_t n = 0;
     const char *user = "";
-    if (l->o->chat == NULL)
-        return ot_jsonl_fail(l->file, l->err, "rows with messages need a chat template: give --chat-template");
     ot_status st = read_messages(l, row, &m, &n, &user);
+    if (st == OT_OK && n > 0 && l->o->chat == NULL)
+        st = ot_jsonl_fail(l->file, l->err, "rows with messages need a chat template: give --chat-template");
     if (st == OT_OK)
         st = add_pair_messages(l, row, m, n, user);
     free(m);

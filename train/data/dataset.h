@@ -1,7 +1,8 @@
 /* Files of training or evaluation rows, read and tokenised once. The shape of a file's first row decides which it is:
  *
- *     label    {"text", "label": 0..1}, or "labels": {output label: 0..1}; "source" is optional
- *     pair     {"messages": [{"role", "content"}...], "chosen", "rejected"}
+ *     label    {"text", "label": 0..1}, or "labels": {output label: 0..1}; "source" is optional, and so is "spans": [[begin, end]...],
+ *              the characters (Unicode code points) that earned the label: from the end of the first one on a beginning of the text has it
+ *     pair     {"messages": [{"role", "content"}...], "chosen", "rejected"}: two answers in a chat; without messages ([]) two plain texts
  *     prompt   {"prompt"}: unlabelled text
  *     answer   {"prompt", "completion"}, as a user's message and its answer in the chat template; or as `otter generate --batch` writes
  *              it, with "prompt_tokens" and "completion_tokens", which are taken as they are, and "finish_reason", where "stop" adds
@@ -30,6 +31,7 @@ typedef struct ot_example {
     ot_row_shape shape;
     size_t text, answer; /* label and prompt: the text; pair and answer: the last user message, and the (chosen) answer (in `texts`) */
     uint32_t source;     /* index into sources */
+    uint32_t onset;      /* label: bytes of the text up to the end of its first span; 0: not known */
 } ot_example;
 
 typedef struct ot_dataset {
@@ -49,7 +51,7 @@ typedef struct ot_dataset {
 
 typedef struct ot_dataset_options {
     const ot_tokenizer *tokenizer;
-    const ot_chat_template *chat;  /* NULL: pairs are refused */
+    const ot_chat_template *chat;  /* NULL: rows with messages are refused */
     uint32_t n_outputs;
     const char (*output_labels)[64];
     uint32_t max_length;           /* tokens; longer texts are cut */

@@ -69,7 +69,8 @@ static ot_status put_sample(planner *p, const ot_sample *sample)
     return OT_OK;
 }
 
-static ot_status put_one(planner *p, const int32_t *tokens, size_t n, size_t n_before, size_t limit, const float *labels)
+/* `onset`: bytes of the text until its label holds (ot_example). */
+static ot_status put_one(planner *p, const int32_t *tokens, size_t n, size_t n_before, size_t limit, const float *labels, uint32_t onset)
 {
     ot_sample s = {.n_leaves = 1, .labels = labels};
     if (n > limit)
@@ -78,11 +79,13 @@ static ot_status put_one(planner *p, const int32_t *tokens, size_t n, size_t n_b
         return OT_OK;
     const ot_status st = put_tokens(p, tokens, n, &s.leaf[0].tokens);
     s.leaf[0].n_before = (uint32_t)n_before;
+    if (onset > 0)
+        s.leaf[0].onset = ot_train_tokens_of_bytes(p->o->tokenizer, tokens + n_before, (uint32_t)(n - n_before), onset);
     return st == OT_OK ? put_sample(p, &s) : st;
 }
 
 /* At most `after` tokens behind the template's opening. *put (may be NULL): whether a sample came of it. */
-static ot_status put_chat(planner *p, const char *user, const char *answer, size_t after, const float *labels, bool *put)
+static ot_status put_chat(planner *p, const char *user, const char *answer, size_t after, const float *labels, uint32_t onset, bool *put)
 {
     int32_t *tokens = NULL;
     size_t n = 0, n_before = 0;
@@ -90,7 +93,7 @@ static ot_status put_chat(planner *p, const char *user, const char *answer, size
     ot_status st = ot_train_wrap_chat(p->o->chat, p->o->tokenizer, user, answer, &tokens, &n, &n_before, p->err);
     const size_t limit = n_before + after < p->o->max_length ? n_before + after : p->o->max_length;
     if (st == OT_OK)
-        st = put_one(p, tokens, n, n_before, limit, labels);
+        st = put_one(p, tokens, n, n_before, limit, labels, onset);
     free(tokens);
     if (put != NULL)
         *put = p->plan->n_samples > old;
@@ -139,7 +142,7 @@ static ot_status put_behind_another(planner *p, ot_rng *rng, uint32_t row, const
         return out_of_memory(p);
     memcpy(both, d->tokens + other.first, other.n * sizeof *both);
     memcpy(both + other.n, d->tokens + own.first, own.n * sizeof *both);
-    const ot_status st = put_one(p, both, (size_t)own.n + other.n, other.n, p->o->max_length, labels);
+    const ot_status st = put_one(p, both, (size_t)own.n + other.n, other.n, p->o->max_length, labels, d->rows[row].onset);
     free(both);
     return st;
 }
@@ -153,12 +156,12 @@ static ot_status put_row(planner *p, uint32_t row)
     ot_rng rng = ot_rng_at(p->o->seed, STREAM_ROW + (p->epoch << 8), row);
     const double u = ot_rng_uniform(&rng);
     if (u < p->o->chat_fraction / 2)
-        return put_chat(p, text, NULL, p->o->max_length, labels, NULL);
+        return put_chat(p, text, NULL, p->o->max_length, labels, x->onset, NULL);
     if (u < p->o->chat_fraction)
-        return put_chat(p, quiet_prompt(p, &rng), text, p->o->max_length, labels, NULL);
+        return put_chat(p, quiet_prompt(p, &rng), text, p->o->max_length, labels, x->onset, NULL);
     if (u < p->o->chat_fraction + p->o->context_fraction)
         return put_behind_another(p, &rng, row, labels);
-    return put_one(p, d->tokens + x->tokens[0].first, x->tokens[0].n, 0, p->o->max_length, labels);
+    return put_one(p, d->tokens + x->tokens[0].first, x->tokens[0].n, 0, p->o->max_length, labels, x->onset);
 }
 
 /* Whole pages in which two texts begin alike; of the second at least one token is left. */
@@ -191,7 +194,7 @@ static ot_status put_text(planner *p, uint32_t row)
     const ot_example *x = &d->rows[row];
     if (x->shape == OT_SHAPE_LABEL || x->shape == OT_SHAPE_PROMPT)
         return put_row(p, row);
-    return put_one(p, d->tokens + x->tokens[0].first, x->tokens[0].n, x->n_prompt, p->o->max_length, NULL);
+    return put_one(p, d->tokens + x->tokens[0].first, x->tokens[0].n, x->n_prompt, p->o->max_length, NULL, 0);
 }
 
 static ot_status put_calm(planner *p, uint32_t i)
@@ -201,16 +204,18 @@ static ot_status put_calm(planner *p, uint32_t i)
     const ot_example *x = random_calm(p, &rng, &from);
     const char *text = from->texts + x->text;
     const uint32_t limit = p->o->calm_length < p->o->max_length ? p->o->calm_length : p->o->max_length;
-    const bool pair = from->shape == OT_SHAPE_PAIR || from->shape == OT_SHAPE_ANSWER;
+    const bool plain_pair = from->shape == OT_SHAPE_PAIR && text[0] == '\0';
+    const bool pair = !plain_pair && (from->shape == OT_SHAPE_PAIR || from->shape == OT_SHAPE_ANSWER);
     /* Half of them in a chat, as far as the template leaves room; half as they stand, an answer without its question. */
     if (p->o->chat != NULL && ot_rng_below(&rng, 2) == 0) {
         bool put = false;
-        const ot_status st = put_chat(p, text, pair ? from->texts + x->answer : NULL, pair ? limit / 2 : limit, NULL, &put);
+        const ot_status st = put_chat(p, plain_pair ? from->texts + x->answer : text, pair ? from->texts + x->answer : NULL,
+                                      pair ? limit / 2 : limit, NULL, 0, &put);
         if (st != OT_OK || put)
             return st;
     }
     const uint32_t skip = pair ? x->n_prompt : 0;
-    return put_one(p, from->tokens + x->tokens[0].first + skip, x->tokens[0].n - skip, 0, limit, NULL);
+    return put_one(p, from->tokens + x->tokens[0].first + skip, x->tokens[0].n - skip, 0, limit, NULL, 0);
 }
 
 /* ---- Batches ------------------------------------------------------------------------------------------------ */

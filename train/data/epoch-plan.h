@@ -10,6 +10,7 @@
 typedef struct ot_leaf {
     ot_span tokens;
     uint32_t n_before;
+    uint32_t onset;        /* the label holds where so many tokens after n_before have been read; 0: not known, the loss decides */
     uint32_t n_shared;     /* of its first tokens, those whose rows are the other leaf's (ot_sequence_batch_fork) */
 } ot_leaf;
 

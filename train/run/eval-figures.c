@@ -1,8 +1,10 @@
-/* Figures of scores against labels: AUC with DeLong's interval, accuracy, Brier score, log loss, calibration. */
+/* Figures of scores against labels: AUC with DeLong's interval, accuracy, Brier score, log loss, calibration; and of when a score passes a
+ * limit while a text is read. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "train/run/evaluate.h"
 #include "train/train-internal.h"
 
 typedef struct scored {
@@ -90,4 +92,42 @@ ot_status ot_eval_figures_of(const float *scores, const float *labels, uint64_t 
     calibration_of(scores, labels, n, figures);
     free(s);
     return OT_OK;
+}
+
+static double share(uint64_t part, uint64_t of)
+{
+    return of > 0 ? (double)part / (double)of : NAN;
+}
+
+void ot_stream_figures_of(const uint32_t *noticed, const uint32_t *n_tokens, const uint32_t *onset, const float *labels, uint32_t n,
+                          ot_stream_figures *figures)
+{
+    ot_stream_figures f = {0};
+    uint64_t n_false = 0, n_before = 0;
+    double read = 0.0, after = 0.0;
+    for (uint32_t i = 0; i < n; i++) {
+        if (labels != NULL && isnan(labels[i]))
+            continue;
+        if (labels == NULL || !(labels[i] > 0.5f)) {
+            f.n_harmless++;
+            n_false += noticed[i] > 0;
+            continue;
+        }
+        f.n_harmful++;
+        if (noticed[i] == 0)
+            continue;
+        f.n_noticed++;
+        read += (double)noticed[i] / n_tokens[i];
+        if (onset == NULL || onset[i] == 0)
+            continue;
+        f.n_spans++;
+        n_before += noticed[i] < onset[i];
+        after += noticed[i] < onset[i] ? 0.0 : (double)(noticed[i] - onset[i]);
+    }
+    f.recall = share(f.n_noticed, f.n_harmful);
+    f.false_alarms = share(n_false, f.n_harmless);
+    f.read_share = f.n_noticed > 0 ? read / (double)f.n_noticed : NAN;
+    f.before_span = share(n_before, f.n_spans);
+    f.after_span = f.n_spans > n_before ? after / (double)(f.n_spans - n_before) : NAN;
+    *figures = f;
 }

@@ -10,7 +10,7 @@
 
 void ot_eval_options_default(ot_eval_options *options)
 {
-    *options = (ot_eval_options){.max_length = 512, .batch_tokens = 1024};
+    *options = (ot_eval_options){.max_length = 512, .batch_tokens = 1024, .threshold = 0.5};
 }
 
 typedef struct opened {
@@ -101,6 +101,7 @@ ot_status ot_eval_file(const ot_eval_options *options, FILE *progress, ot_eval_r
         const ot_evaluator e = {
             .engine = o.engine, .insertion = o.head, .sequences = o.sequences, .batch_tokens = options->batch_tokens,
             .output = options->output, .chat = options->chat ? o.chat : NULL, .max_length = options->max_length, .progress = progress,
+            .threshold = (float)options->threshold,
         };
         st = ot_evaluate(&e, o.data, result, err);
     }

@@ -25,6 +25,8 @@ typedef struct run {
     int32_t *wrapped;       /* tokens of rows in a chat template */
     float *whole, *half;    /* (n_rows, 2): by leaf */
     float *all;             /* prompts: scores of all positions but the first */
+    uint32_t *noticed;      /* (n_rows) tokens read when the score first passes the limit; 0: never */
+    uint32_t *n_own, *onset; /* (n_rows) tokens of the text, and of these up to the end of its first span */
     uint64_t n_all, n_tokens;
     ot_eval_progress progress;
     ot_error *err;
@@ -78,7 +80,10 @@ static ot_status list_jobs(run *r)
     r->jobs = ot_alloc((size_t)r->d->n_rows * leaves, sizeof *r->jobs);
     r->whole = ot_alloc((size_t)r->d->n_rows * 2, sizeof(float));
     r->half = ot_alloc((size_t)r->d->n_rows * 2, sizeof(float));
-    if (r->jobs == NULL || r->whole == NULL || r->half == NULL)
+    r->noticed = ot_alloc(r->d->n_rows, sizeof *r->noticed);
+    r->n_own = ot_alloc(r->d->n_rows, sizeof *r->n_own);
+    r->onset = ot_alloc(r->d->n_rows, sizeof *r->onset);
+    if (r->jobs == NULL || r->whole == NULL || r->half == NULL || r->noticed == NULL || r->n_own == NULL || r->onset == NULL)
         return ot_fail(r->err, OT_ERR_NOMEM, "out of memory for %u rows", r->d->n_rows);
     for (uint32_t i = 0; i < r->d->n_rows; i++)
         for (uint32_t leaf = 0; leaf < leaves; leaf++) {
@@ -125,15 +130,29 @@ void ot_eval_progress_report(ot_eval_progress *p, uint32_t done, uint32_t n_text
 
 /* ---- Batches ------------------------------------------------------------------------------------------------ */
 
+/* When the score of a text passes the limit; position 0, on which everything leans, says nothing yet where more follows. */
+static void watch(run *r, const job *j)
+{
+    const ot_example *x = &r->d->rows[j->row];
+    const uint32_t from = j->n_before > 0 || j->n == 1 ? j->n_before : 1;
+    r->n_own[j->row] = j->n - j->n_before;
+    r->noticed[j->row] = 0;
+    for (uint32_t t = from; t < j->n && r->noticed[j->row] == 0; t++)
+        if (ot_engine_score(r->e->engine, j->first + t, r->e->insertion, r->e->output) > r->e->threshold)
+            r->noticed[j->row] = t + 1 - j->n_before;
+    r->onset[j->row] = x->onset == 0 ? 0
+        : ot_train_tokens_of_bytes(ot_model_tokenizer(ot_engine_model(r->e->engine)), j->tokens + j->n_before, j->n - j->n_before, x->onset);
+}
+
 static ot_status run_batch(run *r, uint32_t begin, uint32_t end)
 {
-    const bool prompts = r->d->shape == OT_SHAPE_PROMPT;
+    const bool prompts = r->d->shape == OT_SHAPE_PROMPT, pairs = r->d->shape == OT_SHAPE_PAIR;
     const ot_evaluator *e = r->e;
     ot_batch batch;
     ot_sequence_batch_clear(e->sequences);
     for (uint32_t i = begin; i < end; i++) {
         job *j = &r->jobs[i];
-        j->first = ot_sequence_batch_add(e->sequences, j->tokens, j->n, prompts ? OT_ROW_OUTPUT : 0);
+        j->first = ot_sequence_batch_add(e->sequences, j->tokens, j->n, pairs ? 0 : OT_ROW_OUTPUT);
         ot_sequence_batch_flag(e->sequences, j->first + half_row(j), OT_ROW_OUTPUT);
         ot_sequence_batch_flag(e->sequences, j->first + j->n - 1, OT_ROW_OUTPUT);
     }
@@ -149,6 +168,8 @@ static ot_status run_batch(run *r, uint32_t begin, uint32_t end)
                            r->d->path, j->row + 1);
         for (uint32_t t = 1; prompts && t < j->n; t++)
             r->all[r->n_all++] = ot_engine_score(e->engine, j->first + t, e->insertion, e->output);
+        if (!pairs)
+            watch(r, j);
     }
     r->n_tokens += batch.n_rows;
     return st;
@@ -224,6 +245,22 @@ static void finish_pairs(const run *r, ot_eval_result *result)
     result->pair_margin = margin / r->d->n_rows;
 }
 
+/* Labels of the output of all rows, where they have such. */
+static ot_status finish_stream(run *r, ot_eval_result *result)
+{
+    float *labels = NULL;
+    if (r->d->shape == OT_SHAPE_LABEL) {
+        if ((labels = ot_alloc(r->d->n_rows, sizeof *labels)) == NULL)
+            return ot_fail(r->err, OT_ERR_NOMEM, "out of memory");
+        for (uint32_t i = 0; i < r->d->n_rows; i++)
+            labels[i] = r->d->labels[(size_t)i * r->d->n_outputs + r->e->output];
+    }
+    ot_stream_figures_of(r->noticed, r->n_own, r->onset, labels, r->d->n_rows, &result->stream);
+    result->is_streamed = true;
+    free(labels);
+    return OT_OK;
+}
+
 static int by_value(const void *a, const void *b)
 {
     const float x = *(const float *)a, y = *(const float *)b;
@@ -273,7 +310,12 @@ ot_status ot_evaluate(const ot_evaluator *e, const ot_dataset *data, ot_eval_res
             finish_prompts(&r, result);
         else
             st = finish_labelled(&r, result);
+        if (st == OT_OK && data->shape != OT_SHAPE_PAIR)
+            st = finish_stream(&r, result);
     }
+    free(r.noticed);
+    free(r.n_own);
+    free(r.onset);
     free(r.jobs);
     free(r.wrapped);
     free(r.whole);

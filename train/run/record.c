@@ -104,7 +104,10 @@ static void put_settings(recorder *r, const ot_train_options *o, const ot_run *r
     if (run->loss == OT_LOSS_BCE) {
         put_number(r, "prefix_weight", o->prefix_weight);
         put_number(r, "prefix_power", o->prefix_power);
+        put_number(r, "monotone", o->monotone);
     }
+    if (run->spec.kind == OT_HEAD_SCALAR)
+        put_count(r, "smooth", o->smooth);
     if (run->loss != OT_LOSS_PAIRWISE) {
         put_number(r, "chat_fraction", o->chat_fraction);
         put_number(r, "context_fraction", o->context_fraction);

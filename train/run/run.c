@@ -38,7 +38,9 @@ static ot_status gather_batch(ot_run *run, ot_batch *batch, ot_error *err)
 static double losses_of_batch(ot_run *run, const ot_batch *batch, double scale)
 {
     const ot_epoch_plan *p = &run->plan;
-    const ot_loss_options options = {run->options->prefix_weight, run->options->prefix_power};
+    const ot_train_options *o = run->options;
+    const ot_loss_options options = {.prefix_weight = o->prefix_weight, .prefix_power = o->prefix_power, .monotone = o->monotone,
+                                     .smooth = o->smooth};
     const uint32_t n_outputs = run->data->n_outputs;
     size_t at = 0;
     double loss = 0.0;
@@ -47,7 +49,7 @@ static double losses_of_batch(ot_run *run, const ot_batch *batch, double scale)
     for (uint32_t i = p->batch_first[run->state.batch]; i < p->batch_first[run->state.batch + 1]; i++) {
         const ot_sample *s = &p->samples[p->order[i]];
         loss += run->loss == OT_LOSS_PAIRWISE
-                    ? ot_loss_pairwise(s, run->raw + at, run->d_raw + at, n_outputs, scale)
+                    ? ot_loss_pairwise(&options, s, run->raw + at, run->d_raw + at, n_outputs, scale)
                     : ot_loss_bce(&options, s, run->raw + at, run->d_raw + at, n_outputs, scale);
         at += (size_t)ot_sample_rows(s) * n_outputs;
     }
@@ -205,7 +207,7 @@ static ot_status evaluate_scalar(ot_run *run, const ot_insertion *insertion, ot_
                                  ot_eval_result *result, ot_error *err)
 {
     const ot_evaluator e = {.engine = run->engine, .insertion = insertion, .sequences = sequences,
-                            .batch_tokens = run->options->batch_tokens};
+                            .batch_tokens = run->options->batch_tokens, .threshold = 0.5f};
     return ot_evaluate(&e, data, result, err);
 }
 
