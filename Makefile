@@ -9,6 +9,11 @@ CC := gcc
 endif
 PKGS := libmicrohttpd libuv jansson libcyaml yaml-0.1 zlib nettle
 CPPFLAGS += -I. -D_GNU_SOURCE
+# ASSERTS=0 leaves OT_ASSERT out (base/asserts.h).
+ASSERTS ?= 1
+ifeq ($(ASSERTS),0)
+CPPFLAGS += -DOT_NO_ASSERTS
+endif
 WARN := -Wall -Wextra -Wshadow -Wpointer-arith -Wstrict-prototypes -Wmissing-prototypes -Wvla
 CFLAGS ?= -O2 -g
 CFLAGS_ALL = -std=c11 $(WARN) -ffp-contract=off -fno-math-errno -pthread $(CFLAGS)

@@ -22,11 +22,15 @@
 #include "scheduler/request.h"
 #include "scheduler/policies/sampling.h"
 #include "scheduler/scheduler.h"
+#include "scheduler/steps/fair-share.h"
 
 #define OT_LOGIT_ROWS 64       /* rows projected at once */
 #define OT_TAIL_SLOTS_PER_ROW 16
 #define OT_MAX_CHOICES 128     /* of one request */
 #define OT_MAX_EXT_WIDTH 4096  /* of an insertion with its parents, see ot_engine_options */
+#define OT_TIME_SLICE 32       /* turns that a choice may take before its place is another's (admission.c) */
+#define OT_PATIENCE 1024       /* steps after which whoever waits comes first, whatever its priority */
+#define OT_MAX_READERS 4       /* prompts being read, above which nobody else's place is taken for a further one */
 
 struct ot_turn;
 
@@ -47,8 +51,9 @@ typedef struct ot_step_batch {
     ot_chunk *chunks;              /* (max_sequences) */
     uint32_t n_insertions;
     const ot_insertion **insertions; /* (max_insertions) distinct ones in the batch */
+    uint32_t n_prompt_rows;
     bool left_out;                 /* a turn found no room in the batch */
-    uint64_t first_left_out;       /* the arrival to begin with next time */
+    uint64_t first_left_out;       /* the seat to begin with next time */
 } ot_step_batch;
 
 struct ot_scheduler {
@@ -70,7 +75,6 @@ struct ot_scheduler {
     bool woken, closing;
     ot_request *incoming_first, *incoming_last;
     uint32_t n_waiting;            /* requests that were never admitted */
-    uint64_t next_arrival;
     /* atomic */
     _Atomic bool draining, cancel_asked;
     _Atomic uint32_t n_live;       /* requests submitted and not finished */
@@ -97,11 +101,15 @@ struct ot_scheduler {
     ot_stats stats;
     double now_s;                  /* the clock as of this step */
     ot_request *live;
-    ot_choice *waiting_first, *waiting_last; /* in order of arrival */
+    ot_choice *waiting_first, *waiting_last; /* in no order: admission.c picks */
     uint32_t n_active;
-    ot_choice **active;            /* (max_sequences) choices that hold pages, in order of arrival */
+    ot_choice **active;            /* (max_sequences) choices that hold pages, by ot_choice_is_before */
     ot_step_batch batch;
-    uint64_t rotate_from;          /* arrival that turns begin with */
+    uint64_t n_steps;              /* composed so far: the clock of those who wait */
+    uint64_t next_seat;
+    ot_fair_share fair_share;
+    uint64_t rotate_from;          /* seat that turns begin with */
+    bool prompts_first;            /* the last step had few rows for prompts, or none */
     float *logits;                 /* (OT_LOGIT_ROWS, n_vocab) */
     float **logit_rows;            /* (OT_LOGIT_ROWS) pointers into it */
     size_t logits_bytes;
@@ -119,13 +127,13 @@ double ot_clock_s(void);
 
 /* ---- admission.c ------------------------------------------------------------------------------------------- */
 
-/* Order of arrival, then of choices. */
+/* The order in which choices that hold pages may take them from each other: of urgency, of seats, then of a request's choices. */
 bool ot_choice_is_before(const ot_choice *a, const ot_choice *b);
 void ot_waiting_insert(ot_scheduler *s, ot_choice *c);
 void ot_waiting_remove(ot_scheduler *s, ot_choice *c);
 void ot_active_remove(ot_scheduler *s, ot_choice *c);
-/* Admits the first waiting choice that can go on; NULL if none fits now. */
-ot_choice *ot_admit_next(ot_scheduler *s);
+/* Admits whoever comes first of those that wait, again and again, until it does not fit now. Before the step's turns are taken. */
+void ot_admit_waiting(ot_scheduler *s);
 /* Makes slots [0, n_slots) usable for c, preempting others that are not in the batch if need be. */
 bool ot_make_room(ot_scheduler *s, ot_choice *c, uint32_t n_slots);
 /* The other choices of a request whose prompt has just been read: forks them, or lets them wait. */

@@ -90,6 +90,11 @@ void ot_request_begin(ot_scheduler *s, ot_request *r)
     if (s->live != NULL)
         s->live->live_prev = r;
     s->live = r;
+    r->begun_step = s->n_steps;
+    r->account = ot_fair_share_enter(&s->fair_share, r->client);
+    for (uint32_t i = 0; i < r->n_choices; i++)
+        r->choices[i].seat = s->next_seat;
+    s->next_seat++;
     ot_waiting_insert(s, &r->choices[0]);
     if (r->reward)
         s->stats.intervention_requests[OT_MODE_REWARD]++;
@@ -115,6 +120,7 @@ static void finish_request(ot_scheduler *s, ot_request *r)
     else
         s->live = r->live_next;
     count_head_use(s, r, false);
+    ot_fair_share_leave(r->account);
     if (!r->was_admitted) {
         pthread_mutex_lock(&s->lock);
         s->n_waiting--;
@@ -278,6 +284,22 @@ void ot_stats_open(ot_scheduler *s)
     ot_stats_publish(s);
 }
 
+static void count_requests(ot_scheduler *s)
+{
+    uint32_t running = 0, waiting[OT_N_WAITS] = {0};
+    for (const ot_request *r = s->live; r != NULL; r = r->live_next) {
+        bool runs = false, is_deferred = false;
+        for (uint32_t i = 0; i < r->n_choices && !runs; i++) {
+            runs = r->choices[i].state == OT_CHOICE_PREFILL || r->choices[i].state == OT_CHOICE_DECODE;
+            is_deferred |= r->choices[i].out_of_room;
+        }
+        running += runs;
+        waiting[is_deferred ? OT_WAIT_DEFERRED : OT_WAIT_CAPACITY] += !runs;
+    }
+    s->stats.requests_running = running;
+    memcpy(s->stats.requests_waiting, waiting, sizeof waiting);
+}
+
 void ot_stats_publish(ot_scheduler *s)
 {
     ot_kv_cache_stats kv;
@@ -291,16 +313,7 @@ void ot_stats_publish(ot_scheduler *s)
         s->stats.companion_units_total += kv.units_total;
         s->stats.companion_units_used += kv.units_used;
     }
-    uint32_t running = 0, waiting = 0;
-    for (const ot_request *r = s->live; r != NULL; r = r->live_next) {
-        bool runs = false;
-        for (uint32_t i = 0; i < r->n_choices && !runs; i++)
-            runs = r->choices[i].state == OT_CHOICE_PREFILL || r->choices[i].state == OT_CHOICE_DECODE;
-        running += runs;
-        waiting += !runs;
-    }
-    s->stats.requests_running = running;
-    s->stats.requests_waiting = waiting;
+    count_requests(s);
     s->stats.n_stages = ot_engine_stage_times(s->engine, s->stats.stages, OT_STATS_MAX_STAGES);
     pthread_mutex_lock(&s->stats_lock);
     s->shared_stats = s->stats;

@@ -163,6 +163,8 @@ static void fill(ot_request *r, const ot_request_params *p, const sizes *z)
 {
     const ot_intervention *v = &p->intervention;
     r->owner = p->owner;
+    r->client = p->client;
+    r->priority = p->priority;
     r->first_choice = p->best_of_index;
     r->n_choices = r->n_unfinished = p->n_choices;
     r->n_prompt = p->n_prompt;
@@ -353,5 +355,6 @@ ot_request_usage ot_request_get_usage(const ot_request *r)
         .rejected_prediction_tokens = atomic_load_explicit(&r->rejected_drafts, memory_order_relaxed),
         .candidates_scored = atomic_load_explicit(&r->candidates_scored, memory_order_relaxed),
         .changed_tokens = atomic_load_explicit(&r->changed_tokens, memory_order_relaxed),
+        .steps_to_first_token = atomic_load_explicit(&r->steps_to_first_token, memory_order_relaxed),
     };
 }

@@ -16,6 +16,7 @@
 #include <stdint.h>
 
 #include "kv-cache/kv-cache.h"
+#include "scheduler/steps/fair-share.h"
 #include "scheduler/steps/output.h"
 #include "scheduler/scheduler.h"
 
@@ -104,6 +105,12 @@ typedef struct ot_choice {
     ot_choice_state state;
     bool out_of_room;      /* its reader is behind: sits out until the ring is half empty */
     bool in_batch;
+    int32_t urgency;       /* while active: the request's priority, or INT32_MIN if it came first after a long wait */
+    uint64_t seat;         /* place in line: lower is earlier; a new one, behind all others, after a slice that others ended */
+    uint64_t waits_since;  /* ot_scheduler.n_steps when it began to wait */
+    uint32_t n_turns;      /* taken since its admission: its time slice */
+    bool had_slice;        /* that is why it waits */
+    uint32_t n_charged;    /* slots of the text that its client's account was charged for */
     int32_t *tokens;       /* (n_prompt + max_new) */
     uint32_t n_text;
     uint32_t n_computed;   /* slots of the text that are filled */
@@ -188,7 +195,10 @@ struct ot_request {
     bool prompt_done, was_admitted;
     uint32_t cached_tokens;
 
-    uint64_t arrival;             /* order of submission */
+    uint64_t client;              /* see ot_request_params */
+    int32_t priority;
+    ot_account *account;          /* of the client, while the request is live */
+    uint64_t begun_step;          /* ot_scheduler.n_steps when the engine thread first saw it */
     double submitted_s;
     bool had_token;
     uint32_t n_unfinished;        /* choices */
@@ -200,7 +210,7 @@ struct ot_request {
 
     /* from other threads */
     _Atomic bool cancelled;
-    _Atomic uint32_t completion_tokens, changed_tokens, cached_tokens_seen;
+    _Atomic uint32_t completion_tokens, changed_tokens, cached_tokens_seen, steps_to_first_token;
     _Atomic uint32_t accepted_drafts, rejected_drafts;
     _Atomic uint64_t candidates_scored;
     ot_error error;               /* written before finish becomes OT_FINISH_ERROR */

@@ -208,6 +208,8 @@ static ot_status open_parts(ot_scheduler *s, ot_error *err)
         st = ot_experts_open(s, err);
     if (st == OT_OK)
         st = ot_draft_heads_open(&s->draft_heads, s->n_vocab, err);
+    if (st == OT_OK)
+        st = ot_fair_share_open(&s->fair_share, s->options.max_queue + s->options.max_sequences, err);
     ot_draft_costs_open(&s->draft_costs, s->options.fixed_draft_costs);
     if (st == OT_OK)
         st = open_batch(s, err);
@@ -268,6 +270,7 @@ static void free_parts(ot_scheduler *s)
     free(s->logit_rows);
     if (s->logits != NULL)
         munmap(s->logits, s->logits_bytes);
+    ot_fair_share_close(&s->fair_share);
     ot_experts_close(s);
     ot_draft_heads_close(&s->draft_heads);
     ot_sampler_close(&s->sampler);

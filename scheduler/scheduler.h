@@ -5,7 +5,8 @@
  * ot_request_cancel) and the output ring of each choice (ot_request_read). A ring that its reader does not empty makes the
  * choice wait, holding its pages and no rows: a slow reader costs a bounded buffer, never the batch.
  *
- * Admission is in order of arrival. A request that can never fit (prompt too long for the context or the pages) is refused
+ * Admission is by priority, then the client that has had least, then arrival; who runs gives its place up after a time slice when
+ * others wait (steps/admission.c). A request that can never fit (prompt too long for the context or the pages) is refused
  * at submission with a clear error; one that does not fit now waits; past max_queue waiting requests a submission is OT_ERR_FULL.
  */
 #ifndef OTTER_SCHEDULER_SCHEDULER_H
@@ -163,6 +164,8 @@ typedef struct ot_request_params {
     ot_intervention intervention;
     uint8_t cache_salt[16];        /* requests with different salts never share prefix pages */
     bool no_prefix_cache;
+    uint64_t client;               /* who asks: clients share the steps' rows evenly. 0: nobody in particular */
+    int32_t priority;              /* lower is earlier; 0 is usual */
     void *owner;                   /* the caller's; handed back by ot_request_owner */
 } ot_request_params;
 
@@ -219,6 +222,7 @@ typedef struct ot_request_usage {
     uint32_t accepted_prediction_tokens, rejected_prediction_tokens; /* drafts: each accepted one saved a pass */
     uint64_t candidates_scored;
     uint32_t changed_tokens;         /* tokens that differ from what the base alone would have picked */
+    uint32_t steps_to_first_token;   /* that the engine took from its arrival on; 0: there is none yet */
 } ot_request_usage;
 ot_request_usage ot_request_get_usage(const ot_request *r);
 

@@ -22,3 +22,4 @@ const char *const ot_step_phase_names[OT_N_STEP_PHASES] = {"schedule", "forward"
 const char *const ot_mode_names[OT_N_MODES] = {"reward", "experts", "guard", "signals", "speculative"};
 const char *const ot_reason_names[OT_N_REASONS] = {"stop", "length", "content_filter", "abort", "error"};
 const char *const ot_reject_names[OT_N_REJECTS] = {"queue_full", "too_long", "draining", "invalid"};
+const char *const ot_wait_names[OT_N_WAITS] = {"capacity", "deferred"};

@@ -25,17 +25,19 @@ enum { OT_STEP_SCHEDULE, OT_STEP_FORWARD, OT_STEP_POLICY, OT_STEP_PROJECT, OT_ST
 enum { OT_MODE_REWARD, OT_MODE_EXPERTS, OT_MODE_GUARD, OT_MODE_SIGNALS, OT_MODE_SPECULATIVE, OT_N_MODES };
 enum { OT_REASON_STOP, OT_REASON_LENGTH, OT_REASON_FILTER, OT_REASON_ABORT, OT_REASON_ERROR, OT_N_REASONS };
 enum { OT_REJECT_QUEUE_FULL, OT_REJECT_TOO_LONG, OT_REJECT_DRAINING, OT_REJECT_INVALID, OT_N_REJECTS };
+enum { OT_WAIT_CAPACITY, OT_WAIT_DEFERRED, OT_N_WAITS }; /* for a place and pages; for its own reader */
 extern const char *const ot_phase_names[OT_N_PHASES];           /* "queue", "prefill", "decode", "candidates" */
 extern const char *const ot_step_phase_names[OT_N_STEP_PHASES]; /* "schedule", "forward", ... */
 extern const char *const ot_mode_names[OT_N_MODES];             /* "reward", ... */
 extern const char *const ot_reason_names[OT_N_REASONS];         /* "stop", "length", "content_filter", "abort", "error" */
 extern const char *const ot_reject_names[OT_N_REJECTS];
+extern const char *const ot_wait_names[OT_N_WAITS];             /* "capacity", "deferred" */
 
 #define OT_STATS_MAX_HEADS 32
 #define OT_STATS_MAX_STAGES 16
 
 typedef struct ot_stats {
-    uint32_t requests_running, requests_waiting;
+    uint32_t requests_running, requests_waiting[OT_N_WAITS];
     uint64_t kv_units_total, kv_units_used; /* used: held by sequences, not merely cached */
     size_t kv_unit_bytes;
     uint64_t companion_units_total, companion_units_used; /* of all separate models together */

@@ -162,7 +162,6 @@ static void enter(ot_scheduler *s, ot_request *r, const ot_request_params *p)
     r->scheduler = s;
     atomic_fetch_add(&s->refs, 1);
     atomic_store(&r->refs, 2);
-    r->arrival = s->next_arrival++;
     r->submitted_s = ot_clock_s();
     if (s->incoming_last != NULL)
         s->incoming_last->next_incoming = r;
@@ -173,6 +172,14 @@ static void enter(ot_scheduler *s, ot_request *r, const ot_request_params *p)
     atomic_fetch_add(&s->n_live, 1);
 }
 
+/* Room in the queue, and for all that are live: a running request that gave its place up waits without counting as in the queue. Under
+ * lock. */
+static bool has_room(const ot_scheduler *s, uint32_t n)
+{
+    uint32_t queue = s->options.max_queue, live = atomic_load(&s->n_live);
+    return n <= queue && s->n_waiting <= queue - n && live <= queue + s->options.max_sequences - n;
+}
+
 static ot_status enter_all(ot_scheduler *s, const ot_request_params *params, uint32_t n, ot_request **out, int *reject,
                            ot_error *err)
 {
@@ -181,7 +188,7 @@ static ot_status enter_all(ot_scheduler *s, const ot_request_params *params, uin
     if (s->closing || atomic_load(&s->draining)) {
         *reject = OT_REJECT_DRAINING;
         st = ot_fail(err, OT_ERR_CLOSING, "the server is shutting down and takes no new work");
-    } else if (n > s->options.max_queue || s->n_waiting > s->options.max_queue - n) {
+    } else if (!has_room(s, n)) {
         *reject = OT_REJECT_QUEUE_FULL;
         st = ot_fail(err, OT_ERR_FULL, "%u requests wait and %u more do not fit a queue of %u", s->n_waiting, n,
                      s->options.max_queue);

@@ -23,6 +23,7 @@ static const ot_known_field rows[] = {
     DONE("max_completion_tokens", BOTH),
     DONE("min_tokens", BOTH),
     DONE("ignore_eos", BOTH),
+    DONE("priority", BOTH),
     DONE("temperature", BOTH),
     DONE("top_p", BOTH),
     DONE("top_k", BOTH),
@@ -246,7 +247,6 @@ static const ot_known_field rows[] = {
     REFUSED("stream_options.continuous_usage_stats", BOTH, FALSE, NULL),
 
     /* ---- Treat it otherwise ---- */
-    REFUSED("priority", BOTH, ZERO, NULL),
     REFUSED("cache_salt", BOTH, NONE, NULL),
     REFUSED("extra_key", BOTH, EMPTY, NULL),
     REFUSED("kv_transfer_params", BOTH, EMPTY, NULL),

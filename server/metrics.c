@@ -215,12 +215,26 @@ static void put_cache_config(ot_text *out, const ot_metrics_input *in, const ot_
     put_one(out, "vllm:cache_config_info", "gauge", "Pages of the key/value cache: one block is a page of one key/value head", &l, 1);
 }
 
+static void put_waiting(ot_text *out, const ot_stats *s, const ot_labels *m)
+{
+    static const char *const by_reason = "vllm:num_requests_waiting_by_reason";
+    uint32_t all = 0;
+    for (size_t i = 0; i < OT_N_WAITS; i++)
+        all += s->requests_waiting[i];
+    put_one(out, "vllm:num_requests_waiting", "gauge", "Requests waiting for admission", m, all);
+    ot_metrics_family(out, by_reason, "gauge", "The same by what they wait for: a place and pages (capacity), or a client that reads (deferred)");
+    for (size_t i = 0; i < OT_N_WAITS; i++) {
+        ot_labels l = ot_labels_with(m, "reason", ot_wait_names[i]);
+        ot_metrics_sample(out, by_reason, &l, s->requests_waiting[i]);
+    }
+}
+
 static void put_vllm(ot_text *out, const ot_metrics_input *in, const ot_labels *m)
 {
     const ot_stats *s = in->stats;
     double usage = s->kv_units_total ? (double)s->kv_units_used / (double)s->kv_units_total : 0;
     put_one(out, "vllm:num_requests_running", "gauge", "Requests being computed", m, s->requests_running);
-    put_one(out, "vllm:num_requests_waiting", "gauge", "Requests waiting for admission", m, s->requests_waiting);
+    put_waiting(out, s, m);
     put_one(out, "vllm:kv_cache_usage_perc", "gauge", "Part of the key/value cache that sequences hold; 1 is full", m, usage);
     put_cache_config(out, in, m);
     put_one(out, "vllm:prompt_tokens_total", "counter", "Prompt tokens of finished prefills", m, (double)s->prompt_tokens);

@@ -152,6 +152,7 @@ static ot_status parse_max_tokens(ot_fields f, uint32_t *max_tokens, ot_error *e
 ot_status ot_parse_sampling(const ot_api_context *api, ot_arena *arena, ot_fields f, uint32_t default_max,
                             ot_request_params *params, ot_error *err)
 {
+    int64_t priority = 0;
     params->max_tokens = default_max;
     ot_status status = parse_numbers(api, f, &params->sampling, err);
     if (!status)
@@ -165,6 +166,9 @@ ot_status ot_parse_sampling(const ot_api_context *api, ot_arena *arena, ot_field
                                 params->max_tokens);
     if (!status)
         status = ot_fields_bool(f, "ignore_eos", &params->ignore_eos, err);
+    if (!status)
+        status = ot_fields_i64(f, "priority", INT32_MIN, INT32_MAX, &priority, err);
+    params->priority = (int32_t)priority;
     if (!status)
         status = parse_bias(api, arena, f, &params->sampling, err);
     if (!status)

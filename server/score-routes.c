@@ -365,6 +365,7 @@ static void handle(ot_exchange *x, bool moderation)
     job->threshold = x->server->options.moderation_threshold;
     job->names[0] = moderation ? x->server->options.moderation_head : NULL;
     memcpy(job->params.cache_salt, x->salt, sizeof job->params.cache_salt);
+    memcpy(&job->params.client, x->salt, sizeof job->params.client);
     ot_exchange_set_job(x, job, &ops);
     ot_exchange_offload(x, x->body.size >= OT_LARGE_BODY_BYTES, parse, after_parse);
 }

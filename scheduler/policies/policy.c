@@ -152,6 +152,7 @@ static void count_token(ot_scheduler *s, ot_choice *c, const float *scores)
     atomic_fetch_add_explicit(&r->completion_tokens, 1, memory_order_relaxed);
     if (!r->had_token) {
         r->had_token = true;
+        atomic_store_explicit(&r->steps_to_first_token, (uint32_t)(s->n_steps - r->begun_step), memory_order_relaxed);
         ot_histogram_observe(&s->stats.time_to_first_token_s, s->now_s - r->submitted_s);
     }
     if (c->n_generated > 1)

@@ -1,10 +1,13 @@
-/* Composing a step: turns of decoding choices first, then pieces of prompts, then whoever can be admitted, until max_batch_tokens rows
- * are there. What a batch is made of cannot change any result (engine/kernels.h), so everything here is about
- * time and fairness only.
+/* Composing a step: turns of decoding choices first, then pieces of prompts, until max_batch_tokens rows are there. What a batch is made
+ * of cannot change any result (engine/kernels.h), so everything here is about time and fairness only.
  *
- * A turn is taken whole or not at all. Should turns find no room (many candidates at once), the next step
- * begins with the first one left out. */
+ * A turn is taken whole or not at all. Should turns find no room (many candidates at once), the next step begins with the first one
+ * left out; should they leave little room for prompts, the next step begins with those and gives them up to half of its rows.
+ *
+ * Of the rows for prompts, half go to the reader that is first in line and the others to whoever has least left to read. So a long
+ * prompt is read at half speed at the worst, and a short one within a step or two, however many long ones are being read. */
 #include "scheduler/steps/choice-pages.h"
+#include "base/asserts.h"
 #include "scheduler/policies/policy.h"
 
 #include <string.h>
@@ -127,6 +130,8 @@ static bool add_turn(ot_scheduler *s, ot_choice *c)
         }
     enter_view(b, c);
     b->n_turns++;
+    c->n_turns++;
+    c->request->account->n_rows += t->n_nodes;
     return true;
 }
 
@@ -136,17 +141,17 @@ static void try_turn(ot_scheduler *s, ot_choice *c)
     if (c->state != OT_CHOICE_DECODE || c->in_batch || ot_waits_for_reader(c) || add_turn(s, c) || b->left_out)
         return;
     b->left_out = true;
-    b->first_left_out = c->request->arrival;
+    b->first_left_out = c->seat;
 }
 
 static void add_turns(ot_scheduler *s)
 {
     /* Preemption shortens the list behind the current place (or, for slow readers, before it: then one may miss a turn). */
     for (uint32_t i = 0; i < s->n_active; i++)
-        if (s->active[i]->request->arrival >= s->rotate_from)
+        if (s->active[i]->seat >= s->rotate_from)
             try_turn(s, s->active[i]);
     for (uint32_t i = 0; i < s->n_active && s->rotate_from > 0; i++)
-        if (s->active[i]->request->arrival < s->rotate_from)
+        if (s->active[i]->seat < s->rotate_from)
             try_turn(s, s->active[i]);
     s->rotate_from = s->batch.left_out ? s->batch.first_left_out : 0;
 }
@@ -160,15 +165,27 @@ static bool wants_output(const ot_request *r, const ot_choice *c, uint32_t i)
     return !r->prompt_done && (r->prompt_scores || (r->prompt_logprobs && i + 1 < r->n_prompt));
 }
 
-static void add_chunk(ot_scheduler *s, ot_choice *c)
+/* Rows that are read for the first time are charged to the client. */
+static void charge_chunk(ot_choice *c, uint32_t end)
+{
+    if (end <= c->n_charged)
+        return;
+    c->request->account->n_rows += end - (c->n_computed > c->n_charged ? c->n_computed : c->n_charged);
+    c->n_charged = end;
+}
+
+/* Up to max_rows rows of the choice's text. */
+static void add_chunk(ot_scheduler *s, ot_choice *c, uint32_t max_rows)
 {
     ot_step_batch *b = &s->batch;
-    uint32_t room = s->options.max_batch_tokens - b->engine.n_rows;
     uint32_t left = c->n_text - c->n_computed;
-    uint32_t n = left < room ? left : room;
+    uint32_t n = left < max_rows ? left : max_rows;
     if (n == 0 || c->in_batch || !enter_insertions(s, b, c->request))
         return;
+    OT_ASSERT(b->engine.n_rows + n <= s->options.max_batch_tokens);
     b->chunks[b->n_chunks++] = (ot_chunk){c, b->engine.n_rows, c->n_computed, n};
+    b->n_prompt_rows += n;
+    charge_chunk(c, c->n_computed + n);
     for (uint32_t i = c->n_computed; i < c->n_computed + n; i++)
         b->rows[b->engine.n_rows++] = (ot_row){
             .token = c->tokens[i],
@@ -181,24 +198,65 @@ static void add_chunk(ot_scheduler *s, ot_choice *c)
     enter_view(b, c);
 }
 
+static bool is_reader(const ot_choice *c)
+{
+    return c->state == OT_CHOICE_PREFILL && !c->in_batch;
+}
+
+static uint32_t left_to_read(const ot_choice *c)
+{
+    return c->n_text - c->n_computed;
+}
+
+/* The reader with least left to read but more than *after, or as much and further back in line; *after moves on to it. NULL: none. */
+static ot_choice *next_reader(const ot_scheduler *s, uint64_t *after)
+{
+    ot_choice *best = NULL;
+    uint64_t best_key = UINT64_MAX;
+    for (uint32_t i = 0; i < s->n_active; i++) {
+        uint64_t key = (uint64_t)left_to_read(s->active[i]) << 32 | (i + 1);
+        if (is_reader(s->active[i]) && key > *after && key < best_key) {
+            best = s->active[i];
+            best_key = key;
+        }
+    }
+    *after = best_key;
+    return best;
+}
+
+/* Pieces of prompts, of `room` rows at most. */
+static void add_prompts(ot_scheduler *s, uint32_t room)
+{
+    ot_step_batch *b = &s->batch;
+    const uint32_t end = b->engine.n_rows + room;
+    ot_choice *first = NULL;
+    uint32_t n_readers = 0;
+    for (uint32_t i = 0; i < s->n_active; i++) {
+        if (!is_reader(s->active[i]))
+            continue;
+        first = n_readers == 0 ? s->active[i] : first;
+        n_readers++;
+    }
+    if (first != NULL)
+        add_chunk(s, first, n_readers == 1 ? room : (room + 1) / 2);
+    uint64_t after = 0;
+    for (ot_choice *c; b->engine.n_rows < end && (c = next_reader(s, &after)) != NULL;)
+        add_chunk(s, c, end - b->engine.n_rows);
+}
+
 void ot_batch_compose(ot_scheduler *s)
 {
     ot_step_batch *b = &s->batch;
+    const uint32_t max = s->options.max_batch_tokens;
     b->engine = (ot_batch){.rows = b->rows, .sequences = b->views};
-    b->n_turns = b->n_chunks = b->n_tails = b->n_insertions = 0;
+    b->n_turns = b->n_chunks = b->n_tails = b->n_insertions = b->n_prompt_rows = 0;
     b->left_out = false;
+    s->n_steps++;
+    ot_admit_waiting(s);
     ot_draft_models_run(s);
+    if (s->prompts_first)
+        add_prompts(s, max / 2);
     add_turns(s);
-    for (uint32_t i = 0; i < s->n_active; i++)
-        if (s->active[i]->state == OT_CHOICE_PREFILL)
-            add_chunk(s, s->active[i]);
-    while (b->engine.n_rows < s->options.max_batch_tokens) {
-        ot_choice *c = ot_admit_next(s);
-        if (c == NULL)
-            break;
-        if (c->state == OT_CHOICE_PREFILL)
-            add_chunk(s, c);
-        else
-            try_turn(s, c);
-    }
+    add_prompts(s, max - b->engine.n_rows);
+    s->prompts_first = b->n_prompt_rows < max / 8;
 }

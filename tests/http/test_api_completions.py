@@ -59,6 +59,12 @@ def uses_defaults_like_openai(server):
                                            "user": "me", "ignore_eos": True}).ok()["usage"]["completion_tokens"], 16)
 
 
+def priority_changes_no_answer(server):
+    plain = server.complete(PROMPT, max_tokens=12)["choices"][0]["text"]
+    for priority in (-5, 0, 7, None):
+        expect(server.complete(PROMPT, max_tokens=12, priority=priority)["choices"][0]["text"], plain)
+
+
 def numbers_choices_by_prompt(server):
     fields = {"n": 3, "temperature": 1, "seed": 7, "max_tokens": 6}
     choices = server.complete([PROMPT, "Once upon a time"], **fields)["choices"]
@@ -261,6 +267,7 @@ def refuses_by_name(server):
         ({"top_p": 1.1}, "top_p"), ({"top_p": -1}, "top_p"), ({"top_k": -2}, "top_k"), ({"top_k": 1.5}, "top_k"),
         ({"min_p": 2}, "min_p"), ({"presence_penalty": 3}, "presence_penalty"), ({"frequency_penalty": -3}, "frequency_penalty"),
         ({"repetition_penalty": 0}, "repetition_penalty"), ({"seed": "x"}, "seed"), ({"seed": 1.5}, "seed"),
+        ({"priority": "high"}, "priority"), ({"priority": 2**31}, "priority"),
         ({"n": 0}, "n"), ({"n": 100000}, "n"), ({"n": "2"}, "n"), ({"best_of": 2}, "best_of"), ({"logprobs": True}, "logprobs"),
         ({"logprobs": 21}, "logprobs"), ({"logprobs": -1}, "logprobs"), ({"echo": 1}, "echo"), ({"stream": "yes"}, "stream"),
         ({"stream_options": {}}, "stream_options"), ({"stream": True, "stream_options": []}, "stream_options"),
@@ -372,7 +379,7 @@ def main():
     heads = make_heads(toxicity=["--label", "toxic", "--init", "normal", "--seed", "5"], policy=["--label", "threat", "--label", "insult", "--init", "normal", "--seed", "3"])
     cases = [has_openais_shape, takes_all_shapes_of_prompts, uses_defaults_like_openai, numbers_choices_by_prompt, echoes,
              reports_logprobs, stops, streams_what_a_whole_answer_says, streams_events_one_by_one, reports_signals, steers, guards,
-             drafts_change_nothing_but_the_passes,
+             drafts_change_nothing_but_the_passes, priority_changes_no_answer,
              refuses_by_name, takes_other_names, refuses_bad_interventions_by_name, answers_many_alike]
     with Server(*head_flags(heads)) as server:
         return run_cases(cases, server)

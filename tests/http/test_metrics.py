@@ -13,7 +13,7 @@ import tempfile
 from server_process import HEAD, ROOT, Server, SkipCase, expect, expect_true, in_parallel, require_model, run_cases
 
 TYPES = {
-    "gauge": ["vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:kv_cache_usage_perc", "vllm:cache_config_info",
+    "gauge": ["vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:num_requests_waiting_by_reason", "vllm:kv_cache_usage_perc", "vllm:cache_config_info",
               "vllm:lora_requests_info", "otter_companion_kv_usage_perc", "otter_build_info", "process_resident_memory_bytes", "process_start_time_seconds",
               "process_open_fds"],
     "counter": ["vllm:prompt_tokens_total", "vllm:generation_tokens_total", "vllm:num_preemptions_total",
