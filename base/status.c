@@ -46,6 +46,7 @@ const char *ot_status_name(ot_status code)
     case OT_ERR_NOT_FOUND: return "not found";
     case OT_ERR_CANCELLED: return "cancelled";
     case OT_ERR_CLOSING: return "closing";
+    case OT_ERR_TOO_LONG: return "too long";
     }
     return "unknown";
 }

@@ -18,7 +18,8 @@ typedef enum ot_status {
     OT_ERR_FULL = -7,        /* a bounded queue or pool has no room now; later it may */
     OT_ERR_NOT_FOUND = -8,   /* no such name */
     OT_ERR_CANCELLED = -9,   /* stopped on request */
-    OT_ERR_CLOSING = -10     /* draining or shut down: takes no new work */
+    OT_ERR_CLOSING = -10,    /* draining or shut down: takes no new work */
+    OT_ERR_TOO_LONG = -11    /* a text that there will never be room for */
 } ot_status;
 
 typedef struct ot_error {

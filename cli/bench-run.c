@@ -4,6 +4,8 @@
  * the statistics know of its step, so a snapshot waits until they have counted all that was read. */
 #include "cli/bench.h"
 
+#include "base/clock.h"
+
 #include <string.h>
 #include <sys/resource.h>
 #include <time.h>
@@ -42,7 +44,7 @@ static uint32_t read_all(const ot_bench_case *c, ot_request **requests, double *
             for (size_t k = 0; k < n; k++)
                 tokens += out[k].token >= 0;
             if (first[i] == 0.0)
-                first[i] = ot_cli_now_s();
+                first[i] = ot_clock_s();
         }
     }
     return tokens;
@@ -107,7 +109,7 @@ static void follow(const ot_bench *b, const ot_bench_case *c, ot_request **reque
         while (ot_scheduler_poll(b->session.scheduler) != NULL)
             continue;
         p->tokens += read_all(c, requests, first);
-        p->end = ot_cli_now_s();
+        p->end = ot_clock_s();
         bool started = true;
         for (uint32_t i = 0; i < c->batch; i++)
             started = started && first[i] > 0.0;
@@ -156,7 +158,7 @@ ot_status ot_bench_run_case(const ot_bench *b, ot_bench_case *cases, uint32_t i,
     memset(&p, 0, sizeof p);
     ot_scheduler_get_stats(b->session.scheduler, &p.before);
     p.cpu_start = process_s();
-    p.start = ot_cli_now_s();
+    p.start = ot_clock_s();
     ot_status st = submit(b, c, requests, err);
     if (st != OT_OK)
         return st;

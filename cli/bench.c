@@ -13,6 +13,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "cli/arguments.h"
 #include "cli/commands.h"
 
@@ -101,13 +102,13 @@ static bool run_rounds(ot_bench *b, ot_bench_case *cases, uint32_t n)
 {
     ot_error err = {0};
     const unsigned mask = b->options.scheduler.cpu_mask;
-    const double start = ot_cli_now_s();
+    const double start = ot_clock_s();
     ot_status st = ot_machine_limits_raise(&b->limits, b->pool, mask, &err);
     if (st == OT_OK && n > 0 && !cases[0].rides)
         st = warm_up(b, cases, &err);
     for (uint32_t round = 0; st == OT_OK && round < b->rounds; round++) {
         for (uint32_t i = 0; st == OT_OK && i < n; i++) {
-            const double elapsed = ot_cli_now_s() - start;
+            const double elapsed = ot_clock_s() - start;
             const uint32_t done = round * n + i;
             fprintf(stderr, "\r\033[Kround %u of %u: %s, %.0f s left", round + 1, b->rounds, cases[i].name,
                     done > 0 ? elapsed / done * (b->rounds * n - done) : 0.0);

@@ -14,6 +14,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/json-text.h"
 #include "base/jsonl.h"
 
@@ -325,7 +326,7 @@ static bool put_line(batch *b, const place *p, uint32_t choice, ot_text *t)
             ot_json_float(t, NULL, a->logprobs[i]);
         ot_json_end_array(t);
     }
-    ot_json_string(t, "finish_reason", p->request == NULL ? "error" : ot_generate_finish_name(a->finish));
+    ot_json_string(t, "finish_reason", p->request == NULL ? "error" : ot_finish_names[a->finish]);
     if (p->problem[0] != '\0')
         ot_json_string(t, "error", p->problem);
     if (b->intervention.n_signals > 0)
@@ -369,7 +370,7 @@ static void write_done(batch *b)
 
 static void report(batch *b, bool last)
 {
-    const double now = ot_cli_now_s(), elapsed = now - b->start_s;
+    const double now = ot_clock_s(), elapsed = now - b->start_s;
     if (!last && now - b->reported_s < (b->terminal ? 0.5 : 10))
         return;
     b->reported_s = now;
@@ -386,7 +387,7 @@ static void report(batch *b, bool last)
 
 static void run(batch *b)
 {
-    b->start_s = b->reported_s = ot_cli_now_s();
+    b->start_s = b->reported_s = ot_clock_s();
     while (!b->failed && !ot_generate_interrupted && b->written < b->n_rows) {
         while (b->next < b->n_rows && b->next - b->written < b->n_window && take_next_row(b))
             continue;
@@ -449,7 +450,7 @@ int ot_generate_batch(const ot_generate_options *o, const ot_cli_session *sessio
     if (good) {
         ot_generate_catch_signals();
         run(&b);
-        print_summary(&b, ot_cli_now_s() - b.start_s);
+        print_summary(&b, ot_clock_s() - b.start_s);
         good = !b.failed && b.written == b.n_rows;
         if (ot_generate_interrupted)
             fprintf(stderr, "otter " COMMAND ": interrupted; --resume goes on after row %llu\n", (unsigned long long)b.written);

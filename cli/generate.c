@@ -7,6 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "cli/arguments.h"
 #include "cli/commands.h"
 
@@ -314,23 +315,10 @@ void ot_generate_catch_signals(void)
     signal(SIGTERM, on_interrupt);
 }
 
-const char *ot_generate_finish_name(ot_finish finish)
-{
-    switch (finish) {
-    case OT_FINISH_STOP: return "stop";
-    case OT_FINISH_LENGTH: return "length";
-    case OT_FINISH_FILTER: return "content_filter";
-    case OT_FINISH_CANCELLED: return "cancelled";
-    case OT_FINISH_ERROR: return "error";
-    case OT_FINISH_NONE: break;
-    }
-    return "running";
-}
-
 static void print_summary(const ot_request *r, const printer *p, double first_s, double all_s)
 {
     const ot_request_usage u = ot_request_get_usage(r);
-    fprintf(stderr, "\n[%s] prompt %u tokens, first token after %.3f s; %u tokens", ot_generate_finish_name(ot_request_finish(r, 0)),
+    fprintf(stderr, "\n[%s] prompt %u tokens, first token after %.3f s; %u tokens", ot_finish_names[ot_request_finish(r, 0)],
             u.prompt_tokens, first_s, u.completion_tokens);
     if (u.completion_tokens > 1)
         fprintf(stderr, ", %.1f tokens/s", (u.completion_tokens - 1) / (all_s - first_s));
@@ -349,7 +337,7 @@ static int stream(const ot_cli_session *s, options *o)
 {
     ot_error err;
     ot_request *r;
-    const double start = ot_cli_now_s();
+    const double start = ot_clock_s();
     if (ot_scheduler_submit(s->scheduler, &o->params, 1, &r, &err) != OT_OK) {
         fprintf(stderr, "otter " COMMAND ": %s\n", err.message);
         ot_intervention_release(&o->params.intervention);
@@ -365,7 +353,7 @@ static int stream(const ot_cli_session *s, options *o)
         ot_scheduler_poll(s->scheduler);
         for (size_t n; (n = ot_request_read(r, 0, out, 8)) > 0;) {
             if (first_s == 0)
-                first_s = ot_cli_now_s() - start;
+                first_s = ot_clock_s() - start;
             for (size_t i = 0; i < n; i++)
                 print_token(&p, &out[i]);
         }
@@ -378,7 +366,7 @@ static int stream(const ot_cli_session *s, options *o)
     if (!p.lines)
         putchar('\n');
     fflush(stdout);
-    print_summary(r, &p, first_s, ot_cli_now_s() - start);
+    print_summary(r, &p, first_s, ot_clock_s() - start);
     const ot_finish finish = ot_request_finish(r, 0);
     if (finish == OT_FINISH_ERROR)
         fprintf(stderr, "otter " COMMAND ": %s\n", ot_request_error(r)->message);

@@ -27,7 +27,6 @@ void ot_generate_catch_signals(void);
 /* The template named in the options, or the model's own. */
 ot_status ot_generate_open_chat(ot_chat_template **out, const ot_generate_options *o, const ot_cli_session *session,
                                 ot_error *err);
-const char *ot_generate_finish_name(ot_finish finish);
 
 /* `otter generate --batch`: runs all rows and returns the exit status. */
 int ot_generate_batch(const ot_generate_options *o, const ot_cli_session *session);

@@ -3,7 +3,6 @@
 
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 static bool load_head(ot_cli_session *s, const char *spec, const ot_insertion_options *options, const char *command)
@@ -86,13 +85,6 @@ void ot_cli_session_close(ot_cli_session *s)
     ot_scheduler_close(&s->scheduler);
     ot_heads_close(&s->heads);
     ot_model_close(&s->model);
-}
-
-double ot_cli_now_s(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
 int ot_cli_add_signal(const ot_cli_session *s, ot_intervention *v, const char *name, const char *command)

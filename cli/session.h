@@ -39,8 +39,6 @@ bool ot_cli_add_model(ot_cli_session_options *options, ot_head_role role, const 
 bool ot_cli_session_open(ot_cli_session *session, const ot_cli_session_options *options, const char *command);
 void ot_cli_session_close(ot_cli_session *session);
 
-/* Monotonic seconds. */
-double ot_cli_now_s(void);
 
 /* Adds the head to the request's signals unless it is there, and takes a reference. Returns its index, or -1 (and prints). */
 int ot_cli_add_signal(const ot_cli_session *session, ot_intervention *v, const char *name, const char *command);

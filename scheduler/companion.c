@@ -11,6 +11,7 @@
 
 #include "scheduler/heads-registry.h"
 #include "scheduler/policies/policy.h"
+#include "scheduler/scheduler-state.h"
 
 /* ---- Opening ------------------------------------------------------------------------------------------------- */
 
@@ -229,6 +230,8 @@ void ot_companions_attach(const ot_scheduler *s, const ot_intervention *v, ot_re
     ot_companions_resolve(s, v, &r->companions, NULL);
     for (uint32_t i = 0; i < r->n_signals; i++)
         r->signals[i].companion = find_companion(s, v->signals[i].head);
+    r->positive.companion = find_companion(s, v->experts.positive);
+    r->negative.companion = find_companion(s, v->experts.negative);
 }
 
 uint32_t ot_companion_components(const ot_companion *c, const ot_request *r, ot_kv_component out[OT_KV_MAX_INSERTIONS])
@@ -293,27 +296,27 @@ ot_status ot_companions_forward(ot_scheduler *s, ot_error *err)
     return st;
 }
 
-float ot_signal_score(const ot_scheduler *s, uint32_t row, const ot_signal *signal)
+float ot_signal_score(const ot_engine *base, uint32_t row, const ot_signal *signal)
 {
     const ot_companion *c = signal->companion;
     if (c == NULL)
-        return ot_engine_score(s->engine, row, signal->insertion, signal->output);
+        return ot_engine_score(base, row, signal->insertion, signal->output);
     return ot_engine_score(c->engine, c->row_of[row], signal->insertion, signal->output);
 }
 
-ot_status ot_companion_values(ot_scheduler *s, const ot_head *head, const uint32_t *rows, uint32_t n, const float *const *base,
-                              float *const *values, ot_error *err)
+ot_status ot_companion_values(const ot_used_head *expert, const uint32_t *rows, uint32_t n, uint32_t n_vocab,
+                              const float *const *base, float *const *values, ot_error *err)
 {
-    const ot_companion *c = find_companion(s, head);
+    const ot_companion *c = expert->companion;
     uint32_t own[OT_LOGIT_ROWS] = {0};
     if (c == NULL || n > OT_LOGIT_ROWS)
         return ot_fail(err, OT_ERR_INVALID, "%u rows of an expert model", n);
     for (uint32_t i = 0; i < n; i++)
         if ((own[i] = c->row_of[rows[i]]) == OT_NO_ROW)
-            return ot_fail(err, OT_ERR_INVALID, "expert model '%s' did not run row %u", ot_head_name(head), rows[i]);
+            return ot_fail(err, OT_ERR_INVALID, "expert model '%s' did not run row %u", ot_head_name(expert->head), rows[i]);
     ot_status st = ot_engine_project(c->engine, own, n, values, err);
     for (uint32_t i = 0; i < n && st == OT_OK; i++)
-        for (uint32_t v = 0; v < s->n_vocab; v++)
+        for (uint32_t v = 0; v < n_vocab; v++)
             values[i][v] -= base[i][v];
     return st;
 }

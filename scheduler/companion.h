@@ -14,7 +14,6 @@
 #ifndef OTTER_SCHEDULER_COMPANION_H
 #define OTTER_SCHEDULER_COMPANION_H
 
-#include "scheduler/core.h"
 #include "scheduler/request.h"
 
 /* A choice that a draft model guesses for. */
@@ -73,13 +72,13 @@ uint64_t ot_companions_longest(const ot_companion_use *use);
 /* Runs the batch's rows in the companions that mirror them. After the base's forward pass; on an error the step has failed. */
 ot_status ot_companions_forward(ot_scheduler *s, ot_error *err);
 
-/* The score of a signal at a row of the base's batch, from the base or from the reward model behind it. */
-float ot_signal_score(const ot_scheduler *s, uint32_t row, const ot_signal *signal);
+/* The score of a signal at a row of the base's batch, from the base's engine or from the reward model behind it. */
+float ot_signal_score(const ot_engine *base, uint32_t row, const ot_signal *signal);
 
 /* An expert model's logits as a generation head gives its values: values[i] = z_model - z_base (n_vocab floats each, the caller's) at
  * n rows of the base's batch, whose own logits are base[i]. All rows' requests use the model. n at most OT_LOGIT_ROWS. */
-ot_status ot_companion_values(ot_scheduler *s, const ot_head *head, const uint32_t *rows, uint32_t n, const float *const *base,
-                              float *const *values, ot_error *err);
+ot_status ot_companion_values(const ot_used_head *expert, const uint32_t *rows, uint32_t n, uint32_t n_vocab,
+                              const float *const *base, float *const *values, ot_error *err);
 
 /* ---- Draft model (draft-model.c) ----------------------------------------------------------------------------- */
 

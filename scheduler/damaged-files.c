@@ -6,6 +6,7 @@
 
 #include "scheduler/companion.h"
 #include "scheduler/policies/policy.h"
+#include "scheduler/scheduler-state.h"
 
 static ot_status check_components(const ot_kv_component *components, uint32_t n, ot_error *err)
 {

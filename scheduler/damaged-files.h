@@ -2,7 +2,7 @@
 #ifndef OTTER_SCHEDULER_DAMAGED_FILES_H
 #define OTTER_SCHEDULER_DAMAGED_FILES_H
 
-#include "scheduler/core.h"
+#include "scheduler/scheduler.h"
 
 /* After a step that failed: ends the requests of the step whose own files are damaged, each with an error that names its file. True if
  * there was one: the others' rows can run again. */

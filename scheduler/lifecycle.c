@@ -1,14 +1,16 @@
 /* Beginnings and ends: requests that arrive, choices that finish, cancellations, and telling others about it. Everything that a
  * choice holds (pages, its place in a list) is given back in ot_choice_end and nowhere else. The request itself stays until
  * the end of the step, since the step's records point to it. */
-#include "scheduler/policies/policy.h"
+#include "scheduler/lifecycle.h"
 
 #include <stdio.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "scheduler/steps/choice-pages.h"
 #include "scheduler/companion.h"
 #include "scheduler/heads-registry.h"
+#include "scheduler/scheduler-state.h"
 
 /* ---- Beginning ------------------------------------------------------------------------------------------- */
 
@@ -90,11 +92,11 @@ void ot_request_begin(ot_scheduler *s, ot_request *r)
     if (s->live != NULL)
         s->live->live_prev = r;
     s->live = r;
-    r->begun_step = s->n_steps;
-    r->account = ot_fair_share_enter(&s->fair_share, r->client);
+    r->begun_step = s->decoder.n_steps;
+    r->account = ot_fair_share_enter(&s->line.fair_share, r->client);
     for (uint32_t i = 0; i < r->n_choices; i++)
-        r->choices[i].seat = s->next_seat;
-    s->next_seat++;
+        r->choices[i].seat = s->line.next_seat;
+    s->line.next_seat++;
     ot_waiting_insert(s, &r->choices[0]);
     if (r->reward)
         s->stats.intervention_requests[OT_MODE_REWARD]++;
@@ -122,27 +124,14 @@ static void finish_request(ot_scheduler *s, ot_request *r)
     count_head_use(s, r, false);
     ot_fair_share_leave(r->account);
     if (!r->was_admitted) {
-        pthread_mutex_lock(&s->lock);
-        s->n_waiting--;
-        pthread_mutex_unlock(&s->lock);
+        pthread_mutex_lock(&s->inbox.lock);
+        s->inbox.n_waiting--;
+        pthread_mutex_unlock(&s->inbox.lock);
     }
     ot_histogram_observe(&s->stats.e2e_latency_s, ot_clock_s() - r->submitted_s);
     ot_histogram_observe(&s->stats.request_prompt_tokens, r->n_prompt);
     r->ended_next = s->ended;
     s->ended = r;
-}
-
-static int reason_of(ot_finish finish)
-{
-    switch (finish) {
-    case OT_FINISH_STOP: return OT_REASON_STOP;
-    case OT_FINISH_LENGTH: return OT_REASON_LENGTH;
-    case OT_FINISH_FILTER: return OT_REASON_FILTER;
-    case OT_FINISH_CANCELLED: return OT_REASON_ABORT;
-    case OT_FINISH_ERROR:
-    case OT_FINISH_NONE: break;
-    }
-    return OT_REASON_ERROR;
 }
 
 void ot_choice_end(ot_scheduler *s, ot_choice *c, ot_finish finish)
@@ -156,8 +145,8 @@ void ot_choice_end(ot_scheduler *s, ot_choice *c, ot_finish finish)
         ot_active_remove(s, c);
     c->state = OT_CHOICE_FINISHED;
     ot_pages_close(c);
-    ot_output_flush(&c->output, s->text_scratch);
-    s->stats.finished[reason_of(finish)]++;
+    ot_output_flush(&c->output, s->decoder.text_scratch);
+    s->stats.finished[finish]++;
     ot_histogram_observe(&s->stats.request_generation_tokens, c->n_generated);
     atomic_store_explicit(&c->finish, finish, memory_order_release);
     ot_note_news(s, r);
@@ -214,12 +203,12 @@ static bool push_ready(ot_scheduler *s, ot_request *r)
         return false;
     r->in_ready = true;
     r->ready_next = NULL;
-    r->ready_prev = s->ready_last;
-    if (s->ready_last != NULL)
-        s->ready_last->ready_next = r;
+    r->ready_prev = s->outbox.last;
+    if (s->outbox.last != NULL)
+        s->outbox.last->ready_next = r;
     else
-        s->ready_first = r;
-    s->ready_last = r;
+        s->outbox.first = r;
+    s->outbox.last = r;
     return true;
 }
 
@@ -227,15 +216,15 @@ void ot_announce(ot_scheduler *s)
 {
     bool pushed = false;
     if (s->news != NULL) {
-        pthread_mutex_lock(&s->ready_lock);
+        pthread_mutex_lock(&s->outbox.lock);
         while (s->news != NULL) {
             ot_request *r = s->news;
             s->news = r->news_next;
             r->has_news = false;
             pushed |= push_ready(s, r);
         }
-        pthread_cond_broadcast(&s->ready_cond);
-        pthread_mutex_unlock(&s->ready_lock);
+        pthread_cond_broadcast(&s->outbox.cond);
+        pthread_mutex_unlock(&s->outbox.lock);
     }
     while (s->ended != NULL) {
         ot_request *r = s->ended;

@@ -5,8 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "scheduler/core.h"
 #include "scheduler/heads-registry.h"
+#include "scheduler/scheduler-state.h"
 
 /* ---- Arena ----------------------------------------------------------------------------------------------- */
 
@@ -132,7 +132,11 @@ static void fill_signals(ot_request *r, const ot_intervention *v)
 /* Without the reference, which is taken over later. */
 static ot_used_head describe_use(const ot_head *head, uint32_t output)
 {
-    return (ot_used_head){NULL, head != NULL ? ot_head_insertion(head) : NULL, output, OT_STATS_MAX_HEADS};
+    return (ot_used_head){
+        .insertion = head != NULL ? ot_head_insertion(head) : NULL,
+        .output = output,
+        .stats_index = OT_STATS_MAX_HEADS,
+    };
 }
 
 static void fill_intervention(ot_request *r, const ot_intervention *v)

@@ -3,6 +3,18 @@
  * A request is one allocation (an arena that request.c lays out), made by the submitting thread and freed by whoever lets go of
  * it last. Fields are the engine thread's after submission, but for those marked atomic.
  *
+ * A choice's life:
+ *
+ *     submitted        first choice           its siblings
+ *                      WAITING                IDLE until the prompt has been read
+ *     admission.c         | a place and pages    |
+ *                      PREFILL  <--+             | fork of the prompt's pages, or WAITING for a place
+ *     batch.c             | text   |             |
+ *                         | read   | preempted: WAITING again, text and `pending` kept
+ *                      DECODE   <--+-------------+
+ *     policies            | a turn: plan -> rows -> judge -> logits -> advance -> `pending`
+ *     lifecycle.c      FINISHED      from any state: end of text, length, guard, cancelled, error
+ *
  * A choice's text is tokens[0 .. n_text): the prompt and the generated tokens whose rows have run (or must run again, after a
  * preemption). What was decided for the position after it is `pending`: it survives a preemption, so that a resumed choice
  * goes on as if nothing had happened, to the bit.
@@ -19,6 +31,8 @@
 #include "scheduler/steps/fair-share.h"
 #include "scheduler/steps/output.h"
 #include "scheduler/scheduler.h"
+
+#define OT_MAX_CHOICES 128 /* of one request */
 
 struct ot_policy;
 
@@ -144,6 +158,7 @@ typedef struct ot_signal {
 typedef struct ot_used_head {
     ot_head *head;                 /* NULL: none. Held from submission on */
     const ot_insertion *insertion; /* NULL for a separate model */
+    const struct ot_companion *companion; /* that model, of an expert */
     uint32_t output;
     uint32_t stats_index;
 } ot_used_head;

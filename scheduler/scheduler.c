@@ -5,7 +5,7 @@
  *     stats_lock  the counters' copy
  * No thread holds two of them at once, and none is held while the engine computes. The struct itself is counted: a
  * request that outlives ot_scheduler_close still finds its locks. */
-#include "scheduler/policies/policy.h"
+#include "scheduler/lifecycle.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -16,6 +16,8 @@
 #include "scheduler/drafts/drafts.h"
 #include "scheduler/policies/experts.h"
 #include "scheduler/heads-registry.h"
+#include "scheduler/policies/policy.h"
+#include "scheduler/scheduler-state.h"
 
 void ot_scheduler_options_default(ot_scheduler_options *o)
 {
@@ -31,26 +33,19 @@ void ot_scheduler_options_default(ot_scheduler_options *o)
     };
 }
 
-double ot_clock_s(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 /* ---- Engine thread --------------------------------------------------------------------------------------- */
 
 /* Waits for something to do, unless the last step found some. Returns the submissions; *closing ends the thread. */
 static ot_request *take_incoming(ot_scheduler *s, bool busy, bool *closing)
 {
-    pthread_mutex_lock(&s->lock);
-    while (!busy && !s->woken && !s->closing)
-        pthread_cond_wait(&s->wake, &s->lock);
-    s->woken = false;
-    *closing = s->closing;
-    ot_request *first = s->incoming_first;
-    s->incoming_first = s->incoming_last = NULL;
-    pthread_mutex_unlock(&s->lock);
+    pthread_mutex_lock(&s->inbox.lock);
+    while (!busy && !s->inbox.woken && !s->inbox.closing)
+        pthread_cond_wait(&s->inbox.wake, &s->inbox.lock);
+    s->inbox.woken = false;
+    *closing = s->inbox.closing;
+    ot_request *first = s->inbox.first;
+    s->inbox.first = s->inbox.last = NULL;
+    pthread_mutex_unlock(&s->inbox.lock);
     return first;
 }
 
@@ -83,10 +78,10 @@ static void *run_engine(void *arg)
 
 void ot_scheduler_wake(ot_scheduler *s)
 {
-    pthread_mutex_lock(&s->lock);
-    s->woken = true;
-    pthread_cond_signal(&s->wake);
-    pthread_mutex_unlock(&s->lock);
+    pthread_mutex_lock(&s->inbox.lock);
+    s->inbox.woken = true;
+    pthread_cond_signal(&s->inbox.wake);
+    pthread_mutex_unlock(&s->inbox.lock);
 }
 
 /* ---- Opening and closing --------------------------------------------------------------------------------- */
@@ -134,35 +129,36 @@ static ot_status open_engine(ot_scheduler *s, ot_error *err)
     ot_status st = ot_engine_open(&s->engine, s->model, &o, err);
     if (st == OT_OK)
         s->options.n_threads = ot_pool_threads(ot_engine_pool(s->engine));
+    s->decoder.engine = s->engine;
     return st;
 }
 
 static ot_status read_vocabulary(ot_scheduler *s, ot_error *err)
 {
-    s->eog_tokens = malloc(s->n_vocab * sizeof *s->eog_tokens);
-    if (s->eog_tokens == NULL)
+    s->decoder.eog_tokens = malloc(s->decoder.n_vocab * sizeof *s->decoder.eog_tokens);
+    if (s->decoder.eog_tokens == NULL)
         return ot_fail(err, OT_ERR_NOMEM, "no memory for the scheduler");
-    uint32_t known = ot_tokenizer_vocab_size(s->tokenizer);
-    for (uint32_t i = 0; i < s->n_vocab && i < known; i++) {
-        uint32_t size = (uint32_t)ot_token_bytes(s->tokenizer, (int32_t)i).size;
-        if (size > s->longest_token)
-            s->longest_token = size;
-        if (ot_tokenizer_is_eog(s->tokenizer, (int32_t)i))
-            s->eog_tokens[s->n_eog++] = (int32_t)i;
+    uint32_t known = ot_tokenizer_vocab_size(s->decoder.tokenizer);
+    for (uint32_t i = 0; i < s->decoder.n_vocab && i < known; i++) {
+        uint32_t size = (uint32_t)ot_token_bytes(s->decoder.tokenizer, (int32_t)i).size;
+        if (size > s->decoder.longest_token)
+            s->decoder.longest_token = size;
+        if (ot_tokenizer_is_eog(s->decoder.tokenizer, (int32_t)i))
+            s->decoder.eog_tokens[s->decoder.n_eog++] = (int32_t)i;
     }
     return OT_OK;
 }
 
 static ot_status open_logits(ot_scheduler *s, ot_error *err)
 {
-    s->logits_bytes = (size_t)OT_LOGIT_ROWS * s->n_vocab * sizeof(float);
+    s->logits_bytes = (size_t)OT_LOGIT_ROWS * s->decoder.n_vocab * sizeof(float);
     void *map = mmap(NULL, s->logits_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     s->logit_rows = malloc(OT_LOGIT_ROWS * sizeof *s->logit_rows);
     if (map == MAP_FAILED || s->logit_rows == NULL)
         return ot_fail(err, OT_ERR_NOMEM, "no memory for %d rows of logits", OT_LOGIT_ROWS);
     s->logits = map;
     for (uint32_t i = 0; i < OT_LOGIT_ROWS; i++)
-        s->logit_rows[i] = s->logits + (size_t)i * s->n_vocab;
+        s->logit_rows[i] = s->logits + (size_t)i * s->decoder.n_vocab;
     return OT_OK;
 }
 
@@ -176,10 +172,10 @@ static ot_status open_batch(ot_scheduler *s, ot_error *err)
     b->turns = calloc(sequences, sizeof *b->turns);
     b->chunks = calloc(sequences, sizeof *b->chunks);
     b->insertions = calloc(s->max_insertions, sizeof *b->insertions);
-    s->active = calloc(sequences, sizeof *s->active);
-    s->text_scratch = malloc(3 * (size_t)ot_output_held_bytes(OT_MAX_STOP_BYTES, s->longest_token));
+    s->line.active = calloc(sequences, sizeof *s->line.active);
+    s->decoder.text_scratch = malloc(3 * (size_t)ot_output_held_bytes(OT_MAX_STOP_BYTES, s->decoder.longest_token));
     if (b->rows == NULL || b->tails == NULL || b->views == NULL || b->turns == NULL || b->chunks == NULL ||
-        b->insertions == NULL || s->active == NULL || s->text_scratch == NULL)
+        b->insertions == NULL || s->line.active == NULL || s->decoder.text_scratch == NULL)
         return ot_fail(err, OT_ERR_NOMEM, "no memory for the records of a step");
     return OT_OK;
 }
@@ -199,18 +195,18 @@ static ot_status open_parts(ot_scheduler *s, ot_error *err)
         st = ot_kv_cache_open(&s->cache, s->model, &o, err);
     }
     if (st == OT_OK)
-        st = ot_sampler_open(&s->sampler, ot_engine_kernels(s->engine), s->n_vocab, err);
+        st = ot_sampler_open(&s->decoder.sampler, ot_engine_kernels(s->engine), s->decoder.n_vocab, err);
     if (st == OT_OK)
         st = read_vocabulary(s, err);
     if (st == OT_OK)
         st = open_logits(s, err);
     if (st == OT_OK)
-        st = ot_experts_open(s, err);
+        st = ot_experts_open(&s->decoder, err);
     if (st == OT_OK)
-        st = ot_draft_heads_open(&s->draft_heads, s->n_vocab, err);
+        st = ot_draft_heads_open(&s->decoder.draft_heads, s->decoder.n_vocab, err);
     if (st == OT_OK)
-        st = ot_fair_share_open(&s->fair_share, s->options.max_queue + s->options.max_sequences, err);
-    ot_draft_costs_open(&s->draft_costs, s->options.fixed_draft_costs);
+        st = ot_fair_share_open(&s->line.fair_share, s->options.max_queue + s->options.max_sequences, err);
+    ot_draft_costs_open(&s->decoder.draft_costs, s->options.fixed_draft_costs);
     if (st == OT_OK)
         st = open_batch(s, err);
     if (st != OT_OK)
@@ -233,18 +229,20 @@ ot_status ot_scheduler_open(ot_scheduler **out, const ot_model *model, ot_heads 
         return ot_fail(err, OT_ERR_NOMEM, "no memory for the scheduler");
     atomic_init(&s->refs, 1);
     s->model = model;
-    s->tokenizer = ot_model_tokenizer(model);
+    s->decoder.tokenizer = ot_model_tokenizer(model);
     s->heads = heads;
+    s->decoder.scheduler = s;
+    s->decoder.stats = &s->stats;
     s->options = *options;
-    s->n_vocab = ot_model_get_info(model)->n_vocab;
-    pthread_mutex_init(&s->lock, NULL);
-    pthread_mutex_init(&s->ready_lock, NULL);
+    s->decoder.n_vocab = ot_model_get_info(model)->n_vocab;
+    pthread_mutex_init(&s->inbox.lock, NULL);
+    pthread_mutex_init(&s->outbox.lock, NULL);
     pthread_mutex_init(&s->stats_lock, NULL);
-    pthread_cond_init(&s->wake, NULL);
+    pthread_cond_init(&s->inbox.wake, NULL);
     pthread_condattr_t attr;
     pthread_condattr_init(&attr);
     pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    pthread_cond_init(&s->ready_cond, &attr);
+    pthread_cond_init(&s->outbox.cond, &attr);
     pthread_condattr_destroy(&attr);
     ot_status st = open_parts(s, err);
     if (st != OT_OK) {
@@ -264,16 +262,16 @@ static void free_parts(ot_scheduler *s)
     free(b->turns);
     free(b->chunks);
     free(b->insertions);
-    free(s->active);
-    free(s->text_scratch);
-    free(s->eog_tokens);
+    free(s->line.active);
+    free(s->decoder.text_scratch);
+    free(s->decoder.eog_tokens);
     free(s->logit_rows);
     if (s->logits != NULL)
         munmap(s->logits, s->logits_bytes);
-    ot_fair_share_close(&s->fair_share);
-    ot_experts_close(s);
-    ot_draft_heads_close(&s->draft_heads);
-    ot_sampler_close(&s->sampler);
+    ot_fair_share_close(&s->line.fair_share);
+    ot_experts_close(&s->decoder);
+    ot_draft_heads_close(&s->decoder.draft_heads);
+    ot_sampler_close(&s->decoder.sampler);
     ot_companions_close(s);
     ot_kv_cache_close(&s->cache);
     ot_engine_close(&s->engine);
@@ -286,10 +284,10 @@ void ot_scheduler_close(ot_scheduler **scheduler)
         return;
     *scheduler = NULL;
     if (s->has_thread) {
-        pthread_mutex_lock(&s->lock);
-        s->closing = true;
-        pthread_cond_signal(&s->wake);
-        pthread_mutex_unlock(&s->lock);
+        pthread_mutex_lock(&s->inbox.lock);
+        s->inbox.closing = true;
+        pthread_cond_signal(&s->inbox.wake);
+        pthread_mutex_unlock(&s->inbox.lock);
         pthread_join(s->thread, NULL);
     }
     free_parts(s);
@@ -300,11 +298,11 @@ void ot_scheduler_unref(ot_scheduler *s)
 {
     if (atomic_fetch_sub_explicit(&s->refs, 1, memory_order_acq_rel) > 1)
         return;
-    pthread_mutex_destroy(&s->lock);
-    pthread_mutex_destroy(&s->ready_lock);
+    pthread_mutex_destroy(&s->inbox.lock);
+    pthread_mutex_destroy(&s->outbox.lock);
     pthread_mutex_destroy(&s->stats_lock);
-    pthread_cond_destroy(&s->wake);
-    pthread_cond_destroy(&s->ready_cond);
+    pthread_cond_destroy(&s->inbox.wake);
+    pthread_cond_destroy(&s->outbox.cond);
     free(s);
 }
 
@@ -340,22 +338,22 @@ static void unlink_ready(ot_scheduler *s, ot_request *r)
     if (r->ready_prev != NULL)
         r->ready_prev->ready_next = r->ready_next;
     else
-        s->ready_first = r->ready_next;
+        s->outbox.first = r->ready_next;
     if (r->ready_next != NULL)
         r->ready_next->ready_prev = r->ready_prev;
     else
-        s->ready_last = r->ready_prev;
+        s->outbox.last = r->ready_prev;
     r->ready_next = r->ready_prev = NULL;
     r->in_ready = false;
 }
 
 ot_request *ot_scheduler_poll(ot_scheduler *s)
 {
-    pthread_mutex_lock(&s->ready_lock);
-    ot_request *r = s->ready_first;
+    pthread_mutex_lock(&s->outbox.lock);
+    ot_request *r = s->outbox.first;
     if (r != NULL)
         unlink_ready(s, r);
-    pthread_mutex_unlock(&s->ready_lock);
+    pthread_mutex_unlock(&s->outbox.lock);
     return r;
 }
 
@@ -369,10 +367,10 @@ void ot_scheduler_wait(ot_scheduler *s, uint32_t timeout_ms)
         until.tv_sec++;
         until.tv_nsec -= 1000000000;
     }
-    pthread_mutex_lock(&s->ready_lock);
-    while (s->ready_first == NULL && pthread_cond_timedwait(&s->ready_cond, &s->ready_lock, &until) == 0)
+    pthread_mutex_lock(&s->outbox.lock);
+    while (s->outbox.first == NULL && pthread_cond_timedwait(&s->outbox.cond, &s->outbox.lock, &until) == 0)
         ;
-    pthread_mutex_unlock(&s->ready_lock);
+    pthread_mutex_unlock(&s->outbox.lock);
 }
 
 void ot_request_cancel(ot_request *r)
@@ -398,11 +396,11 @@ void ot_request_release(ot_request **request)
         return;
     *request = NULL;
     ot_scheduler *s = r->scheduler;
-    pthread_mutex_lock(&s->ready_lock);
+    pthread_mutex_lock(&s->outbox.lock);
     r->released = true;
     if (r->in_ready)
         unlink_ready(s, r);
-    pthread_mutex_unlock(&s->ready_lock);
+    pthread_mutex_unlock(&s->outbox.lock);
     if (!has_ended(r))
         ot_request_cancel(r);
     ot_request_unref(r);

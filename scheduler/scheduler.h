@@ -133,15 +133,6 @@ void ot_intervention_retain(const ot_intervention *intervention);
 /* Gives the references back, and forgets the heads. */
 void ot_intervention_release(ot_intervention *intervention);
 
-typedef enum ot_finish {
-    OT_FINISH_NONE,     /* still running */
-    OT_FINISH_STOP,     /* end of text, or a stop string or token */
-    OT_FINISH_LENGTH,   /* max_tokens or the context */
-    OT_FINISH_FILTER,   /* guard */
-    OT_FINISH_CANCELLED,
-    OT_FINISH_ERROR     /* ot_request_error tells */
-} ot_finish;
-
 /* What to run: one prompt, n choices. All pointers are copied at submission. */
 typedef struct ot_request_params {
     const int32_t *prompt;
@@ -187,8 +178,8 @@ typedef struct ot_token_out {
 } ot_token_out;
 
 /* Submits n requests together: all are queued, or none. On success the caller owns one reference to each out[i], to be given
- * back with ot_request_release. err->param names a field where one is at fault. OT_ERR_FULL with
- * err->param "prompt": it will never fit. OT_ERR_FULL without, OT_ERR_CLOSING as they say. */
+ * back with ot_request_release. err->param names a field where one is at fault. OT_ERR_TOO_LONG: the prompt will never fit; OT_ERR_FULL:
+ * the queue has no room now. */
 ot_status ot_scheduler_submit(ot_scheduler *s, const ot_request_params *params, uint32_t n, ot_request **out,
                               ot_error *err);
 /* Counts n requests as refused for their length, where the caller knew it before their submission. Any thread. */

@@ -20,6 +20,6 @@ void ot_histogram_observe(ot_histogram *h, double value)
 const char *const ot_phase_names[OT_N_PHASES] = {"queue", "prefill", "decode", "candidates"};
 const char *const ot_step_phase_names[OT_N_STEP_PHASES] = {"schedule", "forward", "policy", "project", "output"};
 const char *const ot_mode_names[OT_N_MODES] = {"reward", "experts", "guard", "signals", "speculative"};
-const char *const ot_reason_names[OT_N_REASONS] = {"stop", "length", "content_filter", "abort", "error"};
+const char *const ot_finish_names[OT_N_FINISHES] = {NULL, "stop", "length", "content_filter", "abort", "error"};
 const char *const ot_reject_names[OT_N_REJECTS] = {"queue_full", "too_long", "draining", "invalid"};
 const char *const ot_wait_names[OT_N_WAITS] = {"capacity", "deferred"};

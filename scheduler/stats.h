@@ -20,16 +20,26 @@ typedef struct ot_histogram {
 void ot_histogram_init(ot_histogram *h, const double *bounds, uint32_t n_bounds);
 void ot_histogram_observe(ot_histogram *h, double value);
 
+/* How a choice ended; names are those that clients and metrics get. */
+typedef enum ot_finish {
+    OT_FINISH_NONE,      /* still running; no name */
+    OT_FINISH_STOP,      /* "stop": end of text, or a stop string or token */
+    OT_FINISH_LENGTH,    /* "length": max_tokens or the context */
+    OT_FINISH_FILTER,    /* "content_filter": guard */
+    OT_FINISH_CANCELLED, /* "abort" */
+    OT_FINISH_ERROR,     /* "error": ot_request_error tells */
+    OT_N_FINISHES
+} ot_finish;
+extern const char *const ot_finish_names[OT_N_FINISHES]; /* NULL for OT_FINISH_NONE */
+
 enum { OT_PHASE_QUEUE, OT_PHASE_PREFILL, OT_PHASE_DECODE, OT_PHASE_CANDIDATES, OT_N_PHASES };   /* cancelled{phase} */
 enum { OT_STEP_SCHEDULE, OT_STEP_FORWARD, OT_STEP_POLICY, OT_STEP_PROJECT, OT_STEP_OUTPUT, OT_N_STEP_PHASES };
 enum { OT_MODE_REWARD, OT_MODE_EXPERTS, OT_MODE_GUARD, OT_MODE_SIGNALS, OT_MODE_SPECULATIVE, OT_N_MODES };
-enum { OT_REASON_STOP, OT_REASON_LENGTH, OT_REASON_FILTER, OT_REASON_ABORT, OT_REASON_ERROR, OT_N_REASONS };
 enum { OT_REJECT_QUEUE_FULL, OT_REJECT_TOO_LONG, OT_REJECT_DRAINING, OT_REJECT_INVALID, OT_N_REJECTS };
 enum { OT_WAIT_CAPACITY, OT_WAIT_DEFERRED, OT_N_WAITS }; /* for a place and pages; for its own reader */
 extern const char *const ot_phase_names[OT_N_PHASES];           /* "queue", "prefill", "decode", "candidates" */
 extern const char *const ot_step_phase_names[OT_N_STEP_PHASES]; /* "schedule", "forward", ... */
 extern const char *const ot_mode_names[OT_N_MODES];             /* "reward", ... */
-extern const char *const ot_reason_names[OT_N_REASONS];         /* "stop", "length", "content_filter", "abort", "error" */
 extern const char *const ot_reject_names[OT_N_REJECTS];
 extern const char *const ot_wait_names[OT_N_WAITS];             /* "capacity", "deferred" */
 
@@ -44,7 +54,7 @@ typedef struct ot_stats {
     uint32_t page_tokens;
     uint64_t prompt_tokens, generation_tokens, preemptions;
     uint64_t prefix_cache_queries, prefix_cache_hits; /* tokens */
-    uint64_t finished[OT_N_REASONS];
+    uint64_t finished[OT_N_FINISHES];
     uint64_t cancelled[OT_N_PHASES];
     uint64_t rejected[OT_N_REJECTS];
     uint64_t draft_tokens, accepted_tokens;

@@ -5,7 +5,9 @@
 #include <math.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "scheduler/companion.h"
+#include "scheduler/scheduler-state.h"
 
 /* ---- Checks ---------------------------------------------------------------------------------------------- */
 
@@ -29,9 +31,9 @@ static ot_status check_sampling(const ot_scheduler *s, const ot_sampling *p, ot_
     if (!in_range(p->repetition_penalty, 0, 100) || p->repetition_penalty <= 0)
         return ot_fail_param(err, OT_ERR_INVALID, "repetition_penalty", "repetition_penalty must be above 0 and at most 100");
     for (uint32_t i = 0; i < p->n_bias; i++) {
-        if (p->bias_tokens[i] < 0 || (uint32_t)p->bias_tokens[i] >= s->n_vocab)
+        if (p->bias_tokens[i] < 0 || (uint32_t)p->bias_tokens[i] >= s->decoder.n_vocab)
             return ot_fail_param(err, OT_ERR_INVALID, "logit_bias", "token %d is not in the vocabulary of %u",
-                                 p->bias_tokens[i], s->n_vocab);
+                                 p->bias_tokens[i], s->decoder.n_vocab);
         if (!in_range(p->bias_values[i], -100, 100))
             return ot_fail_param(err, OT_ERR_INVALID, "logit_bias", "the bias of token %d must lie in -100..100",
                                  p->bias_tokens[i]);
@@ -42,9 +44,9 @@ static ot_status check_sampling(const ot_scheduler *s, const ot_sampling *p, ot_
 static ot_status check_tokens(const ot_scheduler *s, const int32_t *tokens, uint32_t n, const char *param, ot_error *err)
 {
     for (uint32_t i = 0; i < n; i++)
-        if (tokens[i] < 0 || (uint32_t)tokens[i] >= s->n_vocab)
+        if (tokens[i] < 0 || (uint32_t)tokens[i] >= s->decoder.n_vocab)
             return ot_fail_param(err, OT_ERR_INVALID, param, "token %d at %u is not in the vocabulary of %u", tokens[i], i,
-                                 s->n_vocab);
+                                 s->decoder.n_vocab);
     return OT_OK;
 }
 
@@ -127,7 +129,7 @@ static ot_status check(ot_scheduler *s, const ot_request_params *p, uint32_t *ma
     uint64_t shortest = (uint64_t)p->n_prompt + (p->max_tokens > 0);
     if (shortest > longest) {
         *reject = OT_REJECT_TOO_LONG;
-        return ot_fail_param(err, OT_ERR_FULL, "prompt",
+        return ot_fail_param(err, OT_ERR_TOO_LONG, "prompt",
                              "the prompt has %u tokens; with the context of %u and the KV memory there is room for %llu%s",
                              p->n_prompt, s->options.ctx_size, (unsigned long long)longest,
                              p->max_tokens > 0 ? ", one of them to be generated" : "");
@@ -143,7 +145,7 @@ static ot_status build(ot_scheduler *s, const ot_request_params *p, ot_request *
     uint32_t max_new = 0;
     ot_status st = check(s, p, &max_new, reject, err);
     if (st == OT_OK)
-        st = ot_request_build(out, p, max_new, s->options.output_ring, s->longest_token, err);
+        st = ot_request_build(out, p, max_new, s->options.output_ring, s->decoder.longest_token, err);
     if (st != OT_OK)
         return st;
     (*out)->policy = ot_policy_for(p);
@@ -163,12 +165,12 @@ static void enter(ot_scheduler *s, ot_request *r, const ot_request_params *p)
     atomic_fetch_add(&s->refs, 1);
     atomic_store(&r->refs, 2);
     r->submitted_s = ot_clock_s();
-    if (s->incoming_last != NULL)
-        s->incoming_last->next_incoming = r;
+    if (s->inbox.last != NULL)
+        s->inbox.last->next_incoming = r;
     else
-        s->incoming_first = r;
-    s->incoming_last = r;
-    s->n_waiting++;
+        s->inbox.first = r;
+    s->inbox.last = r;
+    s->inbox.n_waiting++;
     atomic_fetch_add(&s->n_live, 1);
 }
 
@@ -177,28 +179,28 @@ static void enter(ot_scheduler *s, ot_request *r, const ot_request_params *p)
 static bool has_room(const ot_scheduler *s, uint32_t n)
 {
     uint32_t queue = s->options.max_queue, live = atomic_load(&s->n_live);
-    return n <= queue && s->n_waiting <= queue - n && live <= queue + s->options.max_sequences - n;
+    return n <= queue && s->inbox.n_waiting <= queue - n && live <= queue + s->options.max_sequences - n;
 }
 
 static ot_status enter_all(ot_scheduler *s, const ot_request_params *params, uint32_t n, ot_request **out, int *reject,
                            ot_error *err)
 {
     ot_status st = OT_OK;
-    pthread_mutex_lock(&s->lock);
-    if (s->closing || atomic_load(&s->draining)) {
+    pthread_mutex_lock(&s->inbox.lock);
+    if (s->inbox.closing || atomic_load(&s->draining)) {
         *reject = OT_REJECT_DRAINING;
         st = ot_fail(err, OT_ERR_CLOSING, "the server is shutting down and takes no new work");
     } else if (!has_room(s, n)) {
         *reject = OT_REJECT_QUEUE_FULL;
-        st = ot_fail(err, OT_ERR_FULL, "%u requests wait and %u more do not fit a queue of %u", s->n_waiting, n,
+        st = ot_fail(err, OT_ERR_FULL, "%u requests wait and %u more do not fit a queue of %u", s->inbox.n_waiting, n,
                      s->options.max_queue);
     } else {
         for (uint32_t i = 0; i < n; i++)
             enter(s, out[i], &params[i]);
-        s->woken = true;
-        pthread_cond_signal(&s->wake);
+        s->inbox.woken = true;
+        pthread_cond_signal(&s->inbox.wake);
     }
-    pthread_mutex_unlock(&s->lock);
+    pthread_mutex_unlock(&s->inbox.lock);
     return st;
 }
 

@@ -60,7 +60,7 @@ ot_status ot_parse_prompts(const ot_api_context *api, ot_arena *arena, ot_fields
 /* `messages` through the chat template, as one prompt. */
 ot_status ot_parse_messages(const ot_api_context *api, ot_arena *arena, ot_fields f, bool add_generation_prompt,
                             bool continue_final, ot_prompt *out, ot_error *err);
-/* OT_ERR_FULL for a prompt that the context has no room for, with a token to be generated after it if `generates`; `name` is the field that
+/* OT_ERR_TOO_LONG for a prompt that the context has no room for, with a token to be generated after it if `generates`; `name` is the field that
  * the prompts came from. */
 ot_status ot_check_lengths(const ot_api_context *api, const ot_prompts *prompts, const char *name, bool generates, ot_error *err);
 /* Where the scheduler found fault with the prompt: names the field that it came from. */

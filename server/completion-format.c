@@ -10,22 +10,9 @@
 /* What is infinitely improbable; JSON has no infinity, and OpenAI's API writes this. */
 #define LOWEST_LOGPROB (-9999.0f)
 
-static const char *finish_name(ot_finish finish)
-{
-    switch (finish) {
-    case OT_FINISH_NONE: return NULL;
-    case OT_FINISH_STOP: return "stop";
-    case OT_FINISH_LENGTH: return "length";
-    case OT_FINISH_FILTER: return "content_filter";
-    case OT_FINISH_CANCELLED: return "abort";
-    case OT_FINISH_ERROR: return "error";
-    }
-    return NULL;
-}
-
 static void put_finish(const ot_answer_choice *choice, ot_text *out)
 {
-    ot_json_string(out, "finish_reason", finish_name(choice->finish));
+    ot_json_string(out, "finish_reason", ot_finish_names[choice->finish]);
 }
 
 static void put_logprob(ot_text *out, const char *key, float logprob)

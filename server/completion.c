@@ -239,7 +239,7 @@ static void after_parse(ot_exchange *x)
     ot_completion *c = x->job;
     ot_exchange_drop_body(x);
     c->source = NULL;
-    if (c->error.code == OT_ERR_FULL)
+    if (c->error.code == OT_ERR_TOO_LONG)
         ot_scheduler_count_too_long(x->server->scheduler, c->prompts.n);
     if (!c->error.code && submit(c) && !c->error.code)
         c->error.code = OT_ERR_NOMEM;

@@ -63,10 +63,8 @@ static struct error_kind kind_of(const ot_error *error)
     case OT_ERR_UNSUPPORTED: return (struct error_kind){400, "invalid_request_error", "unsupported"};
     case OT_ERR_INVALID: return (struct error_kind){400, "invalid_request_error", "invalid_value"};
     case OT_ERR_MISMATCH: return (struct error_kind){400, "invalid_request_error", "mismatch"};
-    case OT_ERR_FULL:
-        if (error->param[0]) /* a field is too long for this server, now and later */
-            return (struct error_kind){400, "invalid_request_error", "context_length_exceeded"};
-        return (struct error_kind){429, "rate_limit_error", "queue_full"};
+    case OT_ERR_TOO_LONG: return (struct error_kind){400, "invalid_request_error", "context_length_exceeded"};
+    case OT_ERR_FULL: return (struct error_kind){429, "rate_limit_error", "queue_full"};
     case OT_ERR_NOT_FOUND:
         return (struct error_kind){404, "invalid_request_error", strcmp(error->param, "model") ? "not_found" : "model_not_found"};
     case OT_ERR_CANCELLED: return (struct error_kind){503, "server_error", "cancelled"};

@@ -245,8 +245,8 @@ static void put_vllm(ot_text *out, const ot_metrics_input *in, const ot_labels *
             (double)s->prefix_cache_queries);
     put_one(out, "vllm:prefix_cache_hits_total", "counter", "Prompt tokens found in the prefix cache", m,
             (double)s->prefix_cache_hits);
-    put_counters(out, "vllm:request_success_total", "Finished requests", m, "finished_reason", ot_reason_names, s->finished,
-                 OT_N_REASONS);
+    put_counters(out, "vllm:request_success_total", "Finished requests", m, "finished_reason", ot_finish_names + 1, s->finished + 1,
+                 OT_N_FINISHES - 1); /* not those that still run */
     put_one(out, "vllm:spec_decode_num_draft_tokens_total", "counter", "Draft tokens proposed", m, (double)s->draft_tokens);
     put_one(out, "vllm:spec_decode_num_accepted_tokens_total", "counter", "Draft tokens accepted", m,
             (double)s->accepted_tokens);

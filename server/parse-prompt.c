@@ -20,7 +20,7 @@ ot_status ot_check_lengths(const ot_api_context *api, const ot_prompts *prompts,
         if (prompts->items[i].n_tokens + generates <= api->ctx_size)
             continue;
         snprintf(param, sizeof param, prompts->n > 1 ? "%s[%" PRIu32 "]" : "%s", name, i);
-        return ot_fail_param(err, OT_ERR_FULL, param,
+        return ot_fail_param(err, OT_ERR_TOO_LONG, param,
                              "'%s' has %" PRIu32 " tokens; this server's context is %" PRIu32 " tokens, prompt and completion together",
                              param, prompts->items[i].n_tokens, api->ctx_size);
     }

@@ -339,7 +339,7 @@ static void after_parse(ot_exchange *x)
     ot_score_job *job = x->job;
     ot_exchange_drop_body(x);
     job->source = NULL;
-    if (job->error.code == OT_ERR_FULL)
+    if (job->error.code == OT_ERR_TOO_LONG)
         ot_scheduler_count_too_long(x->server->scheduler, job->prompts.n);
     if (!job->error.code && submit(job) && !job->error.code)
         job->error.code = OT_ERR_NOMEM;

@@ -1,23 +1,8 @@
-/* Small things that the trainer's files share: clock, random numbers, parents by name. */
+/* Small things that the trainer's files share: random numbers, parents by name. */
 #include "train/train-internal.h"
 
 #include <math.h>
 #include <string.h>
-#include <time.h>
-
-double ot_train_now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
-double ot_train_cpu_seconds(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 static uint64_t mix(uint64_t z)
 {

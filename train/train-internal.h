@@ -5,13 +5,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "base/clock.h"
 #include "base/memory.h"
 #include "train/train.h"
-
-/* Seconds of the monotonic clock. */
-double ot_train_now(void);
-/* Seconds of processor time of all threads: what a run costs, however busy the machine is. */
-double ot_train_cpu_seconds(void);
 
 /* A generator whose whole state is one number (splitmix64, Steele et al. 2014), so that any point of a run can be
  * named and entered again. */

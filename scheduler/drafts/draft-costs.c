@@ -11,7 +11,7 @@
  * None of this can be seen in the text: it is all about how many rows a turn asks for. Nothing is allocated. */
 #include "scheduler/drafts/draft-costs.h"
 
-#include <time.h>
+#include "base/clock.h"
 
 /* Forward and project of SmolLM2-135M Q4_1 after 200 tokens, one thread of an EPYC with AVX-512, by 1, 2, 3, 4, 6, 8, 16, 32 rows: 6.5 ms
  * times 1, 1.10, 1.19, 1.32, 1.73, 2.17, 3.75, 7.05. */
@@ -106,21 +106,14 @@ float ot_draft_cost_of_guess(const ot_draft_costs *costs, bool has_tables)
 
 /* ---- Times ----------------------------------------------------------------------------------------------- */
 
-double ot_draft_costs_clock_s(void)
-{
-    struct timespec t = {0, 0};
-    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 void ot_draft_costs_begin_guesses(ot_draft_costs *costs)
 {
-    costs->guessing_began_s = ot_draft_costs_clock_s();
+    costs->guessing_began_s = ot_clock_thread_s();
 }
 
 void ot_draft_costs_end_guesses(ot_draft_costs *costs, bool has_tables, uint32_t n_guesses)
 {
-    const double seconds = ot_draft_costs_clock_s() - costs->guessing_began_s;
+    const double seconds = ot_clock_thread_s() - costs->guessing_began_s;
     costs->guessing_s += seconds;
     if (!costs->fixed && n_guesses > 0)
         learn(&costs->guesses[has_tables], seconds / n_guesses / built_in_guess_time(has_tables));

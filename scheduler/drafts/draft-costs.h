@@ -29,9 +29,7 @@ void ot_draft_costs_open(ot_draft_costs *costs, bool fixed);
 float ot_draft_cost_of_rows(const ot_draft_costs *costs, uint32_t n_rows);
 float ot_draft_cost_of_guess(const ot_draft_costs *costs, bool has_tables);
 
-/* Processor time of the calling thread. */
-double ot_draft_costs_clock_s(void);
-/* Around work that makes n_guesses (depths times rows) at once. */
+/* Around work that makes n_guesses (depths times rows) at once. Times are of ot_clock_thread_s. */
 void ot_draft_costs_begin_guesses(ot_draft_costs *costs);
 void ot_draft_costs_end_guesses(ot_draft_costs *costs, bool has_tables, uint32_t n_guesses);
 /* A step is over that took so long, guessing included. is_decoding: all of its n_rows rows were of turns. */

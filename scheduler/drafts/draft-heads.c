@@ -126,9 +126,9 @@ static bool share(ot_draft_heads *d, ot_choice *c, const ot_logits *logits)
     return true;
 }
 
-void ot_draft_heads_add(ot_scheduler *s, ot_choice *c, const ot_logits *logits)
+void ot_draft_heads_add(ot_decoder *e, ot_choice *c, const ot_logits *logits)
 {
-    ot_draft_heads *d = s->draft_heads;
+    ot_draft_heads *d = e->draft_heads;
     const ot_request *r = c->request;
     if (r->draft.insertion == NULL || !ot_draft_wanted(c) || c->pending.n == 0)
         return;
@@ -136,7 +136,7 @@ void ot_draft_heads_add(ot_scheduler *s, ot_choice *c, const ot_logits *logits)
     if (share(d, c, logits))
         return;
     if (d->n_jobs == OT_LOGIT_ROWS)
-        ot_draft_heads_run(s);
+        ot_draft_heads_run(e);
     d->jobs[d->n_jobs++] = (job){r->draft.insertion, logits, r->draft_tree > 0 ? OT_DRAFT_BRANCHES : 1, c};
 }
 
@@ -152,15 +152,15 @@ static void begin_proposal(const job *j)
 }
 
 /* The next depth of a path: values become the best tokens of base logits + values. Nothing, if an earlier depth found nothing. */
-static void add_depth(ot_scheduler *s, const job *j, float *values, uint32_t path, uint32_t depth)
+static void add_depth(ot_decoder *e, const job *j, float *values, uint32_t path, uint32_t depth)
 {
     ot_proposal *p = &j->first->proposal;
     if (p->n_depths < depth)
         return;
     const ot_insertion_spec *spec = &ot_insertion_get_info(j->insertion)->spec;
     const float residual = ot_insertion_residual(j->insertion, find_offset(spec, depth + 1));
-    p->n_branches[path][depth] = ot_draft_best(ot_engine_kernels(s->engine), j->logits->raw, residual, values,
-                                               s->draft_heads->n_likely, j->n_branches, p->guesses[path][depth]);
+    p->n_branches[path][depth] = ot_draft_best(ot_engine_kernels(e->engine), j->logits->raw, residual, values,
+                                               e->draft_heads->n_likely, j->n_branches, p->guesses[path][depth]);
     p->n_depths += path == 0 && p->n_branches[path][depth] > 0;
 }
 
@@ -171,20 +171,20 @@ static bool goes_with(const job *a, const job *b)
 }
 
 /* All heads at once: value i * n + j is of depth i and the j-th of the n jobs. */
-static void run_together(ot_scheduler *s, const job *jobs, uint32_t n, const uint32_t *rows)
+static void run_together(ot_decoder *e, const job *jobs, uint32_t n, const uint32_t *rows)
 {
-    ot_draft_heads *d = s->draft_heads;
+    ot_draft_heads *d = e->draft_heads;
     const ot_insertion_spec *spec = &ot_insertion_get_info(jobs->insertion)->spec;
     const uint32_t depths = n_depths(jobs);
     ot_head_rows heads[OT_MAX_DRAFT];
     ot_error err;
     for (uint32_t i = 0; i < depths; i++)
         heads[i] = (ot_head_rows){jobs->insertion, find_offset(spec, i + 1), n, rows, &d->rows[i * n], NULL, d->n_likely};
-    if (ot_engine_project_heads(s->engine, heads, depths, &err) != OT_OK)
+    if (ot_engine_project_heads(e->engine, heads, depths, &err) != OT_OK)
         return;
     for (uint32_t i = 0; i < depths; i++)
         for (uint32_t j = 0; j < n; j++)
-            add_depth(s, jobs + j, d->rows[i * n + j], 0, i);
+            add_depth(e, jobs + j, d->rows[i * n + j], 0, i);
 }
 
 /* What the head of one depth is asked: a row for each path. */
@@ -210,9 +210,9 @@ static float path_chance(const job *j, uint32_t path, uint32_t depth)
 
 /* Asking a head at a depth behind a path less likely than this costs more than it gives: the asking and a row more, for a pass saved
  * if the path and the guess are right. */
-static float least_chance(const ot_scheduler *s, const job *j, uint32_t depth)
+static float least_chance(const ot_decoder *e, const job *j, uint32_t depth)
 {
-    const ot_draft_costs *costs = &s->draft_costs;
+    const ot_draft_costs *costs = &e->draft_costs;
     const float row = ot_draft_cost_of_rows(costs, depth + 2) - ot_draft_cost_of_rows(costs, depth + 1);
     const float asking = ot_draft_cost_of_guess(costs, ot_insertion_get_info(j->insertion)->has_head_tables);
     return (row + asking) / (RIGHT_AT_BEST * ot_draft_cost_of_rows(costs, 1));
@@ -220,13 +220,13 @@ static float least_chance(const ot_scheduler *s, const job *j, uint32_t depth)
 
 /* Goes on along the paths that have a guess at the depth before, as long as one more on top of it can be worth the asking. The first
  * path is the longest: a proposal ends where it does. */
-static void ask_about(const ot_scheduler *s, question *q, const job *j, uint32_t depth)
+static void ask_about(const ot_decoder *e, question *q, const job *j, uint32_t depth)
 {
     const ot_proposal *p = &j->first->proposal;
     for (uint32_t path = 0; path < (depth == 0 ? 1 : n_paths(j)); path++) {
         const uint32_t from = depth == 1 ? 0 : path, branch = depth == 1 ? path : 0;
         if (depth > 0 && (p->n_branches[from][depth - 1] <= branch ||
-                          (!j->first->request->draft_fixed && path_chance(j, path, depth) < least_chance(s, j, depth))))
+                          (!j->first->request->draft_fixed && path_chance(j, path, depth) < least_chance(e, j, depth))))
             return;
         q->jobs[q->n] = j;
         q->paths[q->n] = path;
@@ -236,20 +236,20 @@ static void ask_about(const ot_scheduler *s, question *q, const job *j, uint32_t
 }
 
 /* Head by head, each behind the likeliest guesses so far. */
-static void run_in_turn(ot_scheduler *s, const job *jobs, uint32_t n)
+static void run_in_turn(ot_decoder *e, const job *jobs, uint32_t n)
 {
-    ot_draft_heads *d = s->draft_heads;
+    ot_draft_heads *d = e->draft_heads;
     const ot_insertion_spec *spec = &ot_insertion_get_info(jobs->insertion)->spec;
     ot_error err;
     for (uint32_t i = 0; i < n_depths(jobs); i++) {
         question q = {.n = 0};
         for (uint32_t j = 0; j < n; j++)
-            ask_about(s, &q, jobs + j, i);
+            ask_about(e, &q, jobs + j, i);
         const ot_head_rows head = {jobs->insertion, find_offset(spec, i + 1), q.n, q.rows, d->rows, q.before, d->n_likely};
-        if (q.n == 0 || ot_engine_project_heads(s->engine, &head, 1, &err) != OT_OK)
+        if (q.n == 0 || ot_engine_project_heads(e->engine, &head, 1, &err) != OT_OK)
             return;
         for (uint32_t k = 0; k < q.n; k++)
-            add_depth(s, q.jobs[k], d->rows[k], q.paths[k], i);
+            add_depth(e, q.jobs[k], d->rows[k], q.paths[k], i);
     }
 }
 
@@ -263,29 +263,29 @@ static uint32_t count_guesses(const job *jobs, uint32_t n)
 }
 
 /* The jobs from `begin` on that go together and whose values fit; returns the first that is left. */
-static uint32_t run_some(ot_scheduler *s, uint32_t begin)
+static uint32_t run_some(ot_decoder *e, uint32_t begin)
 {
-    const job *first = &s->draft_heads->jobs[begin];
+    const job *first = &e->draft_heads->jobs[begin];
     const uint32_t values = n_paths(first) > 0 ? n_paths(first) : n_depths(first); /* of a row, at a time */
     uint32_t rows[OT_LOGIT_ROWS], n = 0;
-    for (; begin + n < s->draft_heads->n_jobs && (n + 1) * values <= OT_LOGIT_ROWS && goes_with(first, first + n); n++) {
+    for (; begin + n < e->draft_heads->n_jobs && (n + 1) * values <= OT_LOGIT_ROWS && goes_with(first, first + n); n++) {
         rows[n] = first[n].logits->row;
         begin_proposal(first + n);
     }
-    ot_draft_costs_begin_guesses(&s->draft_costs);
+    ot_draft_costs_begin_guesses(&e->draft_costs);
     if (n_paths(first) > 0)
-        run_in_turn(s, first, n);
+        run_in_turn(e, first, n);
     else
-        run_together(s, first, n, rows);
-    ot_draft_costs_end_guesses(&s->draft_costs, ot_insertion_get_info(first->insertion)->has_head_tables, count_guesses(first, n));
+        run_together(e, first, n, rows);
+    ot_draft_costs_end_guesses(&e->draft_costs, ot_insertion_get_info(first->insertion)->has_head_tables, count_guesses(first, n));
     return begin + n;
 }
 
-void ot_draft_heads_run(ot_scheduler *s)
+void ot_draft_heads_run(ot_decoder *e)
 {
-    ot_draft_heads *d = s->draft_heads;
+    ot_draft_heads *d = e->draft_heads;
     for (uint32_t i = 0; i < d->n_jobs;)
-        i = run_some(s, i);
+        i = run_some(e, i);
     for (uint32_t i = 0; i < d->n_sharers; i++)
         d->sharers[2 * i]->proposal = d->sharers[2 * i + 1]->proposal;
     d->n_jobs = d->n_sharers = 0;

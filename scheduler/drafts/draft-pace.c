@@ -135,15 +135,15 @@ bool ot_draft_wanted(const ot_choice *c)
     return r->max_draft > 0 && c->pace.rest == 0 && c->state != OT_CHOICE_FINISHED && r->max_new - c->n_generated > 1;
 }
 
-void ot_draft_end_turn(ot_scheduler *s, ot_choice *c, const ot_turn *t)
+void ot_draft_end_turn(ot_decoder *d, ot_choice *c, const ot_turn *t)
 {
     ot_request *r = c->request;
     ot_draft_pace *pace = &c->pace;
     uint32_t n_plain = t->n_nodes - t->n_optional, accepted = 0;
     for (uint32_t i = 0; i < t->n_path; i++)
         accepted += t->path[i] >= n_plain;
-    s->stats.draft_tokens += t->n_optional;
-    s->stats.accepted_tokens += accepted;
+    d->stats->draft_tokens += t->n_optional;
+    d->stats->accepted_tokens += accepted;
     atomic_fetch_add_explicit(&r->accepted_drafts, accepted, memory_order_relaxed);
     atomic_fetch_add_explicit(&r->rejected_drafts, t->n_optional - accepted, memory_order_relaxed);
     bool was_guessed = c->proposal.n_depths > 0 && c->proposal.at == t->start;
@@ -153,8 +153,8 @@ void ot_draft_end_turn(ot_scheduler *s, ot_choice *c, const ot_turn *t)
         learn(pace, t);
         if (was_guessed)
             follow_depth(pace, t, c->proposal.n_depths);
-        float time = ot_draft_time(&s->draft_costs, t->n_sharing, n_plain, t->n_optional) +
-                     (was_guessed ? ot_draft_proposal_time(&s->draft_costs, c, t->n_sharing) : 0);
+        float time = ot_draft_time(&d->draft_costs, t->n_sharing, n_plain, t->n_optional) +
+                     (was_guessed ? ot_draft_proposal_time(&d->draft_costs, c, t->n_sharing) : 0);
         if (!r->draft_fixed)
             weigh(pace, (float)(1 + accepted) / time - 1);
     }

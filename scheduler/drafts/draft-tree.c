@@ -19,6 +19,7 @@
 #define NO_PATH (-1)
 
 typedef struct growth {
+    const ot_draft_costs *costs;
     const ot_choice *c;
     ot_turn *t;
     const ot_proposal *proposal; /* NULL: none */
@@ -80,12 +81,11 @@ static ot_guess judge_guess(const growth *g, uint32_t depth, int32_t token, bool
 /* Whether one more row for a token this likely raises tokens by time. */
 static bool pays(const growth *g, float chance)
 {
-    const ot_draft_costs *costs = &g->c->request->scheduler->draft_costs;
     if (g->c->request->draft_fixed)
         return true;
     uint32_t n = g->t->n_optional, n_sharing = g->t->n_sharing;
-    float now = ot_draft_time(costs, n_sharing, g->n_plain, n), more = ot_draft_time(costs, n_sharing, g->n_plain, n + 1);
-    float proposal = g->proposal != NULL ? ot_draft_proposal_time(costs, g->c, n_sharing) : 0;
+    float now = ot_draft_time(g->costs, n_sharing, g->n_plain, n), more = ot_draft_time(g->costs, n_sharing, g->n_plain, n + 1);
+    float proposal = g->proposal != NULL ? ot_draft_proposal_time(g->costs, g->c, n_sharing) : 0;
     return chance * (now + proposal) > g->expected * (more - now);
 }
 
@@ -232,13 +232,13 @@ static uint32_t least(uint32_t a, uint32_t b)
     return a < b ? a : b;
 }
 
-void ot_draft_plan(const ot_choice *c, ot_turn *t, float sure)
+void ot_draft_plan(const ot_draft_costs *costs, const ot_choice *c, ot_turn *t, float sure)
 {
     const ot_request *r = c->request;
     t->n_optional = 0;
     if (!ot_draft_wanted(c) || t->spare_rows < t->n_nodes)
         return;
-    growth g = {.c = c, .t = t, .n_plain = t->n_nodes, .sure = sure, .expected = 1};
+    growth g = {.costs = costs, .c = c, .t = t, .n_plain = t->n_nodes, .sure = sure, .expected = 1};
     if (c->proposal.n_depths > 0 && c->proposal.at == c->n_text)
         g.proposal = &c->proposal;
     g.scale = ot_draft_scale(&c->pace);

@@ -22,9 +22,9 @@ ot_status ot_draft_heads_open(ot_draft_heads **out, uint32_t n_vocab, ot_error *
 void ot_draft_heads_close(ot_draft_heads **heads);
 /* What is pending for the choice was decided by this row of the batch, whose own logits stay where they are until the next
  * ot_draft_heads_run. Does nothing for a choice that wants no guesses of a head now. */
-void ot_draft_heads_add(ot_scheduler *s, ot_choice *c, const ot_logits *logits);
+void ot_draft_heads_add(ot_decoder *d, ot_choice *c, const ot_logits *logits);
 /* Fills the proposals of all choices added since the last call: one call of the engine for every OT_LOGIT_ROWS values. */
-void ot_draft_heads_run(ot_scheduler *s);
+void ot_draft_heads_run(ot_decoder *d);
 /* The n_best tokens of residual * base + values, which values are afterwards (both n floats), best first, ties by lower id; and how
  * likely they are among the n. Returns how many there are: fewer where logits are -inf or no numbers. */
 uint32_t ot_draft_best(const ot_kernels *kernels, const float *base, float residual, float *values, uint32_t n, uint32_t n_best,
@@ -47,13 +47,13 @@ float ot_draft_scale(const ot_draft_pace *pace);
 /* How likely the lookup's next token is right, after `matched` tokens in common. */
 float ot_draft_lookup_chance(const ot_draft_pace *pace, uint32_t matched);
 /* A turn is over: counts its guesses, and sets the pace of the next ones. */
-void ot_draft_end_turn(ot_scheduler *s, ot_choice *c, const ot_turn *t);
+void ot_draft_end_turn(ot_decoder *d, ot_choice *c, const ot_turn *t);
 
 /* ---- Nodes (draft-tree.c) ------------------------------------------------------------------------------------ */
 
 /* Adds guesses below t->nodes[0], which is the pending token or the likeliest of the candidates that the nodes so far are, as
  * long as they promise more than they cost: t->n_optional of them, each after its parent. `sure`: how likely node 0 is the winner. */
-void ot_draft_plan(const ot_choice *c, ot_turn *t, float sure);
+void ot_draft_plan(const ot_draft_costs *costs, const ot_choice *c, ot_turn *t, float sure);
 
 /* ---- The walk (policy-draft.c) ------------------------------------------------------------------------------- */
 

@@ -52,33 +52,33 @@ bool ot_draft_goes_on(const ot_choice *c)
 
 /* ---- One token a position -------------------------------------------------------------------------------- */
 
-static void plan(const ot_choice *c, ot_turn *t)
+static void plan(const ot_decoder *d, const ot_choice *c, ot_turn *t)
 {
     t->n_nodes = 1;
     t->nodes[0] = (ot_node){c->pending.candidates[c->pending.at].token, -1};
-    ot_draft_plan(c, t, 1);
+    ot_draft_plan(&d->draft_costs, c, t, 1);
 }
 
-static void judge(ot_scheduler *s, ot_choice *c, ot_turn *t)
+static void judge(ot_decoder *d, ot_choice *c, ot_turn *t)
 {
-    if (ot_policy_take(s, c, t, 0))
+    if (ot_policy_take(d, c, t, 0))
         ot_draft_want(t, 0);
     else
-        ot_draft_end_turn(s, c, t);
+        ot_draft_end_turn(d, c, t);
 }
 
-static void advance(ot_scheduler *s, ot_choice *c, ot_turn *t, const ot_logits *logits)
+static void advance(ot_decoder *d, ot_choice *c, ot_turn *t, const ot_logits *logits)
 {
-    ot_policy_decide(s, c, &logits[0]);
+    ot_policy_decide(d, c, &logits[0]);
     if (t == NULL)
         return;
     int32_t node = 0;
     while (ot_draft_goes_on(c) && (node = ot_draft_child(t, (uint32_t)node, c->pending.candidates[0].token)) >= 0 &&
-           ot_policy_take(s, c, t, (uint32_t)node)) {
+           ot_policy_take(d, c, t, (uint32_t)node)) {
         t->decided = ot_draft_logits_of(t, (uint32_t)node);
-        ot_policy_decide(s, c, &logits[t->decided]);
+        ot_policy_decide(d, c, &logits[t->decided]);
     }
-    ot_draft_end_turn(s, c, t);
+    ot_draft_end_turn(d, c, t);
 }
 
 const ot_policy ot_policy_draft = {"draft", plan, judge, advance};

@@ -25,31 +25,31 @@ typedef struct ask {
     float *values;     /* (n_vocab) */
 } ask;
 
-static size_t buffer_bytes(const ot_scheduler *s)
+static size_t buffer_bytes(const ot_decoder *d)
 {
-    return (size_t)MAX_ASKS * s->n_vocab * sizeof(float);
+    return (size_t)MAX_ASKS * d->n_vocab * sizeof(float);
 }
 
-ot_status ot_experts_open(ot_scheduler *s, ot_error *err)
+ot_status ot_experts_open(ot_decoder *d, ot_error *err)
 {
-    void *map = mmap(NULL, buffer_bytes(s), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void *map = mmap(NULL, buffer_bytes(d), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (map == MAP_FAILED)
         return ot_fail(err, OT_ERR_NOMEM, "no memory for the logits of experts at %d rows", OT_LOGIT_ROWS);
-    s->expert_values = map;
+    d->expert_values = map;
     return OT_OK;
 }
 
-void ot_experts_close(ot_scheduler *s)
+void ot_experts_close(ot_decoder *d)
 {
-    if (s->expert_values != NULL)
-        munmap(s->expert_values, buffer_bytes(s));
-    s->expert_values = NULL;
+    if (d->expert_values != NULL)
+        munmap(d->expert_values, buffer_bytes(d));
+    d->expert_values = NULL;
 }
 
 /* The buffers of row i: D-, then D+. */
-static float *values_of(const ot_scheduler *s, uint32_t i, bool positive)
+static float *values_of(const ot_decoder *d, uint32_t i, bool positive)
 {
-    return s->expert_values + (size_t)(2 * i + positive) * s->n_vocab;
+    return d->expert_values + (size_t)(2 * i + positive) * d->n_vocab;
 }
 
 /* ---- Asking ---------------------------------------------------------------------------------------------- */
@@ -60,7 +60,7 @@ static bool same_expert(const ot_used_head *a, const ot_used_head *b)
 }
 
 /* Lists what is asked for: each head's rows side by side, heads before models. */
-static uint32_t list_asks(const ot_scheduler *s, const ot_steered_row *rows, uint32_t n, ask *out)
+static uint32_t list_asks(const ot_decoder *d, const ot_steered_row *rows, uint32_t n, ask *out)
 {
     ask all[MAX_ASKS];
     bool taken[MAX_ASKS] = {false};
@@ -68,9 +68,9 @@ static uint32_t list_asks(const ot_scheduler *s, const ot_steered_row *rows, uin
     for (uint32_t i = 0; i < n; i++) {
         const ot_request *r = rows[i].request;
         const ot_logits *l = rows[i].logits;
-        all[n_all++] = (ask){&r->negative, l->row, l->raw, values_of(s, i, false)};
+        all[n_all++] = (ask){&r->negative, l->row, l->raw, values_of(d, i, false)};
         if (r->positive.head != NULL)
-            all[n_all++] = (ask){&r->positive, l->row, l->raw, values_of(s, i, true)};
+            all[n_all++] = (ask){&r->positive, l->row, l->raw, values_of(d, i, true)};
     }
     for (int models = 0; models < 2; models++)
         for (uint32_t i = 0; i < n_all; i++) {
@@ -86,7 +86,7 @@ static uint32_t list_asks(const ot_scheduler *s, const ot_steered_row *rows, uin
 }
 
 /* Values for at most OT_LOGIT_ROWS asks: heads in one run of the pool, then each model. */
-static ot_status answer(ot_scheduler *s, const ask *asks, uint32_t n, ot_error *err)
+static ot_status answer(ot_decoder *d, const ask *asks, uint32_t n, ot_error *err)
 {
     uint32_t rows[OT_LOGIT_ROWS], n_lists = 0, i = 0;
     float *values[OT_LOGIT_ROWS];
@@ -105,10 +105,10 @@ static ot_status answer(ot_scheduler *s, const ask *asks, uint32_t n, ot_error *
         if (head->insertion != NULL)
             lists[n_lists++] = (ot_head_rows){head->insertion, head->output, end - i, rows + i, values + i, NULL, 0};
         else
-            st = ot_companion_values(s, head->head, rows + i, end - i, base + i, values + i, err);
+            st = ot_companion_values(head, rows + i, end - i, d->n_vocab, base + i, values + i, err);
     }
     if (st == OT_OK && n_lists > 0)
-        st = ot_engine_project_heads(s->engine, lists, n_lists, err);
+        st = ot_engine_project_heads(d->engine, lists, n_lists, err);
     return st;
 }
 
@@ -126,25 +126,25 @@ static bool shift(float *values, const float *raw, const float *positive, float 
     return finite;
 }
 
-void ot_experts_steer(ot_scheduler *s, const ot_steered_row *rows, uint32_t n, ot_error *err)
+void ot_experts_steer(ot_decoder *d, const ot_steered_row *rows, uint32_t n, ot_error *err)
 {
     ask asks[MAX_ASKS];
-    uint32_t n_asks = list_asks(s, rows, n, asks);
+    uint32_t n_asks = list_asks(d, rows, n, asks);
     ot_status st = OT_OK;
     for (uint32_t i = 0; i < n; i++)
         rows[i].logits->steered = NULL;
     for (uint32_t i = 0; i < n_asks && st == OT_OK; i += OT_LOGIT_ROWS)
-        st = answer(s, asks + i, n_asks - i < OT_LOGIT_ROWS ? n_asks - i : OT_LOGIT_ROWS, err);
+        st = answer(d, asks + i, n_asks - i < OT_LOGIT_ROWS ? n_asks - i : OT_LOGIT_ROWS, err);
     for (uint32_t i = 0; i < n && st == OT_OK; i++) {
         const ot_request *r = rows[i].request;
-        float *values = values_of(s, i, false);
-        const float *positive = r->positive.head != NULL ? values_of(s, i, true) : NULL;
-        if (!shift(values, rows[i].logits->raw, positive, r->expert_alpha, s->n_vocab)) {
+        float *values = values_of(d, i, false);
+        const float *positive = r->positive.head != NULL ? values_of(d, i, true) : NULL;
+        if (!shift(values, rows[i].logits->raw, positive, r->expert_alpha, d->n_vocab)) {
             ot_fail_param(err, OT_ERR_MISMATCH, "intervention.experts", "with alpha %g the experts' logits are no finite numbers",
                           (double)r->expert_alpha);
             continue;
         }
-        ot_sampler_keep_nucleus(s->sampler, rows[i].logits->raw, r->expert_top_p, values);
+        ot_sampler_keep_nucleus(d->sampler, rows[i].logits->raw, r->expert_top_p, values);
         rows[i].logits->steered = values;
     }
 }

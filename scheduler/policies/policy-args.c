@@ -31,15 +31,15 @@
 
 /* The k most likely tokens that the filters leave, most likely first, become pending, with what lookahead heads say of them. False if
  * the request ended over it. */
-static bool find_candidates(ot_scheduler *s, ot_choice *c, const ot_position *at)
+static bool find_candidates(ot_decoder *d, ot_choice *c, const ot_position *at)
 {
     const ot_request *r = c->request;
     const ot_sampling *how = &r->sampling;
-    ot_log_norm norm = at->adjusted == at->raw ? at->raw_norm : ot_sampler_normalize(s->sampler, at->adjusted);
+    ot_log_norm norm = at->adjusted == at->raw ? at->raw_norm : ot_sampler_normalize(d->sampler, at->adjusted);
     int32_t tokens[OT_MAX_CANDIDATES];
-    uint32_t n = ot_sampler_top(s->sampler, at->adjusted, r->n_candidates, tokens);
+    uint32_t n = ot_sampler_top(d->sampler, at->adjusted, r->n_candidates, tokens);
     ot_pending *p = &c->pending;
-    p->n = n = ot_sampler_filter(s->sampler, at->adjusted, how, n);
+    p->n = n = ot_sampler_filter(d->sampler, at->adjusted, how, n);
     for (uint32_t i = 0; i < n; i++)
         p->candidates[i] = (ot_candidate){
             .token = tokens[i],
@@ -48,9 +48,9 @@ static bool find_candidates(ot_scheduler *s, ot_choice *c, const ot_position *at
         };
     p->shifted_token = n > 0 ? tokens[0] : -1;
     if (n > 0 && how->temperature > 0) /* what the same draw would have picked without scores */
-        ot_sampler_pick(s->sampler, at->adjusted, how, at->draw, 1, &p->shifted_token);
+        ot_sampler_pick(d->sampler, at->adjusted, how, at->draw, 1, &p->shifted_token);
     p->base_token = at->base_token >= 0 ? at->base_token : p->shifted_token;
-    return ot_policy_look_ahead(s, c, at->row);
+    return ot_policy_look_ahead(d, c, at->row);
 }
 
 /* s(v) of a candidate with every score that is not known yet at its best (or worst) for it. */
@@ -132,12 +132,12 @@ static void keep_best(const ot_request *r, ot_pending *p)
 }
 
 /* What may win position c->n_text becomes pending. */
-static void decide(ot_scheduler *s, ot_choice *c, const ot_logits *logits)
+static void decide(ot_decoder *d, ot_choice *c, const ot_logits *logits)
 {
     const ot_request *r = c->request;
     ot_position at;
-    ot_policy_read(s, c, logits, true, &at);
-    if (!find_candidates(s, c, &at))
+    ot_policy_read(d, c, logits, true, &at);
+    if (!find_candidates(d, c, &at))
         return;
     if (can_prune(r))
         prune(r, &c->pending);
@@ -164,12 +164,12 @@ static double sum_scores(const ot_request *r, double lm, const float *scores)
     return isnan(sum) ? -INFINITY : sum;
 }
 
-static void score_candidates(const ot_scheduler *s, const ot_choice *c, const ot_turn *t, const uint8_t *nodes, contest *k)
+static void score_candidates(const ot_decoder *d, const ot_choice *c, const ot_turn *t, const uint8_t *nodes, contest *k)
 {
     k->n = c->pending.n;
     k->refused = false;
     for (uint32_t i = 0; i < k->n; i++) {
-        ot_policy_scores(s, t, nodes[i], k->scores[i]);
+        ot_policy_scores(d, t, nodes[i], k->scores[i]);
         k->s[i] = sum_scores(c->request, c->pending.candidates[i].lm, k->scores[i]);
         k->out[i] = false;
     }
@@ -227,27 +227,27 @@ static uint32_t pick_winner(contest *k, const ot_choice *c)
     return k->n;
 }
 
-static void count_scored(ot_scheduler *s, ot_request *r, uint32_t n)
+static void count_scored(ot_decoder *d, ot_request *r, uint32_t n)
 {
-    s->stats.candidates_scored += n;
+    d->stats->candidates_scored += n;
     atomic_fetch_add_explicit(&r->candidates_scored, n, memory_order_relaxed);
 }
 
 /* Candidate i has run as nodes[i]: the winner joins the text and is sent. Returns its node, or -1 if the choice has ended. */
-static int32_t settle(ot_scheduler *s, ot_choice *c, ot_turn *t, const uint8_t *nodes)
+static int32_t settle(ot_decoder *d, ot_choice *c, ot_turn *t, const uint8_t *nodes)
 {
     contest k;
-    score_candidates(s, c, t, nodes, &k);
-    count_scored(s, c->request, k.n);
+    score_candidates(d, c, t, nodes, &k);
+    count_scored(d, c->request, k.n);
     uint32_t winner = pick_winner(&k, c);
     if (winner == k.n) {
-        ot_choice_end(s, c, OT_FINISH_FILTER);
+        ot_choice_end(d->scheduler, c, OT_FINISH_FILTER);
         return -1;
     }
     const ot_candidate *v = &c->pending.candidates[winner];
-    ot_policy_count_change(s, c, v->token, k.refused);
+    ot_policy_count_change(d, c, v->token, k.refused);
     ot_policy_accept(t, nodes[winner]);
-    ot_policy_emit(s, c, v, k.scores[winner]);
+    ot_policy_emit(d, c, v, k.scores[winner]);
     return c->state != OT_CHOICE_FINISHED ? nodes[winner] : -1;
 }
 
@@ -255,31 +255,31 @@ static int32_t settle(ot_scheduler *s, ot_choice *c, ot_turn *t, const uint8_t *
 
 #define LIKELIEST_WINS 0.6f /* where the score decides: how often, before a choice has its own experience */
 
-static void plan(const ot_choice *c, ot_turn *t)
+static void plan(const ot_decoder *d, const ot_choice *c, ot_turn *t)
 {
     t->n_nodes = c->pending.n;
     for (uint32_t i = 0; i < c->pending.n; i++)
         t->nodes[i] = (ot_node){c->pending.candidates[i].token, -1};
     if (c->request->max_draft > 0 && (c->request->n_candidates == 1 || can_prune(c->request)))
-        ot_draft_plan(c, t, c->pending.n == 1 ? 1 : LIKELIEST_WINS);
+        ot_draft_plan(&d->draft_costs, c, t, c->pending.n == 1 ? 1 : LIKELIEST_WINS);
 }
 
-static void end_turn(ot_scheduler *s, ot_choice *c, const ot_turn *t)
+static void end_turn(ot_decoder *d, ot_choice *c, const ot_turn *t)
 {
     if (c->request->max_draft > 0)
-        ot_draft_end_turn(s, c, t);
+        ot_draft_end_turn(d, c, t);
 }
 
-static void judge(ot_scheduler *s, ot_choice *c, ot_turn *t)
+static void judge(ot_decoder *d, ot_choice *c, ot_turn *t)
 {
     uint8_t nodes[OT_MAX_NODES];
     for (uint32_t i = 0; i < c->pending.n; i++)
         nodes[i] = (uint8_t)i;
-    int32_t winner = settle(s, c, t, nodes);
+    int32_t winner = settle(d, c, t, nodes);
     if (winner >= 0)
         ot_draft_want(t, (uint32_t)winner);
     else
-        end_turn(s, c, t);
+        end_turn(d, c, t);
 }
 
 /* The nodes after `parent` that bear the candidates; false if one has none. */
@@ -294,32 +294,32 @@ static bool find_nodes(const ot_choice *c, const ot_turn *t, uint32_t parent, ui
     return c->pending.n > 0;
 }
 
-static void advance(ot_scheduler *s, ot_choice *c, ot_turn *t, const ot_logits *logits)
+static void advance(ot_decoder *d, ot_choice *c, ot_turn *t, const ot_logits *logits)
 {
-    decide(s, c, &logits[0]);
+    decide(d, c, &logits[0]);
     if (t == NULL)
         return;
     uint8_t nodes[OT_MAX_NODES];
     int32_t node = t->wanted[0];
-    while (ot_draft_goes_on(c) && find_nodes(c, t, (uint32_t)node, nodes) && (node = settle(s, c, t, nodes)) >= 0) {
+    while (ot_draft_goes_on(c) && find_nodes(c, t, (uint32_t)node, nodes) && (node = settle(d, c, t, nodes)) >= 0) {
         t->decided = ot_draft_logits_of(t, (uint32_t)node);
-        decide(s, c, &logits[t->decided]);
+        decide(d, c, &logits[t->decided]);
     }
-    end_turn(s, c, t);
+    end_turn(d, c, t);
 }
 
 /* ---- Lookahead alone ------------------------------------------------------------------------------------- */
 
-bool ot_args_decide(ot_scheduler *s, ot_choice *c, const ot_position *at)
+bool ot_args_decide(ot_decoder *d, ot_choice *c, const ot_position *at)
 {
-    if (!find_candidates(s, c, at))
+    if (!find_candidates(d, c, at))
         return false;
     ot_pending *p = &c->pending;
     ot_pending order = {.n = 0};
     contest k = {.n = p->n};
     for (uint32_t i = 0; i < k.n; i++)
         k.s[i] = sum_scores(c->request, p->candidates[i].lm, p->ahead[i]);
-    count_scored(s, c->request, k.n);
+    count_scored(d, c->request, k.n);
     uint32_t attempts = ot_guard_attempts(c->request);
     for (uint32_t i; order.n < attempts && (i = next_in_order(&k, c, order.n)) < k.n; k.out[i] = true) {
         order.candidates[order.n] = p->candidates[i];

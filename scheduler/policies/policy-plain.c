@@ -6,22 +6,23 @@
  * all that could be tried are picked at once, in order. */
 #include "scheduler/policies/policy.h"
 
-static void plan(const ot_choice *c, ot_turn *t)
+static void plan(const ot_decoder *d, const ot_choice *c, ot_turn *t)
 {
+    (void)d;
     t->n_nodes = 1;
     t->nodes[0] = (ot_node){c->pending.candidates[c->pending.at].token, -1};
 }
 
-static void judge(ot_scheduler *s, ot_choice *c, ot_turn *t)
+static void judge(ot_decoder *d, ot_choice *c, ot_turn *t)
 {
-    if (ot_policy_take(s, c, t, 0))
+    if (ot_policy_take(d, c, t, 0))
         ot_policy_want(t, 0);
 }
 
-static void advance(ot_scheduler *s, ot_choice *c, ot_turn *t, const ot_logits *logits)
+static void advance(ot_decoder *d, ot_choice *c, ot_turn *t, const ot_logits *logits)
 {
     (void)t;
-    ot_policy_decide(s, c, &logits[0]);
+    ot_policy_decide(d, c, &logits[0]);
 }
 
 const ot_policy ot_policy_plain = {"plain", plan, judge, advance};

@@ -15,27 +15,27 @@ const ot_policy *ot_policy_for(const ot_request_params *p)
 
 /* ---- Logits ---------------------------------------------------------------------------------------------- */
 
-static void note_alternatives(ot_scheduler *s, ot_choice *c, const ot_position *at)
+static void note_alternatives(ot_decoder *d, ot_choice *c, const ot_position *at)
 {
     ot_pending *p = &c->pending;
     int32_t tokens[OT_MAX_TOP_LOGPROBS];
-    p->n_top = ot_sampler_top(s->sampler, at->raw, c->request->top_logprobs, tokens);
+    p->n_top = ot_sampler_top(d->sampler, at->raw, c->request->top_logprobs, tokens);
     for (uint32_t i = 0; i < p->n_top; i++)
         p->top[i] = (ot_token_logprob){tokens[i], ot_log_prob(at->raw_norm, at->raw, tokens[i])};
 }
 
 /* Logits as they are chosen from: adjusted, or raw where experts and bans together leave no token at all. */
-static const float *adjust_logits(ot_scheduler *s, const float *logits, const float *raw, const ot_adjust *how)
+static const float *adjust_logits(ot_decoder *d, const float *logits, const float *raw, const ot_adjust *how)
 {
-    const float *z = ot_sampler_adjust(s->sampler, logits, how);
-    if (z == raw || ot_sampler_has_choice(s->sampler, z))
+    const float *z = ot_sampler_adjust(d->sampler, logits, how);
+    if (z == raw || ot_sampler_has_choice(d->sampler, z))
         return z;
     if (logits != raw)
-        z = ot_sampler_adjust(s->sampler, raw, how);
-    return z == raw || ot_sampler_has_choice(s->sampler, z) ? z : raw;
+        z = ot_sampler_adjust(d->sampler, raw, how);
+    return z == raw || ot_sampler_has_choice(d->sampler, z) ? z : raw;
 }
 
-void ot_policy_read(ot_scheduler *s, ot_choice *c, const ot_logits *logits, bool needs_norm, ot_position *at)
+void ot_policy_read(ot_decoder *d, ot_choice *c, const ot_logits *logits, bool needs_norm, ot_position *at)
 {
     const ot_request *r = c->request;
     bool too_early = c->n_text - r->n_prompt < r->min_tokens;
@@ -44,27 +44,27 @@ void ot_policy_read(ot_scheduler *s, ot_choice *c, const ot_logits *logits, bool
         .text = c->tokens,
         .n_prompt = r->n_prompt,
         .n_text = c->n_text,
-        .banned = {s->eog_tokens, r->stop_tokens},
-        .n_banned = {too_early && !r->ignore_eos ? s->n_eog : 0, too_early ? r->n_stop_tokens : 0},
+        .banned = {d->eog_tokens, r->stop_tokens},
+        .n_banned = {too_early && !r->ignore_eos ? d->n_eog : 0, too_early ? r->n_stop_tokens : 0},
     };
     at->raw = logits->raw;
     at->row = logits->row;
     at->draw = (ot_draw){r->sampling.seed, r->first_choice + c->index, c->n_text};
     at->base_token = -1;
     if (logits->steered != logits->raw)
-        ot_sampler_pick(s->sampler, adjust_logits(s, logits->raw, logits->raw, &adjust), &r->sampling, at->draw, 1,
+        ot_sampler_pick(d->sampler, adjust_logits(d, logits->raw, logits->raw, &adjust), &r->sampling, at->draw, 1,
                         &at->base_token);
-    at->adjusted = adjust_logits(s, logits->steered, logits->raw, &adjust);
+    at->adjusted = adjust_logits(d, logits->steered, logits->raw, &adjust);
     if (r->logprobs || (needs_norm && at->adjusted == at->raw))
-        at->raw_norm = ot_sampler_normalize(s->sampler, at->raw);
+        at->raw_norm = ot_sampler_normalize(d->sampler, at->raw);
     c->pending.n = c->pending.at = c->pending.n_top = 0;
     if (r->top_logprobs > 0)
-        note_alternatives(s, c, at);
+        note_alternatives(d, c, at);
 }
 
 /* ---- Turns ----------------------------------------------------------------------------------------------- */
 
-void ot_policy_scores(const ot_scheduler *s, const ot_turn *t, uint32_t node, float *scores)
+void ot_policy_scores(const ot_decoder *d, const ot_turn *t, uint32_t node, float *scores)
 {
     const ot_request *r = t->choice->request;
     const ot_pending *p = &t->choice->pending;
@@ -72,17 +72,17 @@ void ot_policy_scores(const ot_scheduler *s, const ot_turn *t, uint32_t node, fl
     while (at + 1 < p->n && p->candidates[at].token != t->nodes[node].token)
         at++;
     for (uint32_t i = 0; i < r->n_signals; i++)
-        scores[i] = r->signals[i].lookahead ? p->ahead[at][i] : ot_signal_score(s, t->first_row + node, &r->signals[i]);
+        scores[i] = r->signals[i].lookahead ? p->ahead[at][i] : ot_signal_score(d->engine, t->first_row + node, &r->signals[i]);
 }
 
-void ot_policy_fail_logits(ot_scheduler *s, ot_request *r)
+void ot_policy_fail_logits(ot_decoder *d, ot_request *r)
 {
     ot_error err;
     ot_fail(&err, OT_ERR_IO, "the model's logits are no numbers");
-    ot_request_end(s, r, OT_FINISH_ERROR, &err);
+    ot_request_end(d->scheduler, r, OT_FINISH_ERROR, &err);
 }
 
-bool ot_policy_look_ahead(ot_scheduler *s, ot_choice *c, uint32_t row)
+bool ot_policy_look_ahead(ot_decoder *d, ot_choice *c, uint32_t row)
 {
     const ot_request *r = c->request;
     ot_pending *p = &c->pending;
@@ -90,7 +90,7 @@ bool ot_policy_look_ahead(ot_scheduler *s, ot_choice *c, uint32_t row)
     float scores[OT_MAX_CANDIDATES];
     ot_error err;
     if (p->n == 0) {
-        ot_policy_fail_logits(s, c->request);
+        ot_policy_fail_logits(d, c->request);
         return false;
     }
     for (uint32_t i = 0; i < p->n; i++)
@@ -99,8 +99,8 @@ bool ot_policy_look_ahead(ot_scheduler *s, ot_choice *c, uint32_t row)
         const ot_signal *x = &r->signals[i];
         if (!x->lookahead)
             continue;
-        if (ot_engine_lookahead(s->engine, row, x->insertion, x->output, tokens, p->n, scores, &err) != OT_OK) {
-            ot_request_end(s, c->request, OT_FINISH_ERROR, &err);
+        if (ot_engine_lookahead(d->engine, row, x->insertion, x->output, tokens, p->n, scores, &err) != OT_OK) {
+            ot_request_end(d->scheduler, c->request, OT_FINISH_ERROR, &err);
             return false;
         }
         for (uint32_t j = 0; j < p->n; j++)
@@ -121,7 +121,7 @@ void ot_policy_want(ot_turn *t, uint32_t node)
     t->wanted[t->n_wanted++] = (uint8_t)node;
 }
 
-void ot_policy_count_change(ot_scheduler *s, ot_choice *c, int32_t token, bool refused)
+void ot_policy_count_change(ot_decoder *d, ot_choice *c, int32_t token, bool refused)
 {
     const ot_pending *p = &c->pending;
     int mode;
@@ -131,7 +131,7 @@ void ot_policy_count_change(ot_scheduler *s, ot_choice *c, int32_t token, bool r
         mode = OT_MODE_GUARD;
     else
         mode = token != p->shifted_token ? OT_MODE_REWARD : OT_MODE_EXPERTS;
-    s->stats.intervention_changed[mode]++;
+    d->stats->intervention_changed[mode]++;
     atomic_fetch_add_explicit(&c->request->changed_tokens, 1, memory_order_relaxed);
 }
 
@@ -145,25 +145,25 @@ static bool is_among(const int32_t *tokens, uint32_t n, int32_t token)
     return false;
 }
 
-static void count_token(ot_scheduler *s, ot_choice *c, const float *scores)
+static void count_token(ot_decoder *d, ot_choice *c, const float *scores)
 {
     ot_request *r = c->request;
-    s->stats.generation_tokens++;
+    d->stats->generation_tokens++;
     atomic_fetch_add_explicit(&r->completion_tokens, 1, memory_order_relaxed);
     if (!r->had_token) {
         r->had_token = true;
-        atomic_store_explicit(&r->steps_to_first_token, (uint32_t)(s->n_steps - r->begun_step), memory_order_relaxed);
-        ot_histogram_observe(&s->stats.time_to_first_token_s, s->now_s - r->submitted_s);
+        atomic_store_explicit(&r->steps_to_first_token, (uint32_t)(d->n_steps - r->begun_step), memory_order_relaxed);
+        ot_histogram_observe(&d->stats->time_to_first_token_s, d->now_s - r->submitted_s);
     }
     if (c->n_generated > 1)
-        ot_histogram_observe(&s->stats.inter_token_latency_s, s->now_s - c->last_token_s);
-    c->last_token_s = s->now_s;
+        ot_histogram_observe(&d->stats->inter_token_latency_s, d->now_s - c->last_token_s);
+    c->last_token_s = d->now_s;
     for (uint32_t i = 0; i < r->n_signals; i++)
         if (r->signals[i].stats_index < OT_STATS_MAX_HEADS)
-            ot_histogram_observe(&s->stats.heads[r->signals[i].stats_index].score, scores[i]);
+            ot_histogram_observe(&d->stats->heads[r->signals[i].stats_index].score, scores[i]);
 }
 
-void ot_policy_emit(ot_scheduler *s, ot_choice *c, const ot_candidate *v, const float *scores)
+void ot_policy_emit(ot_decoder *d, ot_choice *c, const ot_candidate *v, const float *scores)
 {
     ot_request *r = c->request;
     ot_token_out entry;
@@ -175,32 +175,32 @@ void ot_policy_emit(ot_scheduler *s, ot_choice *c, const ot_candidate *v, const 
     if (r->n_signals > 0)
         memcpy(entry.signals, scores, r->n_signals * sizeof entry.signals[0]);
     c->n_generated++;
-    count_token(s, c, scores);
+    count_token(d, c, scores);
 
-    bool ends = (!r->ignore_eos && ot_tokenizer_is_eog(s->tokenizer, v->token)) ||
+    bool ends = (!r->ignore_eos && ot_tokenizer_is_eog(d->tokenizer, v->token)) ||
                 is_among(r->stop_tokens, r->n_stop_tokens, v->token);
     ot_str text = {"", 0};
-    if (!ends && !ot_tokenizer_is_special(s->tokenizer, v->token))
-        text = ot_token_bytes(s->tokenizer, v->token);
+    if (!ends && !ot_tokenizer_is_special(d->tokenizer, v->token))
+        text = ot_token_bytes(d->tokenizer, v->token);
     uint32_t before = c->output.written;
     /* A stop string counts from the first token that may end the text. */
-    ends |= ot_output_put(&c->output, &entry, text, c->n_generated > r->min_tokens, s->text_scratch);
+    ends |= ot_output_put(&c->output, &entry, text, c->n_generated > r->min_tokens, d->text_scratch);
     if (c->output.written != before)
-        ot_note_news(s, r);
+        ot_note_news(d->scheduler, r);
     if (ends)
-        ot_choice_end(s, c, OT_FINISH_STOP);
+        ot_choice_end(d->scheduler, c, OT_FINISH_STOP);
     else if (c->n_generated == r->max_new)
-        ot_choice_end(s, c, OT_FINISH_LENGTH);
+        ot_choice_end(d->scheduler, c, OT_FINISH_LENGTH);
 }
 
 /* ---- One token a position: plain and drafts -------------------------------------------------------------- */
 
-static void pick_tokens(ot_scheduler *s, ot_choice *c, const ot_position *at)
+static void pick_tokens(ot_decoder *d, ot_choice *c, const ot_position *at)
 {
     const ot_request *r = c->request;
     ot_pending *p = &c->pending;
     int32_t tokens[OT_MAX_CANDIDATES];
-    p->n = ot_sampler_pick(s->sampler, at->adjusted, &r->sampling, at->draw, ot_guard_attempts(r), tokens);
+    p->n = ot_sampler_pick(d->sampler, at->adjusted, &r->sampling, at->draw, ot_guard_attempts(r), tokens);
     for (uint32_t i = 0; i < p->n; i++)
         p->candidates[i] = (ot_candidate){
             .token = tokens[i],
@@ -210,26 +210,26 @@ static void pick_tokens(ot_scheduler *s, ot_choice *c, const ot_position *at)
     p->base_token = at->base_token >= 0 ? at->base_token : p->shifted_token;
 }
 
-void ot_policy_decide(ot_scheduler *s, ot_choice *c, const ot_logits *logits)
+void ot_policy_decide(ot_decoder *d, ot_choice *c, const ot_logits *logits)
 {
     const ot_request *r = c->request;
     ot_pending *p = &c->pending;
     ot_position at;
-    ot_policy_read(s, c, logits, r->reward, &at);
+    ot_policy_read(d, c, logits, r->reward, &at);
     bool running;
     if (r->reward) {
-        running = ot_args_decide(s, c, &at);
+        running = ot_args_decide(d, c, &at);
     } else {
-        pick_tokens(s, c, &at);
-        running = ot_policy_look_ahead(s, c, at.row);
+        pick_tokens(d, c, &at);
+        running = ot_policy_look_ahead(d, c, at.row);
     }
     if (!running || r->scores_rows)
         return;
-    ot_policy_count_change(s, c, p->candidates[0].token, false);
-    ot_policy_emit(s, c, &p->candidates[0], p->ahead[0]);
+    ot_policy_count_change(d, c, p->candidates[0].token, false);
+    ot_policy_emit(d, c, &p->candidates[0], p->ahead[0]);
 }
 
-bool ot_policy_take(ot_scheduler *s, ot_choice *c, ot_turn *t, uint32_t node)
+bool ot_policy_take(ot_decoder *d, ot_choice *c, ot_turn *t, uint32_t node)
 {
     ot_pending *p = &c->pending;
     ot_request *r = c->request;
@@ -238,16 +238,16 @@ bool ot_policy_take(ot_scheduler *s, ot_choice *c, ot_turn *t, uint32_t node)
         return true;
     }
     float scores[OT_MAX_SIGNALS];
-    ot_policy_scores(s, t, node, scores);
+    ot_policy_scores(d, t, node, scores);
     if (ot_guard_refuses(r, scores)) {
         if (p->at + 1 < p->n)
             p->at++;
         else
-            ot_choice_end(s, c, OT_FINISH_FILTER);
+            ot_choice_end(d->scheduler, c, OT_FINISH_FILTER);
         return false;
     }
-    ot_policy_count_change(s, c, p->candidates[p->at].token, p->at > 0);
+    ot_policy_count_change(d, c, p->candidates[p->at].token, p->at > 0);
     ot_policy_accept(t, node);
-    ot_policy_emit(s, c, &p->candidates[p->at], scores);
+    ot_policy_emit(d, c, &p->candidates[p->at], scores);
     return c->state != OT_CHOICE_FINISHED;
 }

@@ -16,9 +16,10 @@
 #ifndef OTTER_SCHEDULER_POLICIES_POLICY_H
 #define OTTER_SCHEDULER_POLICIES_POLICY_H
 
-#include "scheduler/core.h"
-#include "scheduler/request.h"
+#include "scheduler/lifecycle.h"
+#include "scheduler/policies/decoder.h"
 #include "scheduler/policies/sampling.h"
+#include "scheduler/request.h"
 
 #define OT_MAX_NODES OT_MAX_CANDIDATES
 
@@ -61,10 +62,10 @@ typedef struct ot_logits {
 typedef struct ot_policy {
     const char *name;
     /* Fills t->nodes (at least one). Must not change the choice: the turn may not be run. */
-    void (*plan)(const ot_choice *c, ot_turn *t);
-    void (*judge)(ot_scheduler *s, ot_choice *c, ot_turn *t);
+    void (*plan)(const ot_decoder *d, const ot_choice *c, ot_turn *t);
+    void (*judge)(ot_decoder *d, ot_choice *c, ot_turn *t);
     /* logits[i] are those of t->wanted[i], or logits[0] of the prompt's last token if t is NULL. */
-    void (*advance)(ot_scheduler *s, ot_choice *c, ot_turn *t, const ot_logits *logits);
+    void (*advance)(ot_decoder *d, ot_choice *c, ot_turn *t, const ot_logits *logits);
 } ot_policy;
 
 extern const ot_policy ot_policy_plain; /* policy-plain.c */
@@ -83,35 +84,35 @@ typedef struct ot_position {
     ot_draw draw;
 } ot_position;
 /* Reads the logits that decide position c->n_text: fills *p, starts c->pending anew and notes the alternatives to report. */
-void ot_policy_read(ot_scheduler *s, ot_choice *c, const ot_logits *logits, bool needs_norm, ot_position *p);
+void ot_policy_read(ot_decoder *d, ot_choice *c, const ot_logits *logits, bool needs_norm, ot_position *p);
 /* Ends a request whose logits are no numbers: a base model with such weights, which is nothing that the client did. */
-void ot_policy_fail_logits(ot_scheduler *s, ot_request *r);
+void ot_policy_fail_logits(ot_decoder *d, ot_request *r);
 /* Fills pending.ahead for the candidates that are pending: what lookahead heads predict from the row of the logits. False if that
  * cannot be, or there is no candidate (logits that are no numbers): the request has ended then. */
-bool ot_policy_look_ahead(ot_scheduler *s, ot_choice *c, uint32_t row);
+bool ot_policy_look_ahead(ot_decoder *d, ot_choice *c, uint32_t row);
 /* Scores of a node of the turn, one for each signal of the request. The node's token is one of the pending candidates. */
-void ot_policy_scores(const ot_scheduler *s, const ot_turn *t, uint32_t node, float *scores);
+void ot_policy_scores(const ot_decoder *d, const ot_turn *t, uint32_t node, float *scores);
 /* The node's token joins the text. */
 void ot_policy_accept(ot_turn *t, uint32_t node);
 /* Asks for the node's logits. */
 void ot_policy_want(ot_turn *t, uint32_t node);
 /* Sends a token to the reader; ends the choice if it was the last. scores may be NULL without signals. */
-void ot_policy_emit(ot_scheduler *s, ot_choice *c, const ot_candidate *candidate, const float *scores);
+void ot_policy_emit(ot_decoder *d, ot_choice *c, const ot_candidate *candidate, const float *scores);
 /* Decides position c->n_text from its logits: what may be tried for it, in order, becomes pending. Unless a signal needs the token's
  * own row to run first it is sent. */
-void ot_policy_decide(ot_scheduler *s, ot_choice *c, const ot_logits *logits);
+void ot_policy_decide(ot_decoder *d, ot_choice *c, const ot_logits *logits);
 /* The row of a node with the pending token has run: it joins the text (and is sent, if it was not), unless the guard refuses it;
  * then the next candidate is pending, or the choice ends. True if the choice goes on from this node. */
-bool ot_policy_take(ot_scheduler *s, ot_choice *c, ot_turn *t, uint32_t node);
+bool ot_policy_take(ot_decoder *d, ot_choice *c, ot_turn *t, uint32_t node);
 /* Counts a token that differs from what the base alone would have picked, by what changed it: the guard if it `refused` another
  * token first. To be called before it is sent. */
-void ot_policy_count_change(ot_scheduler *s, ot_choice *c, int32_t token, bool refused);
+void ot_policy_count_change(ot_decoder *d, ot_choice *c, int32_t token, bool refused);
 
 /* ---- Lookahead (policy-args.c) ------------------------------------------------------------------------------- */
 
 /* ARGS without rows of candidates: what the lookahead heads that steer would choose, in order, becomes pending. False if the request
  * ended over it. */
-bool ot_args_decide(ot_scheduler *s, ot_choice *c, const ot_position *at);
+bool ot_args_decide(ot_decoder *d, ot_choice *c, const ot_position *at);
 
 /* ---- Guard (policy-guard.c): asked by every policy before a token is accepted -------------------------------- */
 

@@ -20,8 +20,9 @@
 #include "scheduler/steps/choice-pages.h"
 
 #include "base/asserts.h"
-#include "scheduler/core.h"
-#include "scheduler/policies/policy.h"
+#include "base/clock.h"
+#include "scheduler/lifecycle.h"
+#include "scheduler/scheduler-state.h"
 
 /* ---- Lists ----------------------------------------------------------------------------------------------- */
 
@@ -37,13 +38,13 @@ bool ot_choice_is_before(const ot_choice *a, const ot_choice *b)
 void ot_waiting_insert(ot_scheduler *s, ot_choice *c)
 {
     OT_ASSERT(c->next == NULL && c->prev == NULL);
-    c->prev = s->waiting_last;
+    c->prev = s->line.waiting_last;
     if (c->prev != NULL)
         c->prev->next = c;
     else
-        s->waiting_first = c;
-    s->waiting_last = c;
-    c->waits_since = s->n_steps;
+        s->line.waiting_first = c;
+    s->line.waiting_last = c;
+    c->waits_since = s->decoder.n_steps;
     c->state = OT_CHOICE_WAITING;
 }
 
@@ -52,34 +53,34 @@ void ot_waiting_remove(ot_scheduler *s, ot_choice *c)
     if (c->next != NULL)
         c->next->prev = c->prev;
     else
-        s->waiting_last = c->prev;
+        s->line.waiting_last = c->prev;
     if (c->prev != NULL)
         c->prev->next = c->next;
     else
-        s->waiting_first = c->next;
+        s->line.waiting_first = c->next;
     c->next = c->prev = NULL;
 }
 
 static void active_insert(ot_scheduler *s, ot_choice *c, int32_t urgency)
 {
-    OT_ASSERT(s->n_active < s->options.max_sequences);
+    OT_ASSERT(s->line.n_active < s->options.max_sequences);
     c->urgency = urgency;
     c->n_turns = 0;
     c->had_slice = false;
-    uint32_t at = s->n_active++;
-    for (; at > 0 && ot_choice_is_before(c, s->active[at - 1]); at--)
-        s->active[at] = s->active[at - 1];
-    s->active[at] = c;
+    uint32_t at = s->line.n_active++;
+    for (; at > 0 && ot_choice_is_before(c, s->line.active[at - 1]); at--)
+        s->line.active[at] = s->line.active[at - 1];
+    s->line.active[at] = c;
 }
 
 void ot_active_remove(ot_scheduler *s, ot_choice *c)
 {
     uint32_t kept = 0;
-    for (uint32_t i = 0; i < s->n_active; i++)
-        if (s->active[i] != c)
-            s->active[kept++] = s->active[i];
-    OT_ASSERT(kept + 1 == s->n_active);
-    s->n_active = kept;
+    for (uint32_t i = 0; i < s->line.n_active; i++)
+        if (s->line.active[i] != c)
+            s->line.active[kept++] = s->line.active[i];
+    OT_ASSERT(kept + 1 == s->line.n_active);
+    s->line.n_active = kept;
 }
 
 /* ---- Slow readers ---------------------------------------------------------------------------------------- */
@@ -113,8 +114,8 @@ static void preempt(ot_scheduler *s, ot_choice *c)
 /* One whose reader is behind, the last in line; its pages and its place are anyone's. */
 static ot_choice *find_idle(const ot_scheduler *s, const ot_choice *c, uint32_t n_slots)
 {
-    for (uint32_t i = s->n_active; i-- > 0;) {
-        ot_choice *v = s->active[i];
+    for (uint32_t i = s->line.n_active; i-- > 0;) {
+        ot_choice *v = s->line.active[i];
         if (v->out_of_room && !v->in_batch && v != c && (n_slots == 0 || ot_pages_would_help(c, n_slots, v)))
             return v;
     }
@@ -123,8 +124,8 @@ static ot_choice *find_idle(const ot_scheduler *s, const ot_choice *c, uint32_t 
 
 static ot_choice *find_last_behind(const ot_scheduler *s, const ot_choice *c, uint32_t n_slots)
 {
-    for (uint32_t i = s->n_active; i-- > 0;) {
-        ot_choice *v = s->active[i];
+    for (uint32_t i = s->line.n_active; i-- > 0;) {
+        ot_choice *v = s->line.active[i];
         if (!v->in_batch && ot_choice_is_before(c, v) && ot_pages_would_help(c, n_slots, v))
             return v;
     }
@@ -148,7 +149,7 @@ bool ot_make_room(ot_scheduler *s, ot_choice *c, uint32_t n_slots)
 
 static bool is_out_of_patience(const ot_scheduler *s, const ot_choice *c)
 {
-    return s->n_steps - c->waits_since >= OT_PATIENCE;
+    return s->decoder.n_steps - c->waits_since >= OT_PATIENCE;
 }
 
 /* Whether the choice has had its turns for this time. Where its pages are taken, or are not to be found again, it will have to read
@@ -184,8 +185,8 @@ static bool makes_way_rather(const ot_choice *a, const ot_choice *b)
 static ot_choice *find_used_slice(const ot_scheduler *s, const ot_choice *c, uint32_t n_slots)
 {
     ot_choice *best = NULL;
-    for (uint32_t i = 0; i < s->n_active; i++) {
-        ot_choice *v = s->active[i];
+    for (uint32_t i = 0; i < s->line.n_active; i++) {
+        ot_choice *v = s->line.active[i];
         if (!v->in_batch && has_used_slice(v, n_slots > 0) && gives_way(s, v, c) &&
             (n_slots == 0 || ot_pages_would_help(c, n_slots, v)) && (best == NULL || makes_way_rather(v, best)))
             best = v;
@@ -196,14 +197,14 @@ static ot_choice *find_used_slice(const ot_scheduler *s, const ot_choice *c, uin
 /* Who has just had a slice does not end another's at once: or one newcomer would set all of them in motion. */
 static bool is_resting(const ot_scheduler *s, const ot_choice *c)
 {
-    return c->had_slice && s->n_steps - c->waits_since < OT_TIME_SLICE;
+    return c->had_slice && s->decoder.n_steps - c->waits_since < OT_TIME_SLICE;
 }
 
 static bool has_many_readers(const ot_scheduler *s)
 {
     uint32_t n = 0;
-    for (uint32_t i = 0; i < s->n_active; i++)
-        n += s->active[i]->state == OT_CHOICE_PREFILL;
+    for (uint32_t i = 0; i < s->line.n_active; i++)
+        n += s->line.active[i]->state == OT_CHOICE_PREFILL;
     return n >= OT_MAX_READERS;
 }
 
@@ -218,7 +219,7 @@ static bool take_from_others(ot_scheduler *s, const ot_choice *c, uint32_t n_slo
         return false;
     preempt(s, victim);
     victim->had_slice = ends_slice;
-    victim->seat = ends_slice ? s->next_seat++ : victim->seat;
+    victim->seat = ends_slice ? s->line.next_seat++ : victim->seat;
     return true;
 }
 
@@ -241,9 +242,9 @@ static void note_first_admission(ot_scheduler *s, ot_request *r, uint32_t matche
     r->was_admitted = true;
     r->cached_tokens = matched;
     atomic_store_explicit(&r->cached_tokens_seen, matched, memory_order_relaxed);
-    pthread_mutex_lock(&s->lock);
-    s->n_waiting--;
-    pthread_mutex_unlock(&s->lock);
+    pthread_mutex_lock(&s->inbox.lock);
+    s->inbox.n_waiting--;
+    pthread_mutex_unlock(&s->inbox.lock);
     if (s->options.prefix_cache) {
         s->stats.prefix_cache_queries += r->n_prompt;
         s->stats.prefix_cache_hits += matched;
@@ -287,7 +288,7 @@ static bool waits_before(const ot_scheduler *s, const ot_choice *a, const ot_cho
 static ot_choice *first_in_line(ot_scheduler *s, bool only_rested)
 {
     ot_choice *first = NULL;
-    for (ot_choice *c = s->waiting_first; c != NULL; c = c->next)
+    for (ot_choice *c = s->line.waiting_first; c != NULL; c = c->next)
         if ((first == NULL || waits_before(s, c, first)) && !(only_rested && is_resting(s, c)) && !ot_waits_for_reader(c))
             first = c;
     return first;
@@ -295,7 +296,7 @@ static ot_choice *first_in_line(ot_scheduler *s, bool only_rested)
 
 static bool has_place(ot_scheduler *s, const ot_choice *c)
 {
-    return s->n_active < s->options.max_sequences || take_from_others(s, c, 0);
+    return s->line.n_active < s->options.max_sequences || take_from_others(s, c, 0);
 }
 
 /* True if c has been admitted, or has ended: should memory run out. Then it ends alone, as others of its request may be in the batch
@@ -325,7 +326,7 @@ void ot_admit_waiting(ot_scheduler *s)
 static bool fork_choice(ot_scheduler *s, ot_choice *c, const ot_choice *first)
 {
     ot_error err;
-    if (s->n_active == s->options.max_sequences || ot_pages_open(s, c, &err) != OT_OK ||
+    if (s->line.n_active == s->options.max_sequences || ot_pages_open(s, c, &err) != OT_OK ||
         !ot_pages_fork(c, first, c->n_text))
         return false;
     c->n_computed = c->n_text;

@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "scheduler/companion.h"
+#include "scheduler/scheduler-state.h"
 
 static bool has_insertion(const ot_step_batch *b, const ot_insertion *insertion)
 {
@@ -93,7 +94,7 @@ static bool add_node(const ot_scheduler *s, ot_step_batch *b, const ot_turn *t, 
  * (draft-pace.c). */
 static uint32_t spare_rows(const ot_scheduler *s)
 {
-    uint32_t max = s->options.max_batch_tokens, rows = max / s->n_active, room = max - s->batch.engine.n_rows;
+    uint32_t max = s->options.max_batch_tokens, rows = max / s->line.n_active, room = max - s->batch.engine.n_rows;
     rows = rows < room ? rows : room;
     return rows > 0 ? rows - 1 : 0;
 }
@@ -108,8 +109,8 @@ static bool add_turn(ot_scheduler *s, ot_choice *c)
     t->first_row = b->engine.n_rows;
     t->n_path = t->n_wanted = t->n_optional = t->decided = 0;
     t->spare_rows = spare_rows(s);
-    t->n_sharing = s->n_active;
-    c->request->policy->plan(c, t);
+    t->n_sharing = s->line.n_active;
+    c->request->policy->plan(&s->decoder, c, t);
     if (b->engine.n_rows + t->n_nodes > s->options.max_batch_tokens)
         return false;
     /* Nobody is preempted for guesses. */
@@ -147,13 +148,13 @@ static void try_turn(ot_scheduler *s, ot_choice *c)
 static void add_turns(ot_scheduler *s)
 {
     /* Preemption shortens the list behind the current place (or, for slow readers, before it: then one may miss a turn). */
-    for (uint32_t i = 0; i < s->n_active; i++)
-        if (s->active[i]->seat >= s->rotate_from)
-            try_turn(s, s->active[i]);
-    for (uint32_t i = 0; i < s->n_active && s->rotate_from > 0; i++)
-        if (s->active[i]->seat < s->rotate_from)
-            try_turn(s, s->active[i]);
-    s->rotate_from = s->batch.left_out ? s->batch.first_left_out : 0;
+    for (uint32_t i = 0; i < s->line.n_active; i++)
+        if (s->line.active[i]->seat >= s->batch.rotate_from)
+            try_turn(s, s->line.active[i]);
+    for (uint32_t i = 0; i < s->line.n_active && s->batch.rotate_from > 0; i++)
+        if (s->line.active[i]->seat < s->batch.rotate_from)
+            try_turn(s, s->line.active[i]);
+    s->batch.rotate_from = s->batch.left_out ? s->batch.first_left_out : 0;
 }
 
 /* ---- Prompts --------------------------------------------------------------------------------------------- */
@@ -213,10 +214,10 @@ static ot_choice *next_reader(const ot_scheduler *s, uint64_t *after)
 {
     ot_choice *best = NULL;
     uint64_t best_key = UINT64_MAX;
-    for (uint32_t i = 0; i < s->n_active; i++) {
-        uint64_t key = (uint64_t)left_to_read(s->active[i]) << 32 | (i + 1);
-        if (is_reader(s->active[i]) && key > *after && key < best_key) {
-            best = s->active[i];
+    for (uint32_t i = 0; i < s->line.n_active; i++) {
+        uint64_t key = (uint64_t)left_to_read(s->line.active[i]) << 32 | (i + 1);
+        if (is_reader(s->line.active[i]) && key > *after && key < best_key) {
+            best = s->line.active[i];
             best_key = key;
         }
     }
@@ -231,10 +232,10 @@ static void add_prompts(ot_scheduler *s, uint32_t room)
     const uint32_t end = b->engine.n_rows + room;
     ot_choice *first = NULL;
     uint32_t n_readers = 0;
-    for (uint32_t i = 0; i < s->n_active; i++) {
-        if (!is_reader(s->active[i]))
+    for (uint32_t i = 0; i < s->line.n_active; i++) {
+        if (!is_reader(s->line.active[i]))
             continue;
-        first = n_readers == 0 ? s->active[i] : first;
+        first = n_readers == 0 ? s->line.active[i] : first;
         n_readers++;
     }
     if (first != NULL)
@@ -251,12 +252,12 @@ void ot_batch_compose(ot_scheduler *s)
     b->engine = (ot_batch){.rows = b->rows, .sequences = b->views};
     b->n_turns = b->n_chunks = b->n_tails = b->n_insertions = b->n_prompt_rows = 0;
     b->left_out = false;
-    s->n_steps++;
+    s->decoder.n_steps++;
     ot_admit_waiting(s);
     ot_draft_models_run(s);
-    if (s->prompts_first)
+    if (s->batch.prompts_first)
         add_prompts(s, max / 2);
     add_turns(s);
     add_prompts(s, max - b->engine.n_rows);
-    s->prompts_first = b->n_prompt_rows < max / 8;
+    s->batch.prompts_first = b->n_prompt_rows < max / 8;
 }

@@ -4,6 +4,7 @@
 #include "scheduler/steps/choice-pages.h"
 
 #include "scheduler/companion.h"
+#include "scheduler/scheduler-state.h"
 
 ot_status ot_pages_open(ot_scheduler *s, ot_choice *c, ot_error *err)
 {

@@ -4,7 +4,6 @@
 #ifndef OTTER_SCHEDULER_STEPS_CHOICE_PAGES_H
 #define OTTER_SCHEDULER_STEPS_CHOICE_PAGES_H
 
-#include "scheduler/core.h"
 #include "scheduler/request.h"
 
 /* Tables for the longest text that the choice may hold; nothing to do if they are there. OT_ERR_NOMEM only. */

@@ -14,11 +14,13 @@
 #include <math.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "scheduler/steps/choice-pages.h"
 #include "scheduler/companion.h"
 #include "scheduler/damaged-files.h"
 #include "scheduler/drafts/drafts.h"
 #include "scheduler/policies/experts.h"
+#include "scheduler/scheduler-state.h"
 
 /* ---- Logits in groups ------------------------------------------------------------------------------------ */
 
@@ -39,16 +41,16 @@ typedef struct group {
 
 static void note_prompt_logprobs(ot_scheduler *s, ot_request *r, uint32_t next, const float *logits)
 {
-    ot_log_norm norm = ot_sampler_normalize(s->sampler, logits);
+    ot_log_norm norm = ot_sampler_normalize(s->decoder.sampler, logits);
     if (!isfinite(norm.max) || !isfinite(norm.log_sum)) {
-        ot_policy_fail_logits(s, r);
+        ot_policy_fail_logits(&s->decoder, r);
         return;
     }
     r->prompt_logprob[next] = ot_log_prob(norm, logits, r->choices[0].tokens[next]);
     if (r->prompt_top == NULL)
         return;
     int32_t tokens[OT_MAX_TOP_LOGPROBS];
-    uint32_t n = ot_sampler_top(s->sampler, logits, r->top_logprobs, tokens);
+    uint32_t n = ot_sampler_top(s->decoder.sampler, logits, r->top_logprobs, tokens);
     ot_token_logprob *top = r->prompt_top + (size_t)next * r->top_logprobs;
     for (uint32_t i = 0; i < r->top_logprobs; i++)
         top[i] = i < n ? (ot_token_logprob){tokens[i], ot_log_prob(norm, logits, tokens[i])} : (ot_token_logprob){-1, 0};
@@ -63,7 +65,7 @@ static void start_choices(ot_scheduler *s, ot_choice *first, const ot_logits *lo
         if (c->state == OT_CHOICE_IDLE)
             memcpy(c->tokens, first->tokens, r->n_prompt * sizeof c->tokens[0]);
         if (c->state != OT_CHOICE_FINISHED)
-            r->policy->advance(s, c, NULL, logits);
+            r->policy->advance(&s->decoder, c, NULL, logits);
     }
     ot_start_siblings(s, first);
 }
@@ -80,7 +82,7 @@ static void give_logits(ot_scheduler *s, const taker *k, const ot_logits *all)
     if (c->state == OT_CHOICE_FINISHED)
         return;
     if (k->turn != NULL)
-        c->request->policy->advance(s, c, k->turn, logits);
+        c->request->policy->advance(&s->decoder, c, k->turn, logits);
     else if (k->token + 1 < c->n_text)
         note_prompt_logprobs(s, c->request, k->token + 1, logits[0].raw);
     else
@@ -114,7 +116,7 @@ static void steer_group(ot_scheduler *s, const group *g, ot_logits *logits, ot_e
             rows[n++] = (ot_steered_row){request_of(k), &logits[j]};
     }
     if (n > 0)
-        ot_experts_steer(s, rows, n, err);
+        ot_experts_steer(&s->decoder, rows, n, err);
 }
 
 static bool is_steered(const taker *k, const ot_logits *logits)
@@ -132,11 +134,11 @@ static void guess_ahead(ot_scheduler *s, const group *g, const ot_logits *logits
         const taker *k = &g->takers[i];
         ot_request *r = k->turn != NULL ? NULL : k->chunk->choice->request;
         if (r == NULL)
-            ot_draft_heads_add(s, k->turn->choice, &logits[k->first + k->turn->decided]);
+            ot_draft_heads_add(&s->decoder, k->turn->choice, &logits[k->first + k->turn->decided]);
         for (uint32_t j = 0; r != NULL && decides(k) && j < r->n_choices; j++)
-            ot_draft_heads_add(s, &r->choices[j], &logits[k->first]);
+            ot_draft_heads_add(&s->decoder, &r->choices[j], &logits[k->first]);
     }
-    ot_draft_heads_run(s);
+    ot_draft_heads_run(&s->decoder);
 }
 
 static void flush_group(ot_scheduler *s, group *g)
@@ -180,7 +182,7 @@ static void judge_turns(ot_scheduler *s)
     for (uint32_t i = 0; i < s->batch.n_turns; i++) {
         ot_turn *t = &s->batch.turns[i];
         if (t->choice->state != OT_CHOICE_FINISHED)
-            t->choice->request->policy->judge(s, t->choice, t);
+            t->choice->request->policy->judge(&s->decoder, t->choice, t);
     }
 }
 
@@ -189,7 +191,7 @@ static void note_prompt_scores(ot_scheduler *s, const ot_chunk *k, uint32_t toke
     ot_request *r = k->choice->request;
     for (uint32_t i = 0; i < r->n_signals; i++) {
         uint32_t row = k->first_row + token - k->begin;
-        float score = r->signals[i].lookahead ? NAN : ot_signal_score(s, row, &r->signals[i]);
+        float score = r->signals[i].lookahead ? NAN : ot_signal_score(s->engine, row, &r->signals[i]);
         if (r->prompt_score != NULL)
             r->prompt_score[(size_t)i * r->n_prompt + token] = score;
         if (token + 1 == r->n_prompt)
@@ -315,19 +317,19 @@ bool ot_step_once(ot_scheduler *s)
     ot_batch_compose(s);
     bool ran = s->batch.engine.n_rows > 0;
     if (ran) {
-        double t1 = ot_clock_s(), cpu1 = ot_draft_costs_clock_s();
+        double t1 = ot_clock_s(), cpu1 = ot_clock_thread_s();
         ot_error err;
         ot_status st = ot_engine_forward(s->engine, &s->batch.engine, &err);
         if (st == OT_OK)
             st = ot_companions_forward(s, &err);
-        double t2 = s->now_s = ot_clock_s();
+        double t2 = s->decoder.now_s = ot_clock_s();
         double project_s = 0;
         if (st == OT_OK) {
             project_s = read_results(s);
             settle_turns(s);
         }
-        ot_draft_costs_end_step(&s->draft_costs, st == OT_OK && s->batch.n_chunks == 0, s->batch.engine.n_rows,
-                                ot_draft_costs_clock_s() - cpu1);
+        ot_draft_costs_end_step(&s->decoder.draft_costs, st == OT_OK && s->batch.n_chunks == 0, s->batch.engine.n_rows,
+                                ot_clock_thread_s() - cpu1);
         end_batch(s, st == OT_OK || ot_damage_end_requests(s) ? NULL : &err);
         double t3 = ot_clock_s();
         observe_step(s, OT_STEP_SCHEDULE, t1 - t0 - s->draft_models_s);

@@ -115,6 +115,23 @@ def rule_includes_point_one_way():
                 yield path, number, f"{room} may not include {name}: only {', '.join(sorted(MAY_INCLUDE[room]))}"
 
 
+# Folders that do not see some headers of their own room: what they may use is in another (scheduler/policies/decoder.h).
+HIDDEN_HEADERS = {
+    ("scheduler/policies/", "scheduler/drafts/"): {"scheduler/scheduler-state.h", "scheduler/steps/line.h", "scheduler/steps/step-batch.h"},
+}
+
+
+def rule_policies_see_no_scheduler():
+    """Decoding policies and drafts use ot_decoder; the scheduler's state is hidden from them."""
+    for path in C_FILES:
+        for folders, hidden in HIDDEN_HEADERS.items():
+            if not str(path).startswith(folders):
+                continue
+            for number, quoted, name in includes_of(path):
+                if quoted and name in hidden:
+                    yield path, number, f"may not include {name}"
+
+
 def rule_libraries_stay_in_their_rooms():
     """libuv and libmicrohttpd are known to server/ alone, YAML to what reads options."""
     for path in C_FILES:

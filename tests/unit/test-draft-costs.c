@@ -1,6 +1,7 @@
 /* What rows and guesses cost: the built-in times without experience, and what steps teach. */
 #include <stdio.h>
 
+#include "base/clock.h"
 #include "scheduler/drafts/draft-costs.h"
 #include "tests/support/test-support.h"
 
@@ -58,9 +59,9 @@ static void guesses_are_set_against_steps(void)
     steps(20, 1, 4e-3);
     const float before = ot_draft_cost_of_guess(&costs, true);
     for (int i = 0; i < 20; i++) {
-        const double until = ot_draft_costs_clock_s() + 4e-4;
+        const double until = ot_clock_thread_s() + 4e-4;
         ot_draft_costs_begin_guesses(&costs);
-        while (ot_draft_costs_clock_s() < until)
+        while (ot_clock_thread_s() < until)
             continue;
         ot_draft_costs_end_guesses(&costs, true, 2);
         ot_draft_costs_end_step(&costs, true, 1, 4.4e-3); /* what guessing took is no part of the pass */

@@ -4,8 +4,8 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "scheduler/core.h"
 #include "scheduler/steps/fair-share.h"
+#include "scheduler/steps/line.h"
 #include "tests/support/scheduler-fixture.h"
 #include "tests/support/test-support.h"
 

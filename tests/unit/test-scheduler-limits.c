@@ -61,7 +61,7 @@ static void cancel_and_check(ot_scheduler *s, ot_request *r, int phase)
     CHECK_INT(results[0].finish, OT_FINISH_CANCELLED);
     CHECK(ot_fixture_is_clean(s));
     CHECK_UINT(stats_of(s).cancelled[phase], 1);
-    CHECK_UINT(stats_of(s).finished[OT_REASON_ABORT], 1);
+    CHECK_UINT(stats_of(s).finished[OT_FINISH_CANCELLED], 1);
     ot_request_release(&r);
 }
 
@@ -458,9 +458,9 @@ static void what_can_never_fit_is_refused_and_the_rest_is_cut(void)
     ot_scheduler *s = ot_fixture_scheduler(NULL);
     REQUIRE(s != NULL);
     ot_request_params p = ot_fixture_params(tokens, 512, 1);
-    refuse_as(s, &p, OT_ERR_FULL, "prompt"); /* no room for a token */
+    refuse_as(s, &p, OT_ERR_TOO_LONG, "prompt"); /* no room for a token */
     p = ot_fixture_params(tokens, 513, 0);
-    refuse_as(s, &p, OT_ERR_FULL, "prompt");
+    refuse_as(s, &p, OT_ERR_TOO_LONG, "prompt");
     CHECK_UINT(stats_of(s).rejected[OT_REJECT_TOO_LONG], 2);
     p = ot_fixture_params(tokens, 512, 0);
     CHECK(ot_fixture_run(s, &p, &results[0]));
@@ -476,7 +476,7 @@ static void what_can_never_fit_is_refused_and_the_rest_is_cut(void)
     s = ot_fixture_scheduler(&o);
     REQUIRE(s != NULL);
     p = ot_fixture_params(tokens, 96, 1);
-    refuse_as(s, &p, OT_ERR_FULL, "prompt");
+    refuse_as(s, &p, OT_ERR_TOO_LONG, "prompt");
     p = ot_fixture_params(tokens, 90, 100);
     CHECK(ot_fixture_run(s, &p, &results[0]));
     CHECK_INT(results[0].finish, OT_FINISH_LENGTH);

@@ -27,7 +27,7 @@ static void put(FILE *f, const char *key, double x)
 static void begin(const ot_run *run)
 {
     fprintf(run->curve, "{\"step\": %llu, \"tokens\": %llu, \"seconds\": %.1f", (unsigned long long)run->state.n_steps,
-            (unsigned long long)run->state.n_tokens, ot_train_now() - run->started);
+            (unsigned long long)run->state.n_tokens, ot_clock_s() - run->started);
 }
 
 void ot_curve_step(const ot_run *run, double lr)

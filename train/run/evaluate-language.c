@@ -177,7 +177,7 @@ ot_status ot_evaluate_language(const ot_language_evaluator *e, const ot_dataset 
         result->base = figures_of(&r.base_total, 0);
     result->tokens_per_pass = r.passes > 0 ? (double)r.walked / (double)r.passes : 0.0;
     result->n_tokens = r.n_tokens;
-    result->seconds = ot_train_now() - r.progress.start;
+    result->seconds = ot_clock_s() - r.progress.start;
     free(r.order);
     free(r.first);
     free(r.outcomes);

@@ -140,7 +140,7 @@ ot_status ot_evaluate_lookahead(const ot_lookahead_evaluator *e, const ot_datase
     if (st == OT_OK)
         st = run_all(&r);
     result->n_tokens = r.n_tokens;
-    result->seconds = ot_train_now() - r.progress.start;
+    result->seconds = ot_clock_s() - r.progress.start;
     result->lookahead = (ot_lookahead_figures){
         .n_positions = r.positions, .score_correlation = correlation(&r.level), .change_correlation = correlation(&r.change),
         .within_correlation = correlation(&r.within), .highest_of_ten = (double)r.same_highest / (double)r.positions,

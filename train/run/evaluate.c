@@ -114,13 +114,13 @@ static uint32_t half_row(const job *j)
 
 ot_eval_progress ot_eval_progress_begin(FILE *to)
 {
-    const double now = ot_train_now();
+    const double now = ot_clock_s();
     return (ot_eval_progress){to, now, now};
 }
 
 void ot_eval_progress_report(ot_eval_progress *p, uint32_t done, uint32_t n_texts, uint64_t n_tokens)
 {
-    const double now = ot_train_now();
+    const double now = ot_clock_s();
     if (p->to == NULL || (now - p->last < 5.0 && done < n_texts))
         return;
     p->last = now;
@@ -302,7 +302,7 @@ ot_status ot_evaluate(const ot_evaluator *e, const ot_dataset *data, ot_eval_res
     if (st == OT_OK)
         st = run_jobs(&r);
     result->n_tokens = r.n_tokens;
-    result->seconds = ot_train_now() - r.progress.start;
+    result->seconds = ot_clock_s() - r.progress.start;
     if (st == OT_OK) {
         if (data->shape == OT_SHAPE_PAIR)
             finish_pairs(&r, result);

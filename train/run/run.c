@@ -65,13 +65,13 @@ static ot_status differentiate(ot_run *run, const ot_batch *batch, double *loss,
     if (run->spec.kind != OT_HEAD_SCALAR) {
         const ot_status st = run->loss == OT_LOSS_LANGUAGE ? ot_run_language_loss(run, batch, loss, err)
                                                            : ot_run_lookahead_loss(run, batch, loss, err);
-        *loss_done = ot_train_now();
+        *loss_done = ot_clock_s();
         if (st == OT_OK)
             run->last_penalty = ot_gradients_backward_from(run->gradients, batch, run->d_head_in);
         return st;
     }
     *loss = losses_of_batch(run, batch, scale) / (scale * n);
-    *loss_done = ot_train_now();
+    *loss_done = ot_clock_s();
     run->last_penalty = ot_gradients_backward(run->gradients, batch, run->d_raw);
     return OT_OK;
 }
@@ -87,20 +87,20 @@ static ot_status not_finite(const ot_run *run, ot_error *err)
 static ot_status take_step(ot_run *run, double lr, ot_error *err)
 {
     const ot_train_options *o = run->options;
-    const double t0 = ot_train_now();
+    const double t0 = ot_clock_s();
     double loss = 0.0, t1 = t0, t2 = t0;
     ot_batch batch;
     ot_status st = gather_batch(run, &batch, err);
     if (st == OT_OK)
         st = ot_engine_forward(run->engine, &batch, err);
     if (st == OT_OK) {
-        t1 = ot_train_now();
+        t1 = ot_clock_s();
         st = differentiate(run, &batch, &loss, &t2, err);
     }
     if (st != OT_OK)
         return st;
     run->last_norm = ot_gradients_norm(run->gradients);
-    const double t3 = ot_train_now();
+    const double t3 = ot_clock_s();
     if (!isfinite(loss) || !isfinite(run->last_norm) || !isfinite(run->last_penalty))
         return not_finite(run, err);
     const double clip = o->clip > 0 && run->last_norm > o->clip ? o->clip / run->last_norm : 1.0;
@@ -109,7 +109,7 @@ static ot_status take_step(ot_run *run, double lr, ot_error *err)
     run->forward_seconds += t1 - t0;
     run->loss_seconds += t2 - t1;
     run->backward_seconds += t3 - t2;
-    run->update_seconds += ot_train_now() - t3;
+    run->update_seconds += ot_clock_s() - t3;
     const double keep = run->state.n_steps < 20 ? (double)run->state.n_steps / (run->state.n_steps + 1) : 0.95;
     run->state.loss = keep * run->state.loss + (1 - keep) * loss;
     run->state.n_tokens += batch.n_rows;
@@ -122,7 +122,7 @@ static ot_status take_step(ot_run *run, double lr, ot_error *err)
 
 static double elapsed(const ot_run *run)
 {
-    return ot_train_now() - run->started;
+    return ot_clock_s() - run->started;
 }
 
 /* Steps that are left, this one included; at least 1 (0: the run is over). */
@@ -214,11 +214,11 @@ static ot_status evaluate_scalar(ot_run *run, const ot_insertion *insertion, ot_
 static ot_status periodic_evaluation(ot_run *run, ot_error *err)
 {
     ot_eval_result result;
-    const double start = ot_train_now();
+    const double start = ot_clock_s();
     const ot_status st = run->loss == OT_LOSS_LANGUAGE    ? ot_run_language_evaluate(run, &result, err)
                          : run->loss == OT_LOSS_LOOKAHEAD ? ot_run_lookahead_evaluate(run, &result, err)
                          : evaluate_scalar(run, run->insertion, run->sequences, run->dev, &result, err);
-    run->eval_seconds += ot_train_now() - start;
+    run->eval_seconds += ot_clock_s() - start;
     if (st != OT_OK)
         return st;
     run->last_figure = ot_curve_figure(&result, &run->figure_name);
@@ -263,8 +263,8 @@ static ot_status housekeeping(ot_run *run, double lr, double left, ot_error *err
 static ot_status loop(ot_run *run, const volatile int *stop, ot_error *err)
 {
     const ot_train_options *o = run->options;
-    run->started = ot_train_now() - run->state.seconds;
-    run->cpu_started = ot_train_cpu_seconds();
+    run->started = ot_clock_s() - run->state.seconds;
+    run->cpu_started = ot_clock_process_s();
     run->tokens_started = run->state.n_tokens;
     for (;;) {
         ot_status st = next_epoch_if_needed(run, err);
@@ -322,7 +322,7 @@ static ot_status finish(ot_run *run, ot_error *err)
     if (st != OT_OK)
         return st;
     const double all = run->forward_seconds + run->loss_seconds + run->backward_seconds + run->update_seconds + run->eval_seconds;
-    const double cpu = ot_train_cpu_seconds() - run->cpu_started, percent = all > 0 ? 100 / all : 0; /* no step: nothing was left to do */
+    const double cpu = ot_clock_process_s() - run->cpu_started, percent = all > 0 ? 100 / all : 0; /* no step: nothing was left to do */
     fprintf(run->log, "trained %llu steps, %llu tokens in %.0f s, %.0f tokens in a second of a processor (%.1f s): forward %.0f%%, "
             "loss %.0f%%, backward %.0f%%, update %.0f%%, evaluation %.0f%%\n", (unsigned long long)run->state.n_steps,
             (unsigned long long)run->state.n_tokens, run->state.seconds, (double)(run->state.n_tokens - run->tokens_started) / cpu, cpu,

@@ -13,9 +13,11 @@
  * has been read there are no guesses. While drafts rest nothing is read. If pages are short there are none either; nobody is preempted for them. */
 #include <math.h>
 
+#include "base/clock.h"
 #include "scheduler/companion.h"
 #include "scheduler/drafts/drafts.h"
 #include "scheduler/drafts/ngram-drafts.h"
+#include "scheduler/scheduler-state.h"
 
 /* ---- What to read -------------------------------------------------------------------------------------------- */
 
@@ -39,10 +41,10 @@ static uint32_t least(uint32_t a, uint32_t b)
 /* Whether one more guess, after n of them, is worth its pass and its row, if this is the chance that it is needed and right. */
 static bool pays(const ot_scheduler *s, const ot_companion *m, const ot_choice *c, uint32_t n, float chance)
 {
-    const ot_draft_costs *costs = &s->draft_costs;
+    const ot_draft_costs *costs = &s->decoder.draft_costs;
     if (c->request->draft_fixed)
         return true;
-    float row = ot_draft_time(costs, s->n_active, 1, n + 1) - ot_draft_time(costs, s->n_active, 1, n);
+    float row = ot_draft_time(costs, s->line.n_active, 1, n + 1) - ot_draft_time(costs, s->line.n_active, 1, n);
     return chance > m->pass_time + row;
 }
 
@@ -113,9 +115,9 @@ static void add_reading(const ot_scheduler *s, ot_companion *m, ot_choice *c)
 static void note_guess(ot_scheduler *s, ot_guesser *g, const float *logits)
 {
     ot_proposal *p = &g->choice->proposal;
-    ot_log_norm norm = ot_sampler_normalize(s->sampler, logits);
+    ot_log_norm norm = ot_sampler_normalize(s->decoder.sampler, logits);
     int32_t token;
-    if (!isfinite(norm.log_sum) || ot_sampler_top(s->sampler, logits, 1, &token) == 0) {
+    if (!isfinite(norm.log_sum) || ot_sampler_top(s->decoder.sampler, logits, 1, &token) == 0) {
         g->wanted = 0; /* logits that are no numbers say nothing */
         return;
     }
@@ -148,7 +150,7 @@ static bool goes_on(const ot_scheduler *s, const ot_companion *m, const ot_guess
     if (p->n_depths >= g->wanted || !pays(s, m, g->choice, p->n_depths, g->chance * ot_draft_scale(&g->choice->pace)))
         return false;
     int32_t last = p->guesses[0][p->n_depths - 1][0].token;
-    return g->choice->request->ignore_eos || !ot_tokenizer_is_eog(s->tokenizer, last);
+    return g->choice->request->ignore_eos || !ot_tokenizer_is_eog(s->decoder.tokenizer, last);
 }
 
 /* The last guesses as rows, of those who go on. Views stay where they are. */
@@ -176,11 +178,11 @@ static void add_guesses(const ot_scheduler *s, ot_companion *m)
 static void give_up(ot_scheduler *s, ot_companion *m)
 {
     m->failed = true;
-    for (uint32_t i = 0; i < s->n_active; i++)
-        if (s->active[i]->request->companions.draft == m) {
-            ot_draft_reader *d = &s->active[i]->reader;
+    for (uint32_t i = 0; i < s->line.n_active; i++)
+        if (s->line.active[i]->request->companions.draft == m) {
+            ot_draft_reader *d = &s->line.active[i]->reader;
             ot_kv_seq_clear(d->seq);
-            d->n_read = d->n_ahead = s->active[i]->proposal.n_depths = 0;
+            d->n_read = d->n_ahead = s->line.active[i]->proposal.n_depths = 0;
         }
 }
 
@@ -188,15 +190,15 @@ static void run(ot_scheduler *s, ot_companion *m)
 {
     m->batch = (ot_batch){.rows = m->rows, .sequences = m->views};
     m->n_guessers = 0;
-    for (uint32_t i = 0; i < s->n_active; i++)
-        if (s->active[i]->request->companions.draft == m)
-            add_reading(s, m, s->active[i]);
+    for (uint32_t i = 0; i < s->line.n_active; i++)
+        if (s->line.active[i]->request->companions.draft == m)
+            add_reading(s, m, s->line.active[i]);
     ot_error err;
     ot_status st = OT_OK;
     for (bool first = true; st == OT_OK && m->batch.n_rows > 0; first = false) {
         st = ot_engine_forward(m->engine, &m->batch, &err);
-        for (uint32_t i = 0; i < s->n_active && first && st == OT_OK; i++) {
-            const ot_choice *c = s->active[i];
+        for (uint32_t i = 0; i < s->line.n_active && first && st == OT_OK; i++) {
+            const ot_choice *c = s->line.active[i];
             if (c->request->companions.draft == m && c->request->uses_cache)
                 ot_kv_seq_settle(c->reader.seq, c->tokens, c->reader.n_read);
         }
