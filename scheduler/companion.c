@@ -227,11 +227,11 @@ ot_status ot_companions_resolve(const ot_scheduler *s, const ot_intervention *v,
 
 void ot_companions_attach(const ot_scheduler *s, const ot_intervention *v, ot_request *r)
 {
-    ot_companions_resolve(s, v, &r->companions, NULL);
-    for (uint32_t i = 0; i < r->n_signals; i++)
-        r->signals[i].companion = find_companion(s, v->signals[i].head);
-    r->positive.companion = find_companion(s, v->experts.positive);
-    r->negative.companion = find_companion(s, v->experts.negative);
+    ot_companions_resolve(s, v, &r->resolved.companions, NULL);
+    for (uint32_t i = 0; i < r->intervention->n_signals; i++)
+        r->resolved.signals[i].companion = find_companion(s, v->signals[i].head);
+    r->resolved.positive.companion = find_companion(s, v->experts.positive);
+    r->resolved.negative.companion = find_companion(s, v->experts.negative);
 }
 
 uint32_t ot_companion_components(const ot_companion *c, const ot_request *r, ot_kv_component out[OT_KV_MAX_INSERTIONS])
@@ -239,8 +239,8 @@ uint32_t ot_companion_components(const ot_companion *c, const ot_request *r, ot_
     uint32_t n = 0;
     for (uint32_t i = 0; i < c->n_components; i++) {
         bool used = false;
-        for (uint32_t j = 0; j < r->n_signals && !used; j++)
-            used = r->signals[j].companion == c && r->signals[j].insertion == c->components[i].insertion;
+        for (uint32_t j = 0; j < r->intervention->n_signals && !used; j++)
+            used = r->resolved.signals[j].companion == c && r->resolved.signals[j].insertion == c->components[i].insertion;
         if (used)
             out[n++] = c->components[i];
     }
@@ -260,7 +260,7 @@ uint64_t ot_companions_longest(const ot_companion_use *use)
 /* Takes a run of the base's rows over, all of one choice. */
 static void mirror_rows(const ot_scheduler *s, ot_companion *c, const ot_choice *choice, uint32_t first, uint32_t n)
 {
-    const ot_companion_use *use = &choice->request->companions;
+    const ot_companion_use *use = &choice->request->resolved.companions;
     uint32_t at = 0;
     while (at < use->n_mirrors && use->mirrors[at] != c)
         at++;

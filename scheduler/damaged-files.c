@@ -22,9 +22,9 @@ static ot_status check_request(const ot_scheduler *s, const ot_request *r, ot_er
 {
     ot_status st = ot_model_check(s->model, err);
     if (st == OT_OK)
-        st = check_components(r->components, r->n_components, err);
-    for (uint32_t i = 0; i < r->companions.n_mirrors && st == OT_OK; i++) {
-        const ot_companion *c = r->companions.mirrors[i];
+        st = check_components(r->resolved.components, r->resolved.n_components, err);
+    for (uint32_t i = 0; i < r->resolved.companions.n_mirrors && st == OT_OK; i++) {
+        const ot_companion *c = r->resolved.companions.mirrors[i];
         ot_kv_component components[OT_KV_MAX_INSERTIONS];
         st = ot_model_check(c->model, err);
         if (st == OT_OK)

@@ -60,10 +60,10 @@ typedef struct head_count {
 
 static uint32_t heads_of(ot_request *r, head_count *out)
 {
-    ot_used_head *used[] = {&r->positive, &r->negative, &r->draft};
+    ot_used_head *used[] = {&r->resolved.positive, &r->resolved.negative, &r->resolved.draft};
     uint32_t n = 0;
-    for (uint32_t i = 0; i < r->n_signals; i++)
-        out[n++] = (head_count){r->signals[i].head, &r->signals[i].stats_index};
+    for (uint32_t i = 0; i < r->intervention->n_signals; i++)
+        out[n++] = (head_count){r->resolved.signals[i].head, &r->resolved.signals[i].stats_index};
     for (size_t i = 0; i < sizeof used / sizeof used[0]; i++)
         if (used[i]->head != NULL)
             out[n++] = (head_count){used[i]->head, &used[i]->stats_index};
@@ -98,15 +98,15 @@ void ot_request_begin(ot_scheduler *s, ot_request *r)
         r->choices[i].seat = s->line.next_seat;
     s->line.next_seat++;
     ot_waiting_insert(s, &r->choices[0]);
-    if (r->reward)
+    if (r->intervention->reward)
         s->stats.intervention_requests[OT_MODE_REWARD]++;
-    if (r->steers_logits)
+    if (r->resolved.steers_logits)
         s->stats.intervention_requests[OT_MODE_EXPERTS]++;
-    if (r->guard != OT_GUARD_NONE)
+    if (r->intervention->guard != OT_GUARD_NONE)
         s->stats.intervention_requests[OT_MODE_GUARD]++;
-    if (r->max_draft > 0)
+    if (r->intervention->drafting.max_draft > 0)
         s->stats.intervention_requests[OT_MODE_SPECULATIVE]++;
-    if (r->n_signals > 0 && !r->reward && r->guard == OT_GUARD_NONE)
+    if (r->intervention->n_signals > 0 && !r->intervention->reward && r->intervention->guard == OT_GUARD_NONE)
         s->stats.intervention_requests[OT_MODE_SIGNALS]++;
     count_head_use(s, r, true);
 }
@@ -168,7 +168,7 @@ static int phase_of(const ot_request *r)
         return OT_PHASE_QUEUE;
     if (!r->prompt_done)
         return OT_PHASE_PREFILL;
-    return r->reward ? OT_PHASE_CANDIDATES : OT_PHASE_DECODE;
+    return r->intervention->reward ? OT_PHASE_CANDIDATES : OT_PHASE_DECODE;
 }
 
 void ot_take_cancellations(ot_scheduler *s)

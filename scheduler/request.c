@@ -95,11 +95,13 @@ static void lay_out(arena *a, const ot_request_params *p, const sizes *z)
     int32_t *stop_tokens = copy(a, p->stop_tokens, p->n_stop_tokens, sizeof *stop_tokens);
     int32_t *bias_tokens = copy(a, p->sampling.bias_tokens, p->sampling.n_bias, sizeof *bias_tokens);
     float *bias_values = copy(a, p->sampling.bias_values, p->sampling.n_bias, sizeof *bias_values);
+    const ot_intervention *intervention = copy(a, &p->intervention, 1, sizeof p->intervention);
     float *logprob = take(a, p->prompt_logprobs ? p->n_prompt : 0, sizeof *logprob);
     ot_token_logprob *top = take(a, p->prompt_logprobs ? (size_t)p->n_prompt * p->top_logprobs : 0, sizeof *top);
     float *score = take(a, p->prompt_scores ? (size_t)p->n_prompt * p->intervention.n_signals : 0, sizeof *score);
     if (r != NULL) {
         r->stop_tokens = stop_tokens;
+        r->intervention = intervention;
         r->sampling = p->sampling;
         r->sampling.bias_tokens = bias_tokens;
         r->sampling.bias_values = bias_values;
@@ -111,13 +113,13 @@ static void lay_out(arena *a, const ot_request_params *p, const sizes *z)
         lay_choice(a, r, i, p, z);
 }
 
-static void fill_signals(ot_request *r, const ot_intervention *v)
+static void resolve_signals(ot_resolved *out, const ot_intervention *v)
 {
-    r->n_signals = v->n_signals;
     for (uint32_t i = 0; i < v->n_signals; i++) {
         const ot_insertion *insertion = ot_head_insertion(v->signals[i].head);
         const ot_insertion_spec *spec = &ot_insertion_get_info(insertion)->spec;
-        r->signals[i] = (ot_signal){
+        out->signals[i] = (ot_signal){
+            .head = v->signals[i].head,
             .insertion = insertion,
             .output = v->signals[i].output,
             .weight = v->signals[i].weight,
@@ -125,47 +127,34 @@ static void fill_signals(ot_request *r, const ot_intervention *v)
             .lookahead = spec->kind == OT_HEAD_LOOKAHEAD,
             .stats_index = OT_STATS_MAX_HEADS,
         };
-        r->scores_rows |= !r->signals[i].lookahead;
+        out->scores_rows |= !out->signals[i].lookahead;
     }
 }
 
-/* Without the reference, which is taken over later. */
-static ot_used_head describe_use(const ot_head *head, uint32_t output)
+static ot_used_head resolve_use(const ot_head *head, uint32_t output)
 {
     return (ot_used_head){
+        .head = head,
         .insertion = head != NULL ? ot_head_insertion(head) : NULL,
         .output = output,
         .stats_index = OT_STATS_MAX_HEADS,
     };
 }
 
-static void fill_intervention(ot_request *r, const ot_intervention *v)
+/* All but the companions (ot_companions_attach). */
+static ot_status resolve(ot_resolved *out, const ot_intervention *v, ot_error *err)
 {
-    fill_signals(r, v);
-    r->reward = v->reward;
-    r->scores_candidates = ot_intervention_scores_candidates(v);
-    r->n_candidates = v->candidates;
-    r->lookahead_signal = v->lookahead_signal;
-    r->lookahead_keep = v->lookahead_keep;
-    r->guard = v->guard;
-    r->guard_signal = v->guard_signal;
-    r->guard_above = v->guard_above;
-    r->guard_max_resamples = v->guard_max_resamples;
-    r->steers_logits = v->experts.negative != NULL;
-    r->positive = describe_use(v->experts.positive, v->experts.positive_output);
-    r->negative = describe_use(v->experts.negative, v->experts.negative_output);
-    r->expert_alpha = v->experts.alpha;
-    r->expert_top_p = v->experts.top_p;
-    r->max_draft = v->drafting.max_draft;
-    r->draft_lookup = v->drafting.lookup;
-    r->draft = describe_use(v->drafting.head, 0);
-    r->draft_tree = v->drafting.tree;
-    r->draft_fixed = v->drafting.fixed;
+    resolve_signals(out, v);
+    out->scores_candidates = ot_intervention_scores_candidates(v);
+    out->steers_logits = v->experts.negative != NULL;
+    out->positive = resolve_use(v->experts.positive, v->experts.positive_output);
+    out->negative = resolve_use(v->experts.negative, v->experts.negative_output);
+    out->draft = resolve_use(v->drafting.head, 0);
+    return ot_request_collect_components(v, out->components, &out->n_components, err);
 }
 
 static void fill(ot_request *r, const ot_request_params *p, const sizes *z)
 {
-    const ot_intervention *v = &p->intervention;
     r->owner = p->owner;
     r->client = p->client;
     r->priority = p->priority;
@@ -184,7 +173,6 @@ static void fill(ot_request *r, const ot_request_params *p, const sizes *z)
     r->longest_stop = z->longest_stop;
     r->n_stop_tokens = p->n_stop_tokens;
     memcpy(r->cache_salt, p->cache_salt, sizeof r->cache_salt);
-    fill_intervention(r, v);
 }
 
 ot_status ot_request_build(ot_request **out, const ot_request_params *p, uint32_t max_new, uint32_t output_ring,
@@ -208,7 +196,7 @@ ot_status ot_request_build(ot_request **out, const ot_request_params *p, uint32_
     a.used = 0;
     lay_out(&a, p, &z);
     fill(r, p, &z);
-    ot_status st = ot_request_collect_components(&p->intervention, r->components, &r->n_components, err);
+    ot_status st = resolve(&r->resolved, &p->intervention, err);
     if (st != OT_OK) {
         free(r);
         return st;
@@ -221,13 +209,11 @@ void ot_request_unref(ot_request *r)
 {
     if (atomic_fetch_sub_explicit(&r->refs, 1, memory_order_acq_rel) > 1)
         return;
-    for (uint32_t i = 0; i < r->n_signals; i++)
-        ot_head_release(&r->signals[i].head);
-    ot_head_release(&r->positive.head);
-    ot_head_release(&r->negative.head);
-    ot_head_release(&r->draft.head);
-    if (r->scheduler != NULL)
+    if (r->scheduler != NULL) {
+        ot_intervention held = *r->intervention;
+        ot_intervention_release(&held);
         ot_scheduler_unref(r->scheduler);
+    }
     free(r);
 }
 
@@ -295,7 +281,7 @@ uint32_t ot_intervention_scratch_slots(const ot_intervention *v)
 
 uint32_t ot_request_scratch_slots(const ot_request *r)
 {
-    return scratch_slots(r->scores_candidates, r->n_candidates, r->lookahead_keep);
+    return scratch_slots(r->resolved.scores_candidates, r->intervention->candidates, r->intervention->lookahead_keep);
 }
 
 /* ---- What other threads may ask -------------------------------------------------------------------------- */
@@ -344,7 +330,7 @@ ot_prompt_out ot_request_prompt(const ot_request *r)
         .logprobs = r->prompt_logprob,
         .top = r->prompt_top,
         .scores = r->prompt_score,
-        .last_scores = r->n_signals > 0 ? r->last_scores : NULL,
+        .last_scores = r->intervention->n_signals > 0 ? r->last_scores : NULL,
         .cached_tokens = atomic_load_explicit(&r->cached_tokens_seen, memory_order_relaxed),
     };
 }

@@ -142,9 +142,9 @@ typedef struct ot_choice {
     _Atomic bool reader_wakes; /* the engine thread wants to know when the ring is read */
 } ot_choice;
 
-/* A signal of the request, resolved once. */
+/* What follows from an intervention and is asked for in every step: resolved once, at submission. Heads are the intervention's. */
 typedef struct ot_signal {
-    ot_head *head;
+    const ot_head *head;
     const ot_insertion *insertion;
     uint32_t output;
     const struct ot_companion *companion; /* the reward model behind it; NULL for an insertion into the base */
@@ -154,14 +154,25 @@ typedef struct ot_signal {
     uint32_t stats_index; /* of the head in ot_stats, or OT_STATS_MAX_HEADS */
 } ot_signal;
 
-/* A head that the request uses otherwise: an expert, or a draft head or model. */
+/* A head that is used otherwise: an expert, or a draft head or model. */
 typedef struct ot_used_head {
-    ot_head *head;                 /* NULL: none. Held from submission on */
+    const ot_head *head;           /* NULL: none */
     const ot_insertion *insertion; /* NULL for a separate model */
     const struct ot_companion *companion; /* that model, of an expert */
     uint32_t output;
     uint32_t stats_index;
 } ot_used_head;
+
+typedef struct ot_resolved {
+    ot_signal signals[OT_MAX_SIGNALS]; /* in the intervention's order */
+    bool scores_rows;             /* a signal is known only once the token's own row has run: it is sent after that */
+    bool scores_candidates;       /* candidates run as rows: a head that steers is no lookahead head */
+    bool steers_logits;           /* experts */
+    ot_used_head positive, negative, draft;
+    uint32_t n_components;
+    ot_kv_component components[OT_KV_MAX_INSERTIONS]; /* insertions that run, closed under parents, parents first */
+    ot_companion_use companions;
+} ot_resolved;
 
 struct ot_request {
     _Atomic uint32_t refs;        /* the caller's and the engine thread's */
@@ -180,27 +191,8 @@ struct ot_request {
     int32_t *stop_tokens;
     uint8_t cache_salt[16];
 
-    uint32_t n_signals;
-    ot_signal signals[OT_MAX_SIGNALS];
-    bool scores_rows;             /* a signal is known only once the token's own row has run: it is sent after that */
-    bool reward;
-    bool scores_candidates;       /* candidates run as rows: a head that steers is no lookahead head */
-    uint32_t n_candidates;        /* k */
-    uint32_t lookahead_signal, lookahead_keep; /* candidates that are scored exactly at most; 0: all */
-    bool steers_logits;           /* experts */
-    ot_used_head positive, negative;
-    float expert_alpha, expert_top_p;
-    ot_guard_action guard;
-    uint32_t guard_signal, guard_max_resamples;
-    float guard_above;
-    uint32_t max_draft;           /* 0: no drafts */
-    bool draft_lookup;
-    ot_used_head draft;
-    uint32_t draft_tree;          /* nodes; 0: a chain */
-    bool draft_fixed;             /* whether or not it pays */
-    uint32_t n_components;
-    ot_kv_component components[OT_KV_MAX_INSERTIONS]; /* insertions that run, closed under parents, parents first */
-    ot_companion_use companions;
+    const ot_intervention *intervention; /* as submitted; the request holds its heads while `scheduler` is set */
+    ot_resolved resolved;
 
     /* prompt results, complete before the first token or finish is published */
     float *prompt_logprob;        /* (n_prompt) */

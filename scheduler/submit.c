@@ -154,14 +154,9 @@ static ot_status build(ot_scheduler *s, const ot_request_params *p, ot_request *
 }
 
 /* Under lock. From here on nothing can fail. */
-static void enter(ot_scheduler *s, ot_request *r, const ot_request_params *p)
+static void enter(ot_scheduler *s, ot_request *r)
 {
-    for (uint32_t i = 0; i < r->n_signals; i++)
-        r->signals[i].head = p->intervention.signals[i].head;
-    r->positive.head = p->intervention.experts.positive;
-    r->negative.head = p->intervention.experts.negative;
-    r->draft.head = p->intervention.drafting.head;
-    r->scheduler = s;
+    r->scheduler = s; /* from here on it holds the heads */
     atomic_fetch_add(&s->refs, 1);
     atomic_store(&r->refs, 2);
     r->submitted_s = ot_clock_s();
@@ -182,8 +177,7 @@ static bool has_room(const ot_scheduler *s, uint32_t n)
     return n <= queue && s->inbox.n_waiting <= queue - n && live <= queue + s->options.max_sequences - n;
 }
 
-static ot_status enter_all(ot_scheduler *s, const ot_request_params *params, uint32_t n, ot_request **out, int *reject,
-                           ot_error *err)
+static ot_status enter_all(ot_scheduler *s, uint32_t n, ot_request **out, int *reject, ot_error *err)
 {
     ot_status st = OT_OK;
     pthread_mutex_lock(&s->inbox.lock);
@@ -196,7 +190,7 @@ static ot_status enter_all(ot_scheduler *s, const ot_request_params *params, uin
                      s->options.max_queue);
     } else {
         for (uint32_t i = 0; i < n; i++)
-            enter(s, out[i], &params[i]);
+            enter(s, out[i]);
         s->inbox.woken = true;
         pthread_cond_signal(&s->inbox.wake);
     }
@@ -219,7 +213,7 @@ ot_status ot_scheduler_submit(ot_scheduler *s, const ot_request_params *params, 
         built += st == OT_OK;
     }
     if (st == OT_OK)
-        st = enter_all(s, params, n, out, &reject, err);
+        st = enter_all(s, n, out, &reject, err);
     if (st == OT_OK)
         return OT_OK;
     for (uint32_t i = 0; i < built; i++)

@@ -130,14 +130,14 @@ void ot_draft_heads_add(ot_decoder *e, ot_choice *c, const ot_logits *logits)
 {
     ot_draft_heads *d = e->draft_heads;
     const ot_request *r = c->request;
-    if (r->draft.insertion == NULL || !ot_draft_wanted(c) || c->pending.n == 0)
+    if (r->resolved.draft.insertion == NULL || !ot_draft_wanted(c) || c->pending.n == 0)
         return;
     c->proposal.n_depths = 0;
     if (share(d, c, logits))
         return;
     if (d->n_jobs == OT_LOGIT_ROWS)
         ot_draft_heads_run(e);
-    d->jobs[d->n_jobs++] = (job){r->draft.insertion, logits, r->draft_tree > 0 ? OT_DRAFT_BRANCHES : 1, c};
+    d->jobs[d->n_jobs++] = (job){r->resolved.draft.insertion, logits, r->intervention->drafting.tree > 0 ? OT_DRAFT_BRANCHES : 1, c};
 }
 
 /* ---- Running --------------------------------------------------------------------------------------------- */
@@ -226,7 +226,7 @@ static void ask_about(const ot_decoder *e, question *q, const job *j, uint32_t d
     for (uint32_t path = 0; path < (depth == 0 ? 1 : n_paths(j)); path++) {
         const uint32_t from = depth == 1 ? 0 : path, branch = depth == 1 ? path : 0;
         if (depth > 0 && (p->n_branches[from][depth - 1] <= branch ||
-                          (!j->first->request->draft_fixed && path_chance(j, path, depth) < least_chance(e, j, depth))))
+                          (!j->first->request->intervention->drafting.fixed && path_chance(j, path, depth) < least_chance(e, j, depth))))
             return;
         q->jobs[q->n] = j;
         q->paths[q->n] = path;

@@ -36,7 +36,7 @@ float ot_draft_time(const ot_draft_costs *costs, uint32_t n_sharing, uint32_t n_
 
 float ot_draft_proposal_time(const ot_draft_costs *costs, const ot_choice *c, uint32_t n_sharing)
 {
-    const ot_insertion *insertion = c->request->draft.insertion;
+    const ot_insertion *insertion = c->request->resolved.draft.insertion;
     if (insertion == NULL)
         return 0; /* a draft model's time is not known here */
     const float time = ot_draft_cost_of_guess(costs, ot_insertion_get_info(insertion)->has_head_tables);
@@ -113,8 +113,8 @@ static void follow_depth(ot_draft_pace *pace, const ot_turn *t, uint32_t asked)
 
 uint32_t ot_draft_depth(const ot_choice *c, uint32_t n_heads)
 {
-    uint32_t max = c->request->max_draft < n_heads ? c->request->max_draft : n_heads;
-    return c->pace.depth > 0 && c->pace.depth < max && !c->request->draft_fixed ? c->pace.depth : max;
+    uint32_t max = c->request->intervention->drafting.max_draft < n_heads ? c->request->intervention->drafting.max_draft : n_heads;
+    return c->pace.depth > 0 && c->pace.depth < max && !c->request->intervention->drafting.fixed ? c->pace.depth : max;
 }
 
 static void weigh(ot_draft_pace *pace, float profit)
@@ -132,7 +132,7 @@ static void weigh(ot_draft_pace *pace, float profit)
 bool ot_draft_wanted(const ot_choice *c)
 {
     const ot_request *r = c->request;
-    return r->max_draft > 0 && c->pace.rest == 0 && c->state != OT_CHOICE_FINISHED && r->max_new - c->n_generated > 1;
+    return r->intervention->drafting.max_draft > 0 && c->pace.rest == 0 && c->state != OT_CHOICE_FINISHED && r->max_new - c->n_generated > 1;
 }
 
 void ot_draft_end_turn(ot_decoder *d, ot_choice *c, const ot_turn *t)
@@ -155,7 +155,7 @@ void ot_draft_end_turn(ot_decoder *d, ot_choice *c, const ot_turn *t)
             follow_depth(pace, t, c->proposal.n_depths);
         float time = ot_draft_time(&d->draft_costs, t->n_sharing, n_plain, t->n_optional) +
                      (was_guessed ? ot_draft_proposal_time(&d->draft_costs, c, t->n_sharing) : 0);
-        if (!r->draft_fixed)
+        if (!r->intervention->drafting.fixed)
             weigh(pace, (float)(1 + accepted) / time - 1);
     }
 }

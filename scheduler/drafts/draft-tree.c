@@ -81,7 +81,7 @@ static ot_guess judge_guess(const growth *g, uint32_t depth, int32_t token, bool
 /* Whether one more row for a token this likely raises tokens by time. */
 static bool pays(const growth *g, float chance)
 {
-    if (g->c->request->draft_fixed)
+    if (g->c->request->intervention->drafting.fixed)
         return true;
     uint32_t n = g->t->n_optional, n_sharing = g->t->n_sharing;
     float now = ot_draft_time(g->costs, n_sharing, g->n_plain, n), more = ot_draft_time(g->costs, n_sharing, g->n_plain, n + 1);
@@ -220,7 +220,7 @@ static void ask_lookup(growth *g)
 {
     const ot_choice *c = g->c;
     uint32_t matched = 0;
-    if (!c->request->draft_lookup)
+    if (!c->request->intervention->drafting.lookup)
         return;
     g->n_lookup = ot_ngram_draft(c->tokens, c->n_text, g->t->nodes[0].token, g->max_depth, g->lookup, &matched);
     if (g->n_lookup > 0)
@@ -243,11 +243,11 @@ void ot_draft_plan(const ot_draft_costs *costs, const ot_choice *c, ot_turn *t, 
         g.proposal = &c->proposal;
     g.scale = ot_draft_scale(&c->pace);
     /* The row of node 0 gives one token, what is below it the others. The text's slots end with max_new. */
-    g.max_depth = least(r->max_draft, r->max_new - c->n_generated - 1);
-    g.max_nodes = least(r->draft_tree > 0 ? r->draft_tree : g.max_depth, r->n_prompt + r->max_new - c->n_text);
+    g.max_depth = least(r->intervention->drafting.max_draft, r->max_new - c->n_generated - 1);
+    g.max_nodes = least(r->intervention->drafting.tree > 0 ? r->intervention->drafting.tree : g.max_depth, r->n_prompt + r->max_new - c->n_text);
     g.max_nodes = least(least(g.max_nodes, OT_MAX_NODES - t->n_nodes), t->spare_rows + 1 - t->n_nodes);
     ask_lookup(&g);
-    if (r->draft_tree > 0)
+    if (r->intervention->drafting.tree > 0)
         grow_tree(&g);
     else
         grow_chain(&g);

@@ -68,9 +68,9 @@ static uint32_t list_asks(const ot_decoder *d, const ot_steered_row *rows, uint3
     for (uint32_t i = 0; i < n; i++) {
         const ot_request *r = rows[i].request;
         const ot_logits *l = rows[i].logits;
-        all[n_all++] = (ask){&r->negative, l->row, l->raw, values_of(d, i, false)};
-        if (r->positive.head != NULL)
-            all[n_all++] = (ask){&r->positive, l->row, l->raw, values_of(d, i, true)};
+        all[n_all++] = (ask){&r->resolved.negative, l->row, l->raw, values_of(d, i, false)};
+        if (r->resolved.positive.head != NULL)
+            all[n_all++] = (ask){&r->resolved.positive, l->row, l->raw, values_of(d, i, true)};
     }
     for (int models = 0; models < 2; models++)
         for (uint32_t i = 0; i < n_all; i++) {
@@ -138,13 +138,13 @@ void ot_experts_steer(ot_decoder *d, const ot_steered_row *rows, uint32_t n, ot_
     for (uint32_t i = 0; i < n && st == OT_OK; i++) {
         const ot_request *r = rows[i].request;
         float *values = values_of(d, i, false);
-        const float *positive = r->positive.head != NULL ? values_of(d, i, true) : NULL;
-        if (!shift(values, rows[i].logits->raw, positive, r->expert_alpha, d->n_vocab)) {
+        const float *positive = r->resolved.positive.head != NULL ? values_of(d, i, true) : NULL;
+        if (!shift(values, rows[i].logits->raw, positive, r->intervention->experts.alpha, d->n_vocab)) {
             ot_fail_param(err, OT_ERR_MISMATCH, "intervention.experts", "with alpha %g the experts' logits are no finite numbers",
-                          (double)r->expert_alpha);
+                          (double)r->intervention->experts.alpha);
             continue;
         }
-        ot_sampler_keep_nucleus(d->sampler, rows[i].logits->raw, r->expert_top_p, values);
+        ot_sampler_keep_nucleus(d->sampler, rows[i].logits->raw, r->intervention->experts.top_p, values);
         rows[i].logits->steered = values;
     }
 }

@@ -37,7 +37,7 @@ static bool find_candidates(ot_decoder *d, ot_choice *c, const ot_position *at)
     const ot_sampling *how = &r->sampling;
     ot_log_norm norm = at->adjusted == at->raw ? at->raw_norm : ot_sampler_normalize(d->sampler, at->adjusted);
     int32_t tokens[OT_MAX_CANDIDATES];
-    uint32_t n = ot_sampler_top(d->sampler, at->adjusted, r->n_candidates, tokens);
+    uint32_t n = ot_sampler_top(d->sampler, at->adjusted, r->intervention->candidates, tokens);
     ot_pending *p = &c->pending;
     p->n = n = ot_sampler_filter(d->sampler, at->adjusted, how, n);
     for (uint32_t i = 0; i < n; i++)
@@ -57,9 +57,9 @@ static bool find_candidates(ot_decoder *d, ot_choice *c, const ot_position *at)
 static double bound(const ot_request *r, const ot_pending *p, uint32_t candidate, bool best)
 {
     double s = p->candidates[candidate].lm;
-    for (uint32_t i = 0; i < r->n_signals; i++) {
-        double w = r->signals[i].weight;
-        if (r->signals[i].lookahead && w != 0)
+    for (uint32_t i = 0; i < r->intervention->n_signals; i++) {
+        double w = r->resolved.signals[i].weight;
+        if (r->resolved.signals[i].lookahead && w != 0)
             s += w * p->ahead[candidate][i];
         else if ((w > 0) == best)
             s += w;
@@ -69,10 +69,10 @@ static double bound(const ot_request *r, const ot_pending *p, uint32_t candidate
 
 static bool can_prune(const ot_request *r)
 {
-    if (r->sampling.temperature > 0 || r->guard == OT_GUARD_RESAMPLE)
+    if (r->sampling.temperature > 0 || r->intervention->guard == OT_GUARD_RESAMPLE)
         return false;
-    for (uint32_t i = 0; i < r->n_signals; i++)
-        if (r->signals[i].weight != 0 && !r->signals[i].bounded && !r->signals[i].lookahead)
+    for (uint32_t i = 0; i < r->intervention->n_signals; i++)
+        if (r->resolved.signals[i].weight != 0 && !r->resolved.signals[i].bounded && !r->resolved.signals[i].lookahead)
             return false;
     return true;
 }
@@ -102,10 +102,10 @@ static void prune(const ot_request *r, ot_pending *p)
 static double estimate(const ot_request *r, const ot_pending *p, uint32_t candidate)
 {
     double s = p->candidates[candidate].lm;
-    for (uint32_t i = 0; i < r->n_signals; i++) {
-        const ot_signal *x = &r->signals[i];
+    for (uint32_t i = 0; i < r->intervention->n_signals; i++) {
+        const ot_signal *x = &r->resolved.signals[i];
         if (x->weight != 0)
-            s += (double)x->weight * p->ahead[candidate][x->lookahead ? i : r->lookahead_signal];
+            s += (double)x->weight * p->ahead[candidate][x->lookahead ? i : r->intervention->lookahead_signal];
     }
     return isnan(s) ? -INFINITY : s;
 }
@@ -118,7 +118,7 @@ static void keep_best(const ot_request *r, ot_pending *p)
     uint32_t n = 0;
     for (uint32_t i = 0; i < p->n; i++)
         s[i] = estimate(r, p, i);
-    for (uint32_t n_kept = 1; n_kept < r->lookahead_keep && n_kept < p->n; n_kept++) {
+    for (uint32_t n_kept = 1; n_kept < r->intervention->lookahead_keep && n_kept < p->n; n_kept++) {
         uint32_t best = p->n;
         for (uint32_t i = 0; i < p->n; i++)
             if (!kept[i] && (best == p->n || s[i] > s[best]))
@@ -141,7 +141,7 @@ static void decide(ot_decoder *d, ot_choice *c, const ot_logits *logits)
         return;
     if (can_prune(r))
         prune(r, &c->pending);
-    if (r->lookahead_keep > 0)
+    if (r->intervention->lookahead_keep > 0)
         keep_best(r, &c->pending);
 }
 
@@ -158,9 +158,9 @@ typedef struct contest {
 static double sum_scores(const ot_request *r, double lm, const float *scores)
 {
     double sum = lm;
-    for (uint32_t j = 0; j < r->n_signals; j++)
-        if (r->signals[j].weight != 0)
-            sum += (double)r->signals[j].weight * scores[j];
+    for (uint32_t j = 0; j < r->intervention->n_signals; j++)
+        if (r->resolved.signals[j].weight != 0)
+            sum += (double)r->resolved.signals[j].weight * scores[j];
     return isnan(sum) ? -INFINITY : sum;
 }
 
@@ -260,13 +260,13 @@ static void plan(const ot_decoder *d, const ot_choice *c, ot_turn *t)
     t->n_nodes = c->pending.n;
     for (uint32_t i = 0; i < c->pending.n; i++)
         t->nodes[i] = (ot_node){c->pending.candidates[i].token, -1};
-    if (c->request->max_draft > 0 && (c->request->n_candidates == 1 || can_prune(c->request)))
+    if (c->request->intervention->drafting.max_draft > 0 && (c->request->intervention->candidates == 1 || can_prune(c->request)))
         ot_draft_plan(&d->draft_costs, c, t, c->pending.n == 1 ? 1 : LIKELIEST_WINS);
 }
 
 static void end_turn(ot_decoder *d, ot_choice *c, const ot_turn *t)
 {
-    if (c->request->max_draft > 0)
+    if (c->request->intervention->drafting.max_draft > 0)
         ot_draft_end_turn(d, c, t);
 }
 

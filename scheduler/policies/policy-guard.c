@@ -6,12 +6,14 @@
 bool ot_guard_refuses(const ot_request *r, const float *scores)
 {
     /* Written so that a score that is no number is refused. */
-    return r->guard != OT_GUARD_NONE && !(scores[r->guard_signal] <= r->guard_above);
+    const ot_intervention *v = r->intervention;
+    return v->guard != OT_GUARD_NONE && !(scores[v->guard_signal] <= v->guard_above);
 }
 
 uint32_t ot_guard_attempts(const ot_request *r)
 {
-    if (r->guard != OT_GUARD_RESAMPLE)
+    const ot_intervention *v = r->intervention;
+    if (v->guard != OT_GUARD_RESAMPLE)
         return 1;
-    return r->guard_max_resamples < OT_MAX_CANDIDATES - 1 ? r->guard_max_resamples + 1 : OT_MAX_CANDIDATES;
+    return v->guard_max_resamples < OT_MAX_CANDIDATES - 1 ? v->guard_max_resamples + 1 : OT_MAX_CANDIDATES;
 }

@@ -71,8 +71,9 @@ void ot_policy_scores(const ot_decoder *d, const ot_turn *t, uint32_t node, floa
     uint32_t at = 0;
     while (at + 1 < p->n && p->candidates[at].token != t->nodes[node].token)
         at++;
-    for (uint32_t i = 0; i < r->n_signals; i++)
-        scores[i] = r->signals[i].lookahead ? p->ahead[at][i] : ot_signal_score(d->engine, t->first_row + node, &r->signals[i]);
+    for (uint32_t i = 0; i < r->intervention->n_signals; i++)
+        scores[i] = r->resolved.signals[i].lookahead ? p->ahead[at][i]
+                                                     : ot_signal_score(d->engine, t->first_row + node, &r->resolved.signals[i]);
 }
 
 void ot_policy_fail_logits(ot_decoder *d, ot_request *r)
@@ -95,8 +96,8 @@ bool ot_policy_look_ahead(ot_decoder *d, ot_choice *c, uint32_t row)
     }
     for (uint32_t i = 0; i < p->n; i++)
         tokens[i] = p->candidates[i].token;
-    for (uint32_t i = 0; i < r->n_signals; i++) {
-        const ot_signal *x = &r->signals[i];
+    for (uint32_t i = 0; i < r->intervention->n_signals; i++) {
+        const ot_signal *x = &r->resolved.signals[i];
         if (!x->lookahead)
             continue;
         if (ot_engine_lookahead(d->engine, row, x->insertion, x->output, tokens, p->n, scores, &err) != OT_OK) {
@@ -158,9 +159,9 @@ static void count_token(ot_decoder *d, ot_choice *c, const float *scores)
     if (c->n_generated > 1)
         ot_histogram_observe(&d->stats->inter_token_latency_s, d->now_s - c->last_token_s);
     c->last_token_s = d->now_s;
-    for (uint32_t i = 0; i < r->n_signals; i++)
-        if (r->signals[i].stats_index < OT_STATS_MAX_HEADS)
-            ot_histogram_observe(&d->stats->heads[r->signals[i].stats_index].score, scores[i]);
+    for (uint32_t i = 0; i < r->intervention->n_signals; i++)
+        if (r->resolved.signals[i].stats_index < OT_STATS_MAX_HEADS)
+            ot_histogram_observe(&d->stats->heads[r->resolved.signals[i].stats_index].score, scores[i]);
 }
 
 void ot_policy_emit(ot_decoder *d, ot_choice *c, const ot_candidate *v, const float *scores)
@@ -172,8 +173,8 @@ void ot_policy_emit(ot_decoder *d, ot_choice *c, const ot_candidate *v, const fl
     entry.logprob = v->logprob;
     entry.n_top = c->pending.n_top;
     memcpy(entry.top, c->pending.top, c->pending.n_top * sizeof entry.top[0]);
-    if (r->n_signals > 0)
-        memcpy(entry.signals, scores, r->n_signals * sizeof entry.signals[0]);
+    if (r->intervention->n_signals > 0)
+        memcpy(entry.signals, scores, r->intervention->n_signals * sizeof entry.signals[0]);
     c->n_generated++;
     count_token(d, c, scores);
 
@@ -215,15 +216,15 @@ void ot_policy_decide(ot_decoder *d, ot_choice *c, const ot_logits *logits)
     const ot_request *r = c->request;
     ot_pending *p = &c->pending;
     ot_position at;
-    ot_policy_read(d, c, logits, r->reward, &at);
+    ot_policy_read(d, c, logits, r->intervention->reward, &at);
     bool running;
-    if (r->reward) {
+    if (r->intervention->reward) {
         running = ot_args_decide(d, c, &at);
     } else {
         pick_tokens(d, c, &at);
         running = ot_policy_look_ahead(d, c, at.row);
     }
-    if (!running || r->scores_rows)
+    if (!running || r->resolved.scores_rows)
         return;
     ot_policy_count_change(d, c, p->candidates[0].token, false);
     ot_policy_emit(d, c, &p->candidates[0], p->ahead[0]);
@@ -233,7 +234,7 @@ bool ot_policy_take(ot_decoder *d, ot_choice *c, ot_turn *t, uint32_t node)
 {
     ot_pending *p = &c->pending;
     ot_request *r = c->request;
-    if (!r->scores_rows) {
+    if (!r->resolved.scores_rows) {
         ot_policy_accept(t, node);
         return true;
     }

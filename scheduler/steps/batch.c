@@ -28,14 +28,14 @@ static bool has_insertion(const ot_step_batch *b, const ot_insertion *insertion)
 static bool enter_insertions(const ot_scheduler *s, ot_step_batch *b, const ot_request *r)
 {
     uint32_t n = b->n_insertions;
-    for (uint32_t i = 0; i < r->n_components; i++) {
-        if (has_insertion(b, r->components[i].insertion))
+    for (uint32_t i = 0; i < r->resolved.n_components; i++) {
+        if (has_insertion(b, r->resolved.components[i].insertion))
             continue;
         if (b->n_insertions == s->max_insertions) {
             b->n_insertions = n;
             return false;
         }
-        b->insertions[b->n_insertions++] = r->components[i].insertion;
+        b->insertions[b->n_insertions++] = r->resolved.components[i].insertion;
     }
     return true;
 }

@@ -9,11 +9,11 @@
 ot_status ot_pages_open(ot_scheduler *s, ot_choice *c, ot_error *err)
 {
     const ot_request *r = c->request;
-    const ot_companion_use *use = &r->companions;
+    const ot_companion_use *use = &r->resolved.companions;
     if (c->seq != NULL)
         return OT_OK;
     uint32_t slots = r->n_prompt + r->max_new + ot_request_scratch_slots(r);
-    ot_status st = ot_kv_seq_open(&c->seq, s->cache, r->components, r->n_components, slots, r->cache_salt, err);
+    ot_status st = ot_kv_seq_open(&c->seq, s->cache, r->resolved.components, r->resolved.n_components, slots, r->cache_salt, err);
     for (uint32_t i = 0; i < use->n_mirrors && st == OT_OK; i++) {
         ot_kv_component components[OT_KV_MAX_INSERTIONS];
         uint32_t n = ot_companion_components(use->mirrors[i], r, components);
@@ -29,7 +29,7 @@ ot_status ot_pages_open(ot_scheduler *s, ot_choice *c, ot_error *err)
 
 void ot_pages_close(ot_choice *c)
 {
-    for (uint32_t i = 0; i < c->request->companions.n_mirrors; i++)
+    for (uint32_t i = 0; i < c->request->resolved.companions.n_mirrors; i++)
         ot_kv_seq_close(&c->mirrors[i]);
     ot_kv_seq_close(&c->reader.seq);
     ot_kv_seq_close(&c->seq);
@@ -38,7 +38,7 @@ void ot_pages_close(ot_choice *c)
 void ot_pages_clear(ot_choice *c)
 {
     ot_kv_seq_clear(c->seq);
-    for (uint32_t i = 0; i < c->request->companions.n_mirrors; i++)
+    for (uint32_t i = 0; i < c->request->resolved.companions.n_mirrors; i++)
         ot_kv_seq_clear(c->mirrors[i]);
     if (c->reader.seq != NULL)
         ot_kv_seq_clear(c->reader.seq);
@@ -54,7 +54,7 @@ static void match_again(ot_kv_seq *seq, const int32_t *tokens, uint32_t n)
 
 uint32_t ot_pages_match(ot_choice *c, uint32_t n)
 {
-    uint32_t n_mirrors = c->request->companions.n_mirrors, matched[OT_MAX_COMPANIONS];
+    uint32_t n_mirrors = c->request->resolved.companions.n_mirrors, matched[OT_MAX_COMPANIONS];
     uint32_t base = ot_kv_seq_match(c->seq, c->tokens, n), least = base;
     for (uint32_t i = 0; i < n_mirrors; i++)
         least = matched[i] = ot_kv_seq_match(c->mirrors[i], c->tokens, least);
@@ -73,7 +73,7 @@ static bool can_reserve(const ot_kv_seq *seq, const ot_kv_cache *cache, uint32_t
 
 bool ot_pages_reserve(ot_choice *c, uint32_t n_slots)
 {
-    const ot_companion_use *use = &c->request->companions;
+    const ot_companion_use *use = &c->request->resolved.companions;
     for (uint32_t i = 0; i < use->n_mirrors; i++)
         if (!can_reserve(c->mirrors[i], use->mirrors[i]->cache, n_slots))
             return false;
@@ -89,7 +89,7 @@ bool ot_pages_reserve(ot_choice *c, uint32_t n_slots)
 /* A victim need not have pages in every cache that is short: with what the next one gives up it may suffice. */
 bool ot_pages_would_help(const ot_choice *c, uint32_t n_slots, const ot_choice *victim)
 {
-    const ot_companion_use *use = &c->request->companions, *theirs = &victim->request->companions;
+    const ot_companion_use *use = &c->request->resolved.companions, *theirs = &victim->request->resolved.companions;
     bool mirrors_suffice = true;
     for (uint32_t i = 0; i < use->n_mirrors; i++) {
         if (can_reserve(c->mirrors[i], use->mirrors[i]->cache, n_slots))
@@ -107,21 +107,21 @@ void ot_pages_settle(ot_choice *c)
     if (!c->request->uses_cache)
         return;
     ot_kv_seq_settle(c->seq, c->tokens, c->n_computed);
-    for (uint32_t i = 0; i < c->request->companions.n_mirrors; i++)
+    for (uint32_t i = 0; i < c->request->resolved.companions.n_mirrors; i++)
         ot_kv_seq_settle(c->mirrors[i], c->tokens, c->n_computed);
 }
 
 void ot_pages_move(ot_choice *c, uint32_t dst, uint32_t src)
 {
     ot_kv_seq_move_slot(c->seq, dst, src);
-    for (uint32_t i = 0; i < c->request->companions.n_mirrors; i++)
+    for (uint32_t i = 0; i < c->request->resolved.companions.n_mirrors; i++)
         ot_kv_seq_move_slot(c->mirrors[i], dst, src);
 }
 
 bool ot_pages_fork(ot_choice *c, const ot_choice *from, uint32_t n)
 {
     bool all = ot_kv_seq_fork(c->seq, from->seq, n) == OT_OK;
-    for (uint32_t i = 0; i < c->request->companions.n_mirrors && all; i++)
+    for (uint32_t i = 0; i < c->request->resolved.companions.n_mirrors && all; i++)
         all = ot_kv_seq_fork(c->mirrors[i], from->mirrors[i], n) == OT_OK;
     if (!all)
         ot_pages_clear(c);

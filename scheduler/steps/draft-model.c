@@ -42,7 +42,7 @@ static uint32_t least(uint32_t a, uint32_t b)
 static bool pays(const ot_scheduler *s, const ot_companion *m, const ot_choice *c, uint32_t n, float chance)
 {
     const ot_draft_costs *costs = &s->decoder.draft_costs;
-    if (c->request->draft_fixed)
+    if (c->request->intervention->drafting.fixed)
         return true;
     float row = ot_draft_time(costs, s->line.n_active, 1, n + 1) - ot_draft_time(costs, s->line.n_active, 1, n);
     return chance > m->pass_time + row;
@@ -53,7 +53,7 @@ static float lookup_chance(const ot_choice *c)
 {
     int32_t draft[1];
     uint32_t matched;
-    if (!c->request->draft_lookup ||
+    if (!c->request->intervention->drafting.lookup ||
         ot_ngram_draft(c->tokens, c->n_text, c->pending.candidates[c->pending.at].token, 1, draft, &matched) == 0)
         return 0;
     return ot_draft_lookup_chance(&c->pace, matched);
@@ -67,7 +67,7 @@ static uint32_t guesses_wanted(const ot_scheduler *s, const ot_companion *m, con
     if (c->state != OT_CHOICE_DECODE || c->pending.n == 0 || c->out_of_room || end >= m->ctx_size || !ot_draft_wanted(c) ||
         !pays(s, m, c, 0, 1 - lookup_chance(c)))
         return 0;
-    return least(least(r->max_draft, OT_MAX_DRAFT), least(r->max_new - c->n_generated - 1, m->ctx_size - end));
+    return least(least(r->intervention->drafting.max_draft, OT_MAX_DRAFT), least(r->max_new - c->n_generated - 1, m->ctx_size - end));
 }
 
 static void add_row(ot_companion *m, uint32_t position, int32_t token, uint32_t sequence, uint32_t flags)
@@ -179,7 +179,7 @@ static void give_up(ot_scheduler *s, ot_companion *m)
 {
     m->failed = true;
     for (uint32_t i = 0; i < s->line.n_active; i++)
-        if (s->line.active[i]->request->companions.draft == m) {
+        if (s->line.active[i]->request->resolved.companions.draft == m) {
             ot_draft_reader *d = &s->line.active[i]->reader;
             ot_kv_seq_clear(d->seq);
             d->n_read = d->n_ahead = s->line.active[i]->proposal.n_depths = 0;
@@ -191,7 +191,7 @@ static void run(ot_scheduler *s, ot_companion *m)
     m->batch = (ot_batch){.rows = m->rows, .sequences = m->views};
     m->n_guessers = 0;
     for (uint32_t i = 0; i < s->line.n_active; i++)
-        if (s->line.active[i]->request->companions.draft == m)
+        if (s->line.active[i]->request->resolved.companions.draft == m)
             add_reading(s, m, s->line.active[i]);
     ot_error err;
     ot_status st = OT_OK;
@@ -199,7 +199,7 @@ static void run(ot_scheduler *s, ot_companion *m)
         st = ot_engine_forward(m->engine, &m->batch, &err);
         for (uint32_t i = 0; i < s->line.n_active && first && st == OT_OK; i++) {
             const ot_choice *c = s->line.active[i];
-            if (c->request->companions.draft == m && c->request->uses_cache)
+            if (c->request->resolved.companions.draft == m && c->request->uses_cache)
                 ot_kv_seq_settle(c->reader.seq, c->tokens, c->reader.n_read);
         }
         if (st == OT_OK)

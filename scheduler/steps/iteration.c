@@ -112,7 +112,7 @@ static void steer_group(ot_scheduler *s, const group *g, ot_logits *logits, ot_e
     uint32_t n = 0;
     for (uint32_t i = 0; i < g->n_takers; i++) {
         const taker *k = &g->takers[i];
-        for (uint32_t j = k->first; j < k->first + k->n && request_of(k)->steers_logits && decides(k); j++)
+        for (uint32_t j = k->first; j < k->first + k->n && request_of(k)->resolved.steers_logits && decides(k); j++)
             rows[n++] = (ot_steered_row){request_of(k), &logits[j]};
     }
     if (n > 0)
@@ -189,9 +189,9 @@ static void judge_turns(ot_scheduler *s)
 static void note_prompt_scores(ot_scheduler *s, const ot_chunk *k, uint32_t token)
 {
     ot_request *r = k->choice->request;
-    for (uint32_t i = 0; i < r->n_signals; i++) {
+    for (uint32_t i = 0; i < r->intervention->n_signals; i++) {
         uint32_t row = k->first_row + token - k->begin;
-        float score = r->signals[i].lookahead ? NAN : ot_signal_score(s->engine, row, &r->signals[i]);
+        float score = r->resolved.signals[i].lookahead ? NAN : ot_signal_score(s->engine, row, &r->resolved.signals[i]);
         if (r->prompt_score != NULL)
             r->prompt_score[(size_t)i * r->n_prompt + token] = score;
         if (token + 1 == r->n_prompt)
@@ -202,9 +202,9 @@ static void note_prompt_scores(ot_scheduler *s, const ot_chunk *k, uint32_t toke
 /* A prompt that was only to be read ends here. */
 static void finish_reading(ot_scheduler *s, ot_request *r)
 {
-    for (uint32_t i = 0; i < r->n_signals; i++)
-        if (r->signals[i].stats_index < OT_STATS_MAX_HEADS)
-            ot_histogram_observe(&s->stats.heads[r->signals[i].stats_index].score, r->last_scores[i]);
+    for (uint32_t i = 0; i < r->intervention->n_signals; i++)
+        if (r->resolved.signals[i].stats_index < OT_STATS_MAX_HEADS)
+            ot_histogram_observe(&s->stats.heads[r->resolved.signals[i].stats_index].score, r->last_scores[i]);
     ot_request_end(s, r, OT_FINISH_LENGTH, NULL);
 }
 
@@ -219,7 +219,7 @@ static void read_chunk(ot_scheduler *s, ot_chunk *k)
         c->state = OT_CHOICE_DECODE;
     if (r->prompt_done)
         return;
-    for (uint32_t i = k->begin; i < k->begin + k->n && r->n_signals > 0; i++)
+    for (uint32_t i = k->begin; i < k->begin + k->n && r->intervention->n_signals > 0; i++)
         if (r->prompt_score != NULL || i + 1 == r->n_prompt)
             note_prompt_scores(s, k, i);
     if (k->begin == 0 && r->prompt_logprob != NULL)
