@@ -168,7 +168,7 @@ static void add_drafts(list *l, int baseline, const char *name, const char *with
     if (with != NULL)
         set(l, c, OT_CLI_DRAFT, with);
     if (tree != NULL)
-        set(l, c, OT_CLI_DRAFT_TREE, tree);
+        set(l, c, ot_cli_steering_code("draft-tree"), tree);
 }
 
 /* All inserted scorers at once, where there are several: what each further one costs. */

@@ -91,7 +91,6 @@ static const struct option long_options[] = {
     {"resume", no_argument, NULL, RESUME},
     {"max-sequences", required_argument, NULL, SEQUENCES},
     {"max-batch-tokens", required_argument, NULL, BATCH_TOKENS},
-    OT_CLI_STEERING_OPTIONS,
     {"help", no_argument, NULL, 'h'},
     {NULL, 0, NULL, 0},
 };
@@ -184,7 +183,8 @@ static int parse_options(int argc, char **argv, options *o)
     ot_cli_steering_default(&o->steering);
     optind = 0;
     opterr = 0;
-    for (int c; (c = getopt_long(argc, argv, "+:m:H:p:h", long_options, NULL)) != -1;) {
+    const struct option *all = ot_cli_steering_options(long_options);
+    for (int c; (c = getopt_long(argc, argv, "+:m:H:p:h", all, NULL)) != -1;) {
         int status = parse_option(o, c, argv);
         if (status != 0 || o->help)
             return status;

@@ -1,10 +1,10 @@
-/* What an intervention may be: each head of the kind that its use needs, each number in its range. The field at fault is named as a
- * client writes it. On the submitting thread. */
-#include "scheduler/request.h"
+/* What an intervention may be: each number in its range (intervention-members.c), each head of the kind that its use needs, and what its
+ * members ask of each other. The field at fault is named as a client writes it. On the submitting thread. */
+#include "scheduler/intervention-members.h"
 
 #include <math.h>
 
-#define MAX_ALPHA 100.0f
+#include "scheduler/request.h"
 
 static const ot_insertion_spec *spec_of(const ot_head *head)
 {
@@ -58,9 +58,6 @@ static ot_status check_reward(const ot_intervention *v, ot_error *err)
         return check_lookahead(v, err);
     if (v->n_signals == 0)
         return ot_fail_param(err, OT_ERR_INVALID, "intervention.reward.heads", "no head to steer with");
-    if (v->candidates == 0 || v->candidates > OT_MAX_CANDIDATES)
-        return ot_fail_param(err, OT_ERR_INVALID, "intervention.reward.candidates", "%u candidates; 1 to %d can be scored",
-                             v->candidates, OT_MAX_CANDIDATES);
     return check_lookahead(v, err);
 }
 
@@ -74,8 +71,6 @@ static ot_status check_guard(const ot_intervention *v, ot_error *err)
         return ot_fail_param(err, OT_ERR_INVALID, "intervention.guard.head",
                              "a guard needs the score of the text itself: '%.60s' is no scalar head or reward model",
                              v->signals[v->guard_signal].name);
-    if (!isfinite(v->guard_above))
-        return ot_fail_param(err, OT_ERR_INVALID, "intervention.guard.above", "the guard's limit is no finite number");
     return OT_OK;
 }
 
@@ -107,14 +102,7 @@ static ot_status check_experts(const ot_experts *e, ot_error *err)
     ot_status st = check_expert(e->positive, e->positive_output, "intervention.experts.positive", err);
     if (st == OT_OK)
         st = check_expert(e->negative, e->negative_output, "intervention.experts.negative", err);
-    if (st != OT_OK)
-        return st;
-    if (!(fabsf(e->alpha) <= MAX_ALPHA))
-        return ot_fail_param(err, OT_ERR_INVALID, "intervention.experts.alpha", "alpha must lie in -%g..%g", (double)MAX_ALPHA,
-                             (double)MAX_ALPHA);
-    if (!(e->top_p > 0 && e->top_p <= 1))
-        return ot_fail_param(err, OT_ERR_INVALID, "intervention.experts.top_p", "top_p must be above 0 and at most 1");
-    return OT_OK;
+    return st;
 }
 
 /* ---- Drafts ---------------------------------------------------------------------------------------------- */
@@ -136,14 +124,11 @@ static ot_status check_draft_head(const ot_head *head, ot_error *err)
 
 static ot_status check_drafting(const ot_drafting *d, ot_error *err)
 {
-    if (d->max_draft > OT_MAX_DRAFT)
-        return ot_fail_param(err, OT_ERR_INVALID, "intervention.speculative.max_draft", "%u drafts; at most %d can be verified",
-                             d->max_draft, OT_MAX_DRAFT);
     if (d->max_draft > 0 && !d->lookup && d->head == NULL)
         return ot_fail_param(err, OT_ERR_INVALID, "intervention.speculative.draft", "nothing to draft with");
-    if (d->tree > OT_MAX_TREE || (d->tree > 0 && (d->head == NULL || ot_head_get_role(d->head) != OT_ROLE_INSERTION)))
+    if (d->tree > 0 && (d->head == NULL || ot_head_get_role(d->head) != OT_ROLE_INSERTION))
         return ot_fail_param(err, OT_ERR_INVALID, "intervention.speculative.tree",
-                             "a tree of drafts takes a head, and at most %d nodes", OT_MAX_TREE);
+                             "a tree needs a head that drafts: only these guess several ways on");
     return check_draft_head(d->head, err);
 }
 
@@ -160,5 +145,7 @@ ot_status ot_intervention_check(const ot_intervention *v, ot_error *err)
         st = check_guard(v, err);
     if (st == OT_OK)
         st = check_experts(&v->experts, err);
-    return st == OT_OK ? check_drafting(&v->drafting, err) : st;
+    if (st == OT_OK)
+        st = check_drafting(&v->drafting, err);
+    return st == OT_OK ? ot_members_check_ranges(v, err) : st;
 }

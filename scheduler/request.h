@@ -234,8 +234,6 @@ ot_status ot_request_build(ot_request **out, const ot_request_params *params, ui
                            uint32_t longest_token, ot_error *err);
 /* Drops one reference; the last one releases the heads and frees. */
 void ot_request_unref(ot_request *r);
-/* Kinds and ranges of everything in an intervention; err->param names the field. */
-ot_status ot_intervention_check(const ot_intervention *intervention, ot_error *err);
 /* Whether some head that steers has to see candidates as rows: ARGS as one pass over k candidates. */
 bool ot_intervention_scores_candidates(const ot_intervention *intervention);
 /* Insertions into the base that signals, experts and drafts need, closed under parents, parents first. OT_ERR_INVALID if they are too many. */

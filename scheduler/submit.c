@@ -7,6 +7,7 @@
 
 #include "base/clock.h"
 #include "scheduler/companion.h"
+#include "scheduler/intervention-members.h"
 #include "scheduler/scheduler-state.h"
 
 /* ---- Checks ---------------------------------------------------------------------------------------------- */

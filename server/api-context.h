@@ -8,6 +8,7 @@
 #include <stdint.h>
 
 #include "text/chat-template.h"
+#include "scheduler/intervention-members.h"
 #include "scheduler/scheduler.h"
 #include "server/request-arena.h"
 #include "server/request-fields.h"
@@ -73,15 +74,6 @@ ot_status ot_parse_token_ids(const ot_api_context *api, ot_arena *arena, const j
                              int32_t **out, uint32_t *n, ot_error *err);
 
 /* ---- Heads (resolve-heads.c) ----------------------------------------------------------------------------- */
-
-/* What a head is asked to do. */
-typedef enum ot_head_use {
-    OT_USE_SCORE,     /* scores of a text: scalar heads and reward models */
-    OT_USE_SIGNAL,    /* scores of generated tokens: these, and lookahead heads */
-    OT_USE_LOOKAHEAD, /* lookahead heads alone */
-    OT_USE_EXPERT,    /* logits of the next token: generation heads with offset 0, and expert models */
-    OT_USE_DRAFT      /* guesses ahead: generation heads with offsets from 1 on, and the draft model */
-} ot_head_use;
 
 /* Whether a head of this kind can be put to this use. */
 bool ot_head_serves(const ot_head *head, ot_head_use use);

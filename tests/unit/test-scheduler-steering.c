@@ -323,9 +323,9 @@ static void a_guard_takes_the_next_best_token(void)
     ot_request_params p = guarded(0, OT_GUARD_RESAMPLE, limit, 7);
     check_greedy(&p, 8);
     CHECK(got.n > first); /* it went on where the other guard stops */
-    ot_test_context("plain, no further attempt");
-    p = guarded(0, OT_GUARD_RESAMPLE, limit, 0);
-    check_greedy(&p, 1);
+    ot_test_context("plain, one further attempt");
+    p = guarded(0, OT_GUARD_RESAMPLE, limit, 1);
+    check_greedy(&p, 2);
     ot_test_context("with ARGS");
     p = guarded(10, OT_GUARD_RESAMPLE, limit, 4);
     CHECK(check_greedy(&p, 10) > 0);

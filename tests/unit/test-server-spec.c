@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "config/config.h"
+#include "scheduler/intervention-members.h"
 #include "server/embedded.h"
 #include "server/known-fields.h"
 #include "server/server.h"
@@ -113,6 +114,120 @@ static void refers_to_what_is_there(void)
     CHECK(check_references(spec) > 50);
     ot_test_context(NULL);
     CHECK_CONTAINS(json_string_value(json_object_get(spec, "openapi")), "3.1");
+}
+
+/* ---- Members of an intervention ---------------------------------------------------------------------------- */
+
+/* The schema of a member, and that of the group that holds it. */
+static const json_t *schema_of(const char *path, const json_t **group)
+{
+    const json_t *at = follow("#/components/schemas/Intervention");
+    char name[64];
+    for (const char *from = path; at && *from;) {
+        size_t n = strcspn(from, ".");
+        snprintf(name, sizeof name, "%.*s", (int)n, from);
+        *group = at;
+        at = json_object_get(json_object_get(at, "properties"), name);
+        from += n + (from[n] == '.');
+    }
+    return at;
+}
+
+static bool has_type(const json_t *schema, const char *type)
+{
+    const json_t *types = json_object_get(schema, "type"), *one;
+    size_t i;
+    if (json_is_string(types))
+        return strcmp(json_string_value(types), type) == 0;
+    json_array_foreach((json_t *)types, i, one)
+        if (strcmp(json_string_value(one), type) == 0)
+            return true;
+    return false;
+}
+
+static bool contains(const json_t *list, const char *word)
+{
+    size_t i;
+    const json_t *one;
+    json_array_foreach((json_t *)list, i, one)
+        if (strcmp(json_string_value(one), word) == 0)
+            return true;
+    return false;
+}
+
+static double number_at(const json_t *schema, const char *name)
+{
+    CHECK(json_is_number(json_object_get(schema, name)));
+    return json_number_value(json_object_get(schema, name));
+}
+
+static void check_values(const ot_member *m, const json_t *schema)
+{
+    const json_t *standard = json_object_get(schema, "default");
+    switch (m->kind) {
+    case OT_MEMBER_U32:
+    case OT_MEMBER_FLOAT:
+        CHECK(has_type(schema, m->kind == OT_MEMBER_U32 ? "integer" : "number"));
+        CHECK_NEAR(number_at(schema, "minimum"), m->low, 1e-12);
+        CHECK_NEAR(number_at(schema, "maximum"), m->high, m->high * 1e-9);
+        CHECK(m->required ? standard == NULL : json_number_value(standard) == m->otherwise);
+        return;
+    case OT_MEMBER_BOOL:
+    case OT_MEMBER_NOT:
+        CHECK(has_type(schema, "boolean"));
+        CHECK(json_is_boolean(standard) && json_is_true(standard) == (m->otherwise != 0));
+        return;
+    case OT_MEMBER_ONE_OF: {
+        size_t n = 0;
+        for (; m->words[n]; n++)
+            CHECK(contains(json_object_get(schema, "enum"), m->words[n]));
+        CHECK_UINT(json_array_size(json_object_get(schema, "enum")), n);
+        CHECK_STR(json_string_value(standard), m->words[(size_t)m->otherwise - 1]);
+        return;
+    }
+    case OT_MEMBER_GROUP: CHECK(has_type(schema, "object")); return;
+    case OT_MEMBER_SIGNAL:
+    case OT_MEMBER_EXPERT: CHECK(has_type(schema, "string")); return;
+    case OT_MEMBER_NAMES: CHECK(has_type(schema, "array")); return;
+    case OT_MEMBER_WEIGHTS:
+    case OT_MEMBER_DRAFTS: return;
+    }
+}
+
+static void states_every_member_of_an_intervention(void)
+{
+    const ot_member *m;
+    for (size_t i = 0; (m = ot_member_at(i)); i++) {
+        const json_t *group = NULL, *schema = schema_of(m->path, &group);
+        ot_test_context("%s", m->path);
+        if (!CHECK(schema != NULL))
+            continue;
+        CHECK_INT(contains(json_object_get(group, "required"), ot_member_name(m)), m->required);
+        check_values(m, schema);
+    }
+    ot_test_context(NULL);
+}
+
+/* Counts the properties of a group and of those below it, each of which has to be a row. */
+static size_t find_members(const json_t *group, const char *path)
+{
+    const char *name;
+    json_t *schema;
+    size_t n = 0;
+    json_object_foreach(json_object_get(group, "properties"), name, schema) {
+        char below[64];
+        snprintf(below, sizeof below, "%s%s%s", path, *path ? "." : "", name);
+        ot_test_context("%s", below);
+        CHECK(ot_member_find(below) != NULL);
+        n += 1 + find_members(schema, below);
+    }
+    return n;
+}
+
+static void has_every_member_that_is_stated(void)
+{
+    CHECK(find_members(follow("#/components/schemas/Intervention"), "") > 15);
+    ot_test_context(NULL);
 }
 
 /* ---- Fields ---------------------------------------------------------------------------------------------- */
@@ -226,6 +341,8 @@ int main(int argc, char **argv)
     RUN(states_every_route);
     RUN(serves_every_statement);
     RUN(refers_to_what_is_there);
+    RUN(states_every_member_of_an_intervention);
+    RUN(has_every_member_that_is_stated);
     RUN(states_every_known_field);
     RUN(knows_every_stated_field);
     free(text);
