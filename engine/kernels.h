@@ -25,6 +25,8 @@
 #define OT_PANEL 16       /* output features interleaved in a panel of a packed matrix */
 #define OT_QBLOCK 32      /* inputs that share a scale, in weights and activations */
 #define OT_PAGE_TOKENS 32 /* positions in a KV page */
+#define OT_ATTN_CHUNK 256 /* keys of one query whose softmax is taken together */
+#define OT_EXP_CHUNK 4096 /* terms of a sum of exponentials that are summed together */
 
 /* ---- Packed matrices ------------------------------------------------------------------------------------- */
 
@@ -110,9 +112,15 @@ typedef struct ot_attn_group {
     size_t k_offset, v_offset;        /* bytes into a unit of this layer's K and V */
     ot_kv_type kv_type;
     float *scratch;                   /* n_queries * scratch_stride floats */
-    size_t scratch_stride;            /* >= the longest n_prefix + n_tail, rounded up to a multiple of 32 */
+    size_t scratch_stride;            /* >= ot_attn_scratch_floats(the longest n_prefix + n_tail) */
     float *z;                         /* n_queries sums of weights; used by the steps of attention alone */
 } ot_attn_group;
+
+/* Floats of scratch that a query of up to n_keys keys needs: a score for each, whole pages of them, and two numbers for each chunk. */
+static inline size_t ot_attn_scratch_floats(size_t n_keys)
+{
+    return (n_keys + OT_PAGE_TOKENS - 1) / OT_PAGE_TOKENS * OT_PAGE_TOKENS + 2 * ((n_keys + OT_ATTN_CHUNK - 1) / OT_ATTN_CHUNK);
+}
 
 /* ---- The table ------------------------------------------------------------------------------------------- */
 
@@ -158,7 +166,7 @@ typedef struct ot_kernels {
     float (*dot)(const float *a, const float *b, uint32_t n);
     /* max over i; -inf for n = 0. NaN is ignored, and a zero result is +0. */
     float (*max)(const float *x, uint32_t n);
-    /* sum over exp(x[i] - shift) by 16 partial sums */
+    /* sum over exp(x[i] - shift), by chunks of OT_EXP_CHUNK: each by 16 partial sums, then the chunks' sums are added in order */
     float (*sum_exp)(const float *x, uint32_t n, float shift);
     /* Rotary embedding in place on n_heads heads of head_dim at x; table (head_dim_rotated / 2) pairs cos, sin of this
      * position. NeoX style pairs i with i + n_rot/2; otherwise (the llama GGUF layout) 2i with 2i+1.
@@ -167,16 +175,20 @@ typedef struct ot_kernels {
     /* Writes one position's K and V (head_dim floats each) into a unit at `slot_in_page`. F16 rounds to nearest even. */
     void (*kv_store)(uint8_t *unit, size_t k_offset, size_t v_offset, uint32_t slot_in_page, const float *k,
                      const float *v, uint32_t head_dim, ot_kv_type type);
-    /* softmax(q K^T scale) V. Scores: s = 0; for i over head_dim in order: s = fma(q[i], K[i], s); s *= scale. m = max.
-     * p = exp(s - m); z by 16 partial sums of p over the logical order. out = 0; for each key in logical
-     * order: out = fma(p, V, out); out[i] = out[i] * (1 / z). Without keys out = 0. */
+    /* softmax(q K^T scale) V. Scores: s = 0; for i over head_dim in order: s = fma(q[i], K[i], s); s *= scale. Then by chunks
+     * of OT_ATTN_CHUNK keys in logical order: m_c = max; p = exp(s - m_c); z_c by 16 partial sums of p; o_c = 0, and for each key in
+     * order o_c = fma(p, V, o_c). With M = max over m_c and f_c = exp(m_c - M), in order of chunks: z = fma(f_c, z_c, z) from 0,
+     * out = fma(f_c, o_c, out) from -0 (so one chunk alone is what it is, to the sign of a zero); out[i] = out[i] * (1 / z). Without
+     * keys out = 0. Chunks need one another only at their end: they may be computed at once, and those of a shared prefix once for
+     * all that share it. */
     void (*attention)(const ot_attn_group *group);
     /* The same to the last bit in three steps, so that threads can share a group. A step is done for the whole group before the next
      * one begins; calls of one step have nothing in common and may run at once. Scratch and z live through all three.
      * Scores of the prefix's keys in pages [page_begin, page_end): into the scratch row of each query, which is undefined from the
      * end of its own prefix to the end of the longest one's last page. */
     void (*attention_scores)(const ot_attn_group *group, uint32_t page_begin, uint32_t page_end);
-    /* Scores of the tail, then weights p in the place of scores and their sum z, of queries [query_begin, query_end). */
+    /* Scores of the tail, then weights p in the place of scores, the chunks' factors f_c behind them, and z, of queries
+     * [query_begin, query_end). */
     void (*attention_weights)(const ot_attn_group *group, uint32_t query_begin, uint32_t query_end);
     /* Columns [column_begin, column_end) of out, for all queries: multiples of 16, but for an end at head_dim. */
     void (*attention_values)(const ot_attn_group *group, uint32_t column_begin, uint32_t column_end);

@@ -95,7 +95,7 @@ static void lay_out(ot_engine *e)
     /* New heads may form larger groups than the base's: bounded by the width of the new heads. */
     const size_t ext_heads = o->max_ext_width / i->head_dim;
     const size_t queries = OT_GROUP_QUERIES > group ? OT_GROUP_QUERIES : group;
-    e->scratch_stride = ((size_t)o->max_context + 31) / 32 * 32;
+    e->scratch_stride = ot_attn_scratch_floats(o->max_context);
     e->scratch_floats = (queries > ext_heads ? queries : ext_heads) * e->scratch_stride;
     e->max_attn_tasks = (uint32_t)(n * (i->n_kv_heads + o->max_insertions * ext_heads));
 

@@ -4,16 +4,20 @@
  * Queries are taken a tile at a time, so that each load (and conversion) of keys and values serves all of them; the
  * tile's scores lie in the scratch rows, in logical order. Keys come in vectors of 16 slots of a page (K is stored
  * transposed), values in vectors of 16 floats of the head. A tile first walks the pages up to its longest prefix:
- * what that writes past a shorter prefix is overwritten by the tail or never read. Values are summed for the whole
- * tile up to its shortest prefix, and then for each query alone; sums wait in `out` between these spans, which does not
- * round. Slots of a tail are single columns of their pages and are computed several at a time, one chain each.
+ * what that writes past a shorter prefix is overwritten by the tail or never read. Values are summed, a few vectors of columns at
+ * a time, for the whole tile up to its shortest prefix, and then for each query alone; the sums of the chunk under way wait in
+ * memory between these spans, which does not round, and join `out` where the chunk ends. In a prefix that is always the end of a
+ * page. Slots of a tail are single columns of their pages and are scored several at a time, one chain each.
  */
 #ifndef OTTER_ENGINE_CPU_ATTENTION_KERNEL_H
 #define OTTER_ENGINE_CPU_ATTENTION_KERNEL_H
 
+#include "engine/cpu/attention-chunks.h"
 #include "engine/cpu/vector-kernels.h"
 
 #ifdef OT_LANES
+
+_Static_assert(OT_ATTN_CHUNK % OT_PAGE_TOKENS == 0, "chunks of a prefix end with pages");
 
 typedef struct span {
     uint32_t begin, end;
@@ -39,7 +43,7 @@ OT_INLINE float kv_scalar(const uint8_t *base, size_t i, bool half)
 
 OT_INLINE float *tile_scores(const attn_tile *t, uint32_t i)
 {
-    return t->group->scratch + (t->first + i) * t->group->scratch_stride;
+    return ot_query_scores(t->group, t->first + i);
 }
 
 /* Where a text's next pages lie no prefetcher of the processor can know, so who reads elements [i, i + 16 n) of a page asks for those of
@@ -167,10 +171,9 @@ static __attribute__((noinline)) void score_tails_f32(const attn_tile *t)
     score_tails(t, false);
 }
 
-/* Scores to weights exp(s - max); returns their sum. */
-static float softmax_weights(float *score, uint32_t n)
+/* The scores of one chunk to weights exp(s - max); returns their sum. */
+OT_INLINE float weigh_chunk(float *score, uint32_t n, float max)
 {
-    float max = lanes_max(score, n);
     v16 sum = v16_zero();
     uint32_t i = 0;
     for (; i + 16 <= n; i += 16) {
@@ -186,124 +189,160 @@ static float softmax_weights(float *score, uint32_t n)
     return v16_fold(sum);
 }
 
+/* Weights in the place of query i's scores, and the factors of its chunks; returns z. All maxima come first: so chunks do not wait for
+ * one another's. */
+static float weigh_query(const ot_attn_group *g, uint32_t i)
+{
+    const uint32_t n_keys = ot_query_keys(g, i), n_chunks = ot_chunk_count(n_keys);
+    float *score = ot_query_scores(g, i), *factor = ot_chunk_factors(g, i), *sum = factor + n_chunks, z = 0.0f;
+    for (uint32_t c = 0; c < n_chunks; c++) {
+        const uint32_t begin = c * OT_ATTN_CHUNK;
+        factor[c] = lanes_max(score + begin, n_keys - begin < OT_ATTN_CHUNK ? n_keys - begin : OT_ATTN_CHUNK);
+    }
+    for (uint32_t c = 0; c < n_chunks; c++) {
+        const uint32_t begin = c * OT_ATTN_CHUNK;
+        sum[c] = weigh_chunk(score + begin, n_keys - begin < OT_ATTN_CHUNK ? n_keys - begin : OT_ATTN_CHUNK, factor[c]);
+    }
+    const v16 max = v16_set1(lanes_max(factor, n_chunks));
+    for (uint32_t c = 0; c < n_chunks; c += 16) {
+        const uint32_t n = n_chunks - c < 16 ? n_chunks - c : 16;
+        v16_store_n(factor + c, v16_exp(v16_sub(v16_load_n(factor + c, n), max)), n);
+    }
+    for (uint32_t c = 0; c < n_chunks; c++)
+        z = __builtin_fmaf(factor[c], sum[c], z);
+    return z;
+}
+
 /* ---- Values ---------------------------------------------------------------------------------------------- */
 
-/* out[i][0 .. 16 n_v) += weights of the slots of a span, weight[i][0 ..], times their values, for n_q queries. `v_at` is the byte
- * offset of the first of the 16 n_v floats within slot 0 of a page. */
-OT_INLINE void value_vectors(const attn_tile *t, float *const *out, const float *const *weight, span keys,
-                             size_t v_at, uint32_t n_q, int n_v, bool half)
+/* Sums of a few vectors of columns, those at `out`, for each query of a tile: chunk is what the chunk under way has come to. */
+typedef struct value_sums {
+    const attn_tile *tile;
+    size_t v_at; /* the byte offset of the first column within slot 0 of a page */
+    float *out[OT_VALUE_QUERIES];
+    const float *factor[OT_VALUE_QUERIES];
+    float chunk[OT_VALUE_QUERIES][16 * OT_VALUE_VECTORS];
+} value_sums;
+
+/* Chunk c of query i is complete. */
+OT_INLINE void join_chunk(const value_sums *s, uint32_t i, const v16 *sum, uint32_t c, int n_v)
 {
-    const ot_attn_group *g = t->group;
+    const v16 factor = v16_set1(s->factor[i][c]);
+    OT_UNROLL for (int j = 0; j < n_v; j++)
+        v16_store(s->out[i] + 16 * j, v16_fma(factor, sum[j], v16_load(s->out[i] + 16 * j)));
+}
+
+/* The slots of a span, times their weights, for queries [i, i + n_q) of the tile. They are the keys from the at-th on in logical order;
+ * either one slot, or slots of the prefix. */
+OT_INLINE void value_span(value_sums *s, uint32_t i, span slots, uint32_t at, uint32_t n_q, int n_v, bool half)
+{
+    const ot_attn_group *g = s->tile->group;
+    const float *weight[OT_VALUE_QUERIES];
     v16 sum[OT_VALUE_QUERIES][OT_VALUE_VECTORS];
-    OT_UNROLL for (uint32_t i = 0; i < n_q; i++)
+    OT_UNROLL for (uint32_t k = 0; k < n_q; k++) {
+        weight[k] = tile_scores(s->tile, i + k) + at;
         OT_UNROLL for (int j = 0; j < n_v; j++)
-            sum[i][j] = v16_load(out[i] + 16 * j);
-    for (uint32_t s = keys.begin; s < keys.end;) {
-        const uint32_t page = s / OT_PAGE_TOKENS;
+            sum[k][j] = v16_load(s->chunk[i + k] + 16 * j);
+    }
+    for (uint32_t slot = slots.begin; slot < slots.end;) {
+        const uint32_t page = slot / OT_PAGE_TOKENS;
         uint32_t stop = (page + 1) * OT_PAGE_TOKENS;
-        const uint8_t *v = g->units[page] + v_at, *next = v;
-        if (page + PAGES_AHEAD <= (keys.end - 1) / OT_PAGE_TOKENS)
-            next = g->units[page + PAGES_AHEAD] + v_at;
-        for (stop = stop < keys.end ? stop : keys.end; s < stop; s++) {
-            const size_t at = (size_t)(s % OT_PAGE_TOKENS) * g->head_dim;
+        const uint8_t *v = g->units[page] + s->v_at, *next = v;
+        if (page + PAGES_AHEAD <= (slots.end - 1) / OT_PAGE_TOKENS)
+            next = g->units[page + PAGES_AHEAD] + s->v_at;
+        for (stop = stop < slots.end ? stop : slots.end; slot < stop; slot++) {
+            const size_t element = (size_t)(slot % OT_PAGE_TOKENS) * g->head_dim;
             v16 value[OT_VALUE_VECTORS];
-            prefetch_vectors(next, at, n_v, half);
+            prefetch_vectors(next, element, n_v, half);
             OT_UNROLL for (int j = 0; j < n_v; j++)
-                value[j] = kv_vector(v, at + 16 * j, half);
-            OT_UNROLL for (uint32_t i = 0; i < n_q; i++) {
-                v16 p = v16_set1(weight[i][s - keys.begin]);
+                value[j] = kv_vector(v, element + 16 * j, half);
+            OT_UNROLL for (uint32_t k = 0; k < n_q; k++) {
+                v16 p = v16_set1(weight[k][slot - slots.begin]);
                 OT_UNROLL for (int j = 0; j < n_v; j++)
-                    sum[i][j] = v16_fma(p, value[j], sum[i][j]);
+                    sum[k][j] = v16_fma(p, value[j], sum[k][j]);
             }
         }
+        const uint32_t done = at + (slot - slots.begin);
+        if (done % OT_ATTN_CHUNK != 0)
+            continue;
+        OT_UNROLL for (uint32_t k = 0; k < n_q; k++) {
+            join_chunk(s, i + k, sum[k], done / OT_ATTN_CHUNK - 1, n_v);
+            OT_UNROLL for (int j = 0; j < n_v; j++)
+                sum[k][j] = v16_zero();
+        }
     }
-    OT_UNROLL for (uint32_t i = 0; i < n_q; i++)
-        OT_UNROLL for (int j = 0; j < n_v; j++)
-            v16_store(out[i] + 16 * j, sum[i][j]);
-}
-
-/* As many of the tile's columns from d on as are whole groups of n_v vectors; returns where the rest begins. */
-OT_INLINE uint32_t value_columns(const attn_tile *t, float **out, const float *const *weight, span keys, uint32_t d, uint32_t n_q,
-                                 int n_v, bool half)
-{
-    const size_t element = half ? sizeof(uint16_t) : sizeof(float);
-    for (; d + 16 * (uint32_t)n_v <= t->columns.end; d += 16 * (uint32_t)n_v) {
-        value_vectors(t, out, weight, keys, t->group->v_offset + d * element, n_q, n_v, half);
-        OT_UNROLL for (uint32_t k = 0; k < n_q; k++)
-            out[k] += 16 * n_v;
-    }
-    return d;
-}
-
-/* The last head_dim % 16 floats of a head, where the tile's columns have them. */
-OT_INLINE void value_rest(const attn_tile *t, uint32_t i, const float *weight, span keys, bool half)
-{
-    const ot_attn_group *g = t->group;
-    float *out = g->out[t->first + i];
-    for (uint32_t d = g->head_dim / 16 * 16; d < t->columns.end; d++)
-        for (uint32_t s = keys.begin; s < keys.end; s++)
-            out[d] = __builtin_fmaf(weight[s - keys.begin],
-                                    kv_scalar(g->units[s / OT_PAGE_TOKENS] + g->v_offset,
-                                              (size_t)(s % OT_PAGE_TOKENS) * g->head_dim + d, half),
-                                    out[d]);
-}
-
-/* Adds a span to the sums of queries [i, i + n_q) of the tile. */
-OT_INLINE void value_span(const attn_tile *t, uint32_t i, const float *const *weight, span keys,
-                          uint32_t n_q, bool half)
-{
-    float *out[OT_VALUE_QUERIES];
-    uint32_t d = t->columns.begin;
     OT_UNROLL for (uint32_t k = 0; k < n_q; k++)
-        out[k] = t->group->out[t->first + i + k] + d;
-    d = value_columns(t, out, weight, keys, d, n_q, OT_VALUE_VECTORS, half);
-    if (OT_VALUE_VECTORS > 2)
-        d = value_columns(t, out, weight, keys, d, n_q, 2, half);
-    if (OT_VALUE_VECTORS > 1)
-        d = value_columns(t, out, weight, keys, d, n_q, 1, half);
-    for (uint32_t k = 0; k < n_q && d < t->columns.end; k++)
-        value_rest(t, i + k, weight[k], keys, half);
+        OT_UNROLL for (int j = 0; j < n_v; j++)
+            v16_store(s->chunk[i + k] + 16 * j, sum[k][j]);
 }
 
-/* One query's span: not inlined, since it is the same code for every tile size. */
-static __attribute__((noinline)) void value_span_f16(const attn_tile *t, uint32_t i, const float *weight, span keys)
+/* What query i of the tile reads past the `common` slots that all do: the rest of its prefix, its tail, and the last chunk's end. */
+OT_INLINE void value_alone(value_sums *s, uint32_t i, uint32_t common, float z, int n_v, bool half)
 {
-    value_span(t, i, &weight, keys, 1, true);
+    const ot_attn_group *g = s->tile->group;
+    const uint32_t q = s->tile->first + i, n_prefix = g->n_prefix[q], n_keys = ot_query_keys(g, q);
+    for (uint32_t at = common; at < n_keys;) {
+        const uint32_t slot = at < n_prefix ? at : g->tail[q][at - n_prefix];
+        const span slots = {slot, at < n_prefix ? n_prefix : slot + 1};
+        value_span(s, i, slots, at, 1, n_v, half);
+        at += slots.end - slots.begin;
+    }
+    v16 sum[OT_VALUE_VECTORS];
+    OT_UNROLL for (int j = 0; j < n_v; j++)
+        sum[j] = v16_load(s->chunk[i] + 16 * j);
+    if (n_keys % OT_ATTN_CHUNK != 0)
+        join_chunk(s, i, sum, n_keys / OT_ATTN_CHUNK, n_v);
+    const v16 inv = v16_set1(1.0f / z);
+    OT_UNROLL for (int j = 0; j < n_v; j++)
+        v16_store(s->out[i] + 16 * j, n_keys > 0 ? v16_mul(v16_load(s->out[i] + 16 * j), inv) : v16_zero());
 }
 
-static __attribute__((noinline)) void value_span_f32(const attn_tile *t, uint32_t i, const float *weight, span keys)
-{
-    value_span(t, i, &weight, keys, 1, false);
-}
-
-OT_INLINE void sum_values(const attn_tile *t, uint32_t common, uint32_t n_q, bool half)
+/* n_v vectors of columns from d on, for all queries of a tile, whose sums of weights are z. */
+OT_INLINE void value_columns(const attn_tile *t, uint32_t d, const float *z, int n_v, bool half)
 {
     const ot_attn_group *g = t->group;
-    void (*const alone)(const attn_tile *, uint32_t, const float *, span) = half ? value_span_f16 : value_span_f32;
-    const float *weight[OT_VALUE_QUERIES];
-    OT_UNROLL for (uint32_t i = 0; i < n_q; i++)
-        weight[i] = tile_scores(t, i);
-    if (n_q > 1)
-        value_span(t, 0, weight, (span){0, common}, n_q, half);
-    else
-        alone(t, 0, weight[0], (span){0, common});
-    for (uint32_t i = 0; i < n_q; i++) {
-        const uint32_t q = t->first + i;
-        if (common < g->n_prefix[q])
-            alone(t, i, weight[i] + common, (span){common, g->n_prefix[q]});
-        for (uint32_t j = 0; j < g->n_tail[q]; j++)
-            alone(t, i, weight[i] + g->n_prefix[q] + j, (span){g->tail[q][j], g->tail[q][j] + 1});
+    value_sums s = {.tile = t, .v_at = g->v_offset + d * (half ? sizeof(uint16_t) : sizeof(float))};
+    uint32_t common = t->n > 1 ? UINT32_MAX : 0;
+    for (uint32_t i = 0; i < t->n; i++) {
+        const uint32_t n_prefix = g->n_prefix[t->first + i];
+        common = n_prefix < common ? n_prefix : common;
+        s.out[i] = g->out[t->first + i] + d;
+        s.factor[i] = ot_chunk_factors(g, t->first + i);
+        OT_UNROLL for (int j = 0; j < n_v; j++) {
+            v16_store(s.out[i] + 16 * j, v16_set1(-0.0f));
+            v16_store(s.chunk[i] + 16 * j, v16_zero());
+        }
     }
+    switch (t->n) {
+    case 6: value_span(&s, 0, (span){0, common}, 0, 6, n_v, half); break;
+    case 4: value_span(&s, 0, (span){0, common}, 0, 4, n_v, half); break;
+    case 3: value_span(&s, 0, (span){0, common}, 0, 3, n_v, half); break;
+    case 2: value_span(&s, 0, (span){0, common}, 0, 2, n_v, half); break;
+    default: break;
+    }
+    for (uint32_t i = 0; i < t->n; i++)
+        value_alone(&s, i, common, z[i], n_v, half);
 }
 
-static void divide(float *out, float z, span columns)
+/* The last head_dim % 16 columns of a head, for query i of a tile. */
+OT_INLINE void value_rest(const attn_tile *t, uint32_t i, float z, bool half)
 {
-    const v16 inv = v16_set1(1.0f / z);
-    uint32_t d = columns.begin;
-    for (; d + 16 <= columns.end; d += 16)
-        v16_store(out + d, v16_mul(v16_load(out + d), inv));
-    if (d < columns.end)
-        v16_store_n(out + d, v16_mul(v16_load_n(out + d, columns.end - d), inv), columns.end - d);
+    const ot_attn_group *g = t->group;
+    const uint32_t q = t->first + i, n_prefix = g->n_prefix[q], n_keys = ot_query_keys(g, q);
+    const float *weight = ot_query_scores(g, q), *factor = ot_chunk_factors(g, q), inv = 1.0f / z;
+    for (uint32_t d = g->head_dim / 16 * 16; d < t->columns.end; d++) {
+        float out = -0.0f, chunk = 0.0f;
+        for (uint32_t j = 0; j < n_keys; j++) {
+            const uint32_t slot = j < n_prefix ? j : g->tail[q][j - n_prefix];
+            const uint8_t *v = g->units[slot / OT_PAGE_TOKENS] + g->v_offset;
+            chunk = __builtin_fmaf(weight[j], kv_scalar(v, (size_t)(slot % OT_PAGE_TOKENS) * g->head_dim + d, half), chunk);
+            if ((j + 1) % OT_ATTN_CHUNK == 0 || j + 1 == n_keys) {
+                out = __builtin_fmaf(factor[j / OT_ATTN_CHUNK], chunk, out);
+                chunk = 0.0f;
+            }
+        }
+        g->out[q][d] = n_keys > 0 ? out * inv : 0.0f;
+    }
 }
 
 /* ---- A tile's steps --------------------------------------------------------------------------------------- */
@@ -334,52 +373,44 @@ static __attribute__((noinline)) void score_tile_f32(const attn_tile *t, span pa
 /* Tails, which lie past what pages leave behind, and the weights; z[i] is query i's sum of them. */
 static void weigh_tile(const attn_tile *t, float *z)
 {
-    const ot_attn_group *g = t->group;
-    if (g->kv_type == OT_KV_F16)
+    if (t->group->kv_type == OT_KV_F16)
         score_tails_f16(t);
     else
         score_tails_f32(t);
     for (uint32_t i = 0; i < t->n; i++)
-        z[i] = softmax_weights(tile_scores(t, i), g->n_prefix[t->first + i] + g->n_tail[t->first + i]);
+        z[i] = weigh_query(t->group, t->first + i);
 }
 
-OT_INLINE void value_tile(const attn_tile *t, bool half)
+/* The columns of a tile by groups of four vectors, two and one, as far as registers go. */
+OT_INLINE void value_tile(const attn_tile *t, const float *z, bool half)
 {
-    const ot_attn_group *g = t->group;
-    uint32_t common = UINT32_MAX;
-    for (uint32_t i = 0; i < t->n; i++)
-        common = g->n_prefix[t->first + i] < common ? g->n_prefix[t->first + i] : common;
-    switch (t->n) {
-    case 6: sum_values(t, common, 6, half); break;
-    case 4: sum_values(t, common, 4, half); break;
-    case 3: sum_values(t, common, 3, half); break;
-    case 2: sum_values(t, common, 2, half); break;
-    default: sum_values(t, common, 1, half); break;
-    }
+    uint32_t d = t->columns.begin;
+    for (; OT_VALUE_VECTORS > 2 && d + 16 * OT_VALUE_VECTORS <= t->columns.end; d += 16 * OT_VALUE_VECTORS)
+        value_columns(t, d, z, OT_VALUE_VECTORS, half);
+    for (; OT_VALUE_VECTORS > 1 && d + 32 <= t->columns.end; d += 32)
+        value_columns(t, d, z, 2, half);
+    for (; d + 16 <= t->columns.end; d += 16)
+        value_columns(t, d, z, 1, half);
+    for (uint32_t i = 0; i < t->n && d < t->columns.end; i++)
+        value_rest(t, i, z[i], half);
 }
 
-static __attribute__((noinline)) void value_tile_f16(const attn_tile *t)
+static __attribute__((noinline)) void value_tile_f16(const attn_tile *t, const float *z)
 {
-    value_tile(t, true);
+    value_tile(t, z, true);
 }
 
-static __attribute__((noinline)) void value_tile_f32(const attn_tile *t)
+static __attribute__((noinline)) void value_tile_f32(const attn_tile *t, const float *z)
 {
-    value_tile(t, false);
+    value_tile(t, z, false);
 }
 
 static void finish_tile(const attn_tile *t, const float *z)
 {
-    const ot_attn_group *g = t->group;
-    for (uint32_t i = t->first; i < t->first + t->n; i++)
-        memset(g->out[i] + t->columns.begin, 0, (t->columns.end - t->columns.begin) * sizeof(float));
-    if (g->kv_type == OT_KV_F16)
-        value_tile_f16(t);
+    if (t->group->kv_type == OT_KV_F16)
+        value_tile_f16(t, z);
     else
-        value_tile_f32(t);
-    for (uint32_t i = 0; i < t->n; i++)
-        if (g->n_prefix[t->first + i] + g->n_tail[t->first + i] > 0) /* else out stays 0 */
-            divide(g->out[t->first + i], z[i], t->columns);
+        value_tile_f32(t, z);
 }
 
 /* ---- A group ---------------------------------------------------------------------------------------------- */

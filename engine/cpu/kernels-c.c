@@ -1,6 +1,7 @@
 /* The reference: every kernel in plain C, one element after another in the order that engine/kernels.h defines. The
  * other tables are tested against this one by equality. It is also what runs where there is no AVX2; clarity comes
  * before speed. fmaf is exact with or without the instruction. */
+#include "engine/cpu/attention-chunks.h"
 #include "engine/cpu/kernel-constants.h"
 #include "engine/cpu/kernel-tables.h"
 #include "engine/cpu/panel-layout.h"
@@ -119,10 +120,14 @@ static float c_max(const float *x, uint32_t n)
 
 static float c_sum_exp(const float *x, uint32_t n, float shift)
 {
-    float partial[LANES] = {0};
-    for (uint32_t i = 0; i < n; i++)
-        partial[i % LANES] += ot_expf(x[i] - shift);
-    return fold(partial);
+    float sum = 0.0f;
+    for (uint32_t begin = 0; begin < n; begin += OT_EXP_CHUNK) {
+        float partial[LANES] = {0};
+        for (uint32_t i = 0; i < OT_EXP_CHUNK && i < n - begin; i++)
+            partial[i % LANES] += ot_expf(x[begin + i] - shift);
+        sum += fold(partial);
+    }
+    return sum;
 }
 
 static void c_axpy(float *y, const float *x, float a, uint32_t n)
@@ -332,42 +337,63 @@ static void score_keys(const ot_attn_group *g, uint32_t i, uint32_t begin, uint3
         float s = 0.0f;
         for (uint32_t d = 0; d < g->head_dim; d++)
             s = fmaf(q[d], kv_load(k, (size_t)d * OT_PAGE_TOKENS + slot % OT_PAGE_TOKENS, g->kv_type), s);
-        g->scratch[i * g->scratch_stride + j] = s * g->scale;
+        ot_query_scores(g, i)[j] = s * g->scale;
     }
 }
 
-/* Scores of query i's tail, and then weights in the place of all its scores; returns their sum. */
-static float weigh_keys(const ot_attn_group *g, uint32_t i)
+/* The scores of one chunk to weights; returns their sum. */
+static float weigh_chunk(float *score, uint32_t n, float max)
 {
-    uint32_t n_keys = g->n_prefix[i] + g->n_tail[i];
-    float *score = g->scratch + i * g->scratch_stride, partial[LANES] = {0};
-    score_keys(g, i, g->n_prefix[i], n_keys);
-    float max = c_max(score, n_keys);
-    for (uint32_t j = 0; j < n_keys; j++) {
+    float partial[LANES] = {0};
+    for (uint32_t j = 0; j < n; j++) {
         score[j] = ot_expf(score[j] - max);
         partial[j % LANES] += score[j];
     }
     return fold(partial);
 }
 
+/* Scores of query i's tail, and then weights in the place of all its scores and the factors of chunks; returns z. */
+static float weigh_keys(const ot_attn_group *g, uint32_t i)
+{
+    const uint32_t n_keys = ot_query_keys(g, i), n_chunks = ot_chunk_count(n_keys);
+    float *score = ot_query_scores(g, i), *factor = ot_chunk_factors(g, i), *sum = factor + n_chunks, z = 0.0f;
+    score_keys(g, i, g->n_prefix[i], n_keys);
+    for (uint32_t c = 0; c < n_chunks; c++) {
+        const uint32_t begin = c * OT_ATTN_CHUNK, n = n_keys - begin < OT_ATTN_CHUNK ? n_keys - begin : OT_ATTN_CHUNK;
+        factor[c] = c_max(score + begin, n);
+        sum[c] = weigh_chunk(score + begin, n, factor[c]);
+    }
+    const float max = c_max(factor, n_chunks);
+    for (uint32_t c = 0; c < n_chunks; c++) {
+        factor[c] = ot_expf(factor[c] - max);
+        z = fmaf(factor[c], sum[c], z);
+    }
+    return z;
+}
+
+/* Column d of the values of all keys of query i, weighed and summed. */
+static float sum_column(const ot_attn_group *g, uint32_t i, uint32_t d)
+{
+    const uint32_t n_keys = ot_query_keys(g, i);
+    const float *weight = ot_query_scores(g, i), *factor = ot_chunk_factors(g, i);
+    float out = -0.0f, chunk = 0.0f;
+    for (uint32_t j = 0; j < n_keys; j++) {
+        const uint32_t slot = key_slot(g, i, j);
+        const uint8_t *v = g->units[slot / OT_PAGE_TOKENS] + g->v_offset;
+        chunk = fmaf(weight[j], kv_load(v, (size_t)(slot % OT_PAGE_TOKENS) * g->head_dim + d, g->kv_type), chunk);
+        if ((j + 1) % OT_ATTN_CHUNK == 0 || j + 1 == n_keys) {
+            out = fmaf(factor[j / OT_ATTN_CHUNK], chunk, out);
+            chunk = 0.0f;
+        }
+    }
+    return out;
+}
+
 static void sum_values(const ot_attn_group *g, uint32_t i, uint32_t column_begin, uint32_t column_end, float z)
 {
-    uint32_t n_keys = g->n_prefix[i] + g->n_tail[i];
-    const float *weight = g->scratch + i * g->scratch_stride;
-    float *out = g->out[i];
+    const float inv = 1.0f / z;
     for (uint32_t d = column_begin; d < column_end; d++)
-        out[d] = 0.0f;
-    if (n_keys == 0)
-        return;
-    for (uint32_t j = 0; j < n_keys; j++) {
-        uint32_t slot = key_slot(g, i, j);
-        const uint8_t *v = g->units[slot / OT_PAGE_TOKENS] + g->v_offset;
-        for (uint32_t d = column_begin; d < column_end; d++)
-            out[d] = fmaf(weight[j], kv_load(v, (size_t)(slot % OT_PAGE_TOKENS) * g->head_dim + d, g->kv_type), out[d]);
-    }
-    float inv = 1.0f / z;
-    for (uint32_t d = column_begin; d < column_end; d++)
-        out[d] *= inv;
+        g->out[i][d] = ot_query_keys(g, i) > 0 ? sum_column(g, i, d) * inv : 0.0f;
 }
 
 static void c_attention(const ot_attn_group *g)

@@ -21,6 +21,15 @@ OT_INLINE float v16_fold(v16 v)
     return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
 }
 
+/* The largest lane, where none is NaN. */
+OT_INLINE float v16_largest(v16 v)
+{
+    __m256 eight = _mm256_max_ps(v16_lower(v), v16_upper(v));
+    __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
+}
+
 OT_INLINE v16 v16_exp(v16 x)
 {
     v16 t = v16_fma(x, v16_set1(OT_EXP_LOG2E), v16_set1(OT_EXP_MAGIC));
@@ -165,20 +174,16 @@ static void lanes_gelu(float *dst, const float *x, uint32_t n)
 
 static float lanes_max(const float *x, uint32_t n)
 {
-    v16 max = v16_set1(-INFINITY);
-    float lanes[16], best = -INFINITY;
+    v16 max = v16_set1(-INFINITY); /* never NaN: v16_max leaves out what is */
     uint32_t i = 0;
     for (; i + 16 <= n; i += 16)
         max = v16_max(v16_load(x + i), max);
     if (i < n)
         max = v16_first_of(v16_max(v16_load_n(x + i, n - i), max), max, n - i);
-    v16_store(lanes, max);
-    for (i = 0; i < 16; i++)
-        best = lanes[i] > best ? lanes[i] : best;
-    return best + 0.0f;
+    return v16_largest(max) + 0.0f;
 }
 
-static float lanes_sum_exp(const float *x, uint32_t n, float shift)
+static float sum_exp_chunk(const float *x, uint32_t n, float shift)
 {
     v16 sum = v16_zero();
     uint32_t i = 0;
@@ -187,6 +192,14 @@ static float lanes_sum_exp(const float *x, uint32_t n, float shift)
     if (i < n)
         sum = v16_first_of(v16_add(sum, v16_exp(v16_sub(v16_load_n(x + i, n - i), v16_set1(shift)))), sum, n - i);
     return v16_fold(sum);
+}
+
+static float lanes_sum_exp(const float *x, uint32_t n, float shift)
+{
+    float sum = 0.0f;
+    for (uint32_t begin = 0; begin < n; begin += OT_EXP_CHUNK)
+        sum += sum_exp_chunk(x + begin, n - begin < OT_EXP_CHUNK ? n - begin : OT_EXP_CHUNK, shift);
+    return sum;
 }
 
 /* ---- Rotary embedding ------------------------------------------------------------------------------------ */

@@ -234,7 +234,7 @@ static void bench_attention(const ot_kernels *k, const limits *l)
     const size_t part = HEAD_DIM * OT_PAGE_TOKENS * 2;
     uint8_t *pages = buffer(2 * part * (MAX_CONTEXT / OT_PAGE_TOKENS));
     float *q = floats(MAX_QUERIES * HEAD_DIM), *out = floats(MAX_QUERIES * HEAD_DIM);
-    float *scratch = floats(MAX_QUERIES * (MAX_CONTEXT + 32)), *v = floats(HEAD_DIM);
+    float *scratch = floats(MAX_QUERIES * ot_attn_scratch_floats(MAX_CONTEXT)), *v = floats(HEAD_DIM);
     for (uint32_t s = 0; s < MAX_CONTEXT; s++)
         k->kv_store(pages + s / OT_PAGE_TOKENS * 2 * part, 0, part, s % OT_PAGE_TOKENS, v, v, HEAD_DIM, OT_KV_F16);
     for (uint32_t i = 0; i < MAX_CONTEXT / OT_PAGE_TOKENS; i++)
@@ -254,7 +254,7 @@ static void bench_attention(const ot_kernels *k, const limits *l)
         b.group = (ot_attn_group){.n_queries = n, .head_dim = HEAD_DIM, .scale = 0.125f, .q = b.q, .out = b.out,
                                   .n_prefix = b.n_prefix, .n_tail = b.n_tail, .tail = b.tail, .units = b.units,
                                   .v_offset = part, .kv_type = OT_KV_F16, .scratch = scratch,
-                                  .scratch_stride = MAX_CONTEXT + 32};
+                                  .scratch_stride = ot_attn_scratch_floats(MAX_CONTEXT)};
         const double seconds = time_call(run_attention, &b);
         printf("%-11s attention, 3 heads on a key, %s: %.2f us, %.0f GFLOP/s (%.0f%% of peak), keys and values %.1f GB/s\n",
                k->name, cases[c].what, seconds * 1e6, ops / seconds, 100 * ops / seconds / l->fma,

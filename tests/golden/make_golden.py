@@ -46,6 +46,8 @@ MERGES = ["Ġ t", "h e", "i n", "Ġ a", "r e", "o n", "Ġt he", "e r", "Ġ s", "
           "l e", "Ġt o", "a r", "Ġ d", "i c", "Ġ h", "an d", "s t", "Ġ l", "v e", "o m", "l l"]
 N_TOKENS = 71    # more than two pages, and odd
 POSITION = 45    # of the candidates: inside the second page, so that some of their slots lie on the third
+# The same for texts whose attention takes more than one chunk of 256 keys: two full ones and a rest; a draft from there on crosses the end of the second.
+LONG_N_TOKENS, LONG_POSITION = 530, 510
 
 
 # ---- Files ---------------------------------------------------------------------------------------------------
@@ -110,13 +112,13 @@ class Maker:
 
 
 def make_llama(path, seed, d=64, head_dim=16, heads=4, kv_heads=2, n_ff=160, layers=3, tied=True, n_rot=None, scaling=None,
-               freqs=False, type_of=None):
+               freqs=False, context=256, type_of=None):
     """A small Llama file. `scaling`: keys under llama.rope. Embedding rows have unit variance."""
     maker = Maker(seed, type_of)
     w = maker.writer
     w.put("general.architecture", gguf_io.STRING, "llama")
     w.put("general.name", gguf_io.STRING, "golden " + os.path.basename(path).removesuffix(".gguf"))
-    for key, value in {"block_count": layers, "context_length": 256, "embedding_length": d, "feed_forward_length": n_ff,
+    for key, value in {"block_count": layers, "context_length": context, "embedding_length": d, "feed_forward_length": n_ff,
                        "attention.head_count": heads, "attention.head_count_kv": kv_heads, "attention.key_length": head_dim,
                        "attention.value_length": head_dim, "rope.dimension_count": n_rot or head_dim}.items():
         w.put("llama." + key, gguf_io.U32, value)
@@ -374,6 +376,9 @@ READING = {
     "reading-gpt2": ("gpt2", dict(seed=154, width=20, n_ff=40, heads=2, kv_heads=2, outputs=2, **DRAFTS)),
 }
 
+LONG_MODELS = {"long": dict(seed=16, d=48, head_dim=24, heads=4, kv_heads=2, n_ff=96, layers=2, context=640)}
+LONG_INSERTIONS = {"long-full": ("long", dict(seed=155, width=24, n_ff=40, heads=2, kv_heads=1))}
+
 LOOSE = {"reading": HALF_TABLE, "reading-broad": BYTE_TABLE, "reading-gpt2": HALF_TABLE, "expert": HALF_TABLE, "anti-expert": HALF_TABLE, "drafts": HALF_TABLE, "lookahead": HALF_TABLE, "broad-expert": BYTE_TABLE,
          "broad-anti-expert": BYTE_TABLE, "q4-medusa": (0.25, 0.25), "reading-q4": (0.25, 0.25),
          "gpt2-expert": HALF_TABLE}
@@ -396,6 +401,7 @@ CASES += [("two", "tied", ["full", "grouped"], EXACT),
 CASES += cases_of(GPT2_MODELS, GPT2_INSERTIONS, ("gpt2-q8", "gpt2-blocks"))
 CASES += [("gpt2-many", "gpt2", ["gpt2-no-heads", "gpt2-task-head", "gpt2-full", "gpt2-stacked", "gpt2-odd", "gpt2-grouped"], EXACT)]
 CASES += cases_of({}, READING, ("q4",))
+CASES += cases_of(LONG_MODELS, LONG_INSERTIONS, ())
 CASES += [("reading-and-others", "tied", ["drafts", "reading", "medusa"], HALF_TABLE)]
 
 
@@ -409,18 +415,18 @@ def expected_rows(model, insertions, tokens, **how):
     return model.logits(result.hidden), [s.reshape(len(s), -1) for s in result.scores]
 
 
-def write_expected(path, model, insertions, rng):
+def write_expected(path, model, insertions, rng, n_tokens, position):
     """Runs the reference in float64 and writes its results rounded to float32."""
     n_vocab = model.reader.tensors["token_embd.weight"].dims[1]
-    tokens = rng.integers(0, n_vocab, N_TOKENS)
+    tokens = rng.integers(0, n_vocab, n_tokens)
     to_half = lambda x: x.astype(np.float16).astype(x.dtype)
     sequence = [expected_rows(model, insertions, tokens), expected_rows(model, insertions, tokens, kv_round=to_half)]
     candidates = rng.choice(n_vocab, 5, replace=False)
-    candidates[0] = tokens[POSITION]
-    rows = [expected_rows(model, insertions, np.append(tokens[:POSITION], c)) for c in candidates]
+    candidates[0] = tokens[position]
+    rows = [expected_rows(model, insertions, np.append(tokens[:position], c)) for c in candidates]
     with open(path, "wb") as file:
         file.write(b"OTGOLD02")
-        file.write(np.array([N_TOKENS, n_vocab, len(insertions), len(candidates), POSITION], "<u4").tobytes())
+        file.write(np.array([n_tokens, n_vocab, len(insertions), len(candidates), position], "<u4").tobytes())
         file.write(np.array([s.shape[1] for s in sequence[0][1]], "<u4").tobytes())
         file.write(tokens.astype("<i4").tobytes())
         for logits, scores in sequence:
@@ -442,21 +448,23 @@ def source_stamp():
 def make_all(folder):
     at = lambda name: os.path.join(folder, name + ".gguf")
     models, insertions = {}, {}
-    for name in [*MODELS, *GPT2_MODELS]:
-        if name in MODELS:
-            make_llama(at(name), **MODELS[name])
+    llamas = {**MODELS, **LONG_MODELS}
+    for name in [*llamas, *GPT2_MODELS]:
+        if name in llamas:
+            make_llama(at(name), **llamas[name])
         else:
             make_gpt2(at(name), **GPT2_MODELS[name])
         models[name] = reference.Model(at(name), np.float64)
-    recipes = {**INSERTIONS, **GPT2_INSERTIONS, **READING}
+    recipes = {**INSERTIONS, **GPT2_INSERTIONS, **READING, **LONG_INSERTIONS}
     for name, (base, how) in recipes.items():
         parents = [(p, insertions[p]) for p in how.get("parents", [])]
         make_insertion(at(name + ".head"), base=models[base], **{**how, "parents": parents})
         insertions[name] = reference.Insertion(at(name + ".head"), [p for _, p in parents], np.float64)
     lines = []
     for number, (name, base, used, tolerance) in enumerate(CASES):
+        text = (LONG_N_TOKENS, LONG_POSITION) if base in LONG_MODELS else (N_TOKENS, POSITION)
         write_expected(os.path.join(folder, name + ".expected"), models[base], [insertions[i] for i in used],
-                       np.random.default_rng(1000 + number))
+                       np.random.default_rng(1000 + number), *text)
         lines += [f"case {name}", f"model {base}.gguf"]
         lines += [" ".join(["insertion", i, i + ".head.gguf"] + recipes[i][1].get("parents", [])) for i in used]
         half = tuple(max(pair) for pair in zip(HALF, tolerance))

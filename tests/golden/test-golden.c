@@ -17,8 +17,8 @@
 #include "tests/support/kv-units.h"
 #include "tests/support/test-support.h"
 
-#define MAX_ROWS 256
-#define SLOTS 160 /* positions, and room for candidates and drafts behind them */
+#define MAX_ROWS 600
+#define SLOTS 600 /* positions, and room for candidates and drafts behind them */
 
 /* ---- What a case holds while it runs --------------------------------------------------------------------- */
 

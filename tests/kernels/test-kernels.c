@@ -156,6 +156,25 @@ static void vectors_match(void)
             check_vectors(lengths[i], (values)kind);
 }
 
+/* A vocabulary's sum of exponentials: whole chunks and a rest. */
+static void long_sums_match(void)
+{
+    static const uint32_t sizes[] = {OT_EXP_CHUNK - 1, OT_EXP_CHUNK, OT_EXP_CHUNK + 1, 3 * OT_EXP_CHUNK + 17, 12 * OT_EXP_CHUNK};
+    for (unsigned i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        float *x = guarded_floats(sizes[i]);
+        double exact = 0;
+        REQUIRE(x);
+        fill(x, sizes[i], ORDINARY);
+        for (uint32_t k = 0; k < sizes[i]; k++)
+            exact += exp((double)x[k] - 2);
+        const float got = fast->sum_exp(x, sizes[i], 2.0f), expected = ref->sum_exp(x, sizes[i], 2.0f);
+        ot_test_context("%s, %u terms", fast->name, sizes[i]);
+        CHECK(same(&got, &expected, 1, "sum_exp"));
+        CHECK_NEAR(got, exact, 2e-6 * exact);
+        free_floats(x, sizes[i]);
+    }
+}
+
 /* gelu and layer_norm against their definitions in double. */
 static void gelu_is_accurate(void)
 {
@@ -521,7 +540,7 @@ static void products_match(void)
 
 /* ---- Attention ------------------------------------------------------------------------------------------- */
 
-enum { MAX_QUERIES = 64, MAX_SLOTS = 320, N_UNITS = MAX_SLOTS / OT_PAGE_TOKENS };
+enum { MAX_QUERIES = 64, MAX_SLOTS = 800, N_UNITS = MAX_SLOTS / OT_PAGE_TOKENS };
 
 typedef struct attention_case {
     ot_attn_group group;
@@ -571,7 +590,7 @@ static bool attention_open(attention_case *c, uint32_t head_dim, uint32_t n_quer
             c->slots[i][j] = below(n_slots);
         longest = c->n_prefix[i] + c->n_tail[i] > longest ? c->n_prefix[i] + c->n_tail[i] : longest;
     }
-    c->group.scratch_stride = (longest + 31) / 32 * 32;
+    c->group.scratch_stride = ot_attn_scratch_floats(longest);
     c->n_scratch = n_queries * c->group.scratch_stride;
     c->scratch = c->group.scratch = guarded_floats(c->n_scratch);
     return c->queries && c->outs && c->scratch;
@@ -639,6 +658,70 @@ static void attention_matches(void)
     for (uint32_t n_queries = 13; n_queries <= MAX_QUERIES; n_queries += 1 + below(12)) /* several tiles on a page */
         check_attention(dims[below(12)], n_queries, 1 + below(MAX_SLOTS), OT_KV_F16);
     check_attention(64, 6, 128, OT_KV_F32);
+    for (uint32_t n_slots = OT_ATTN_CHUNK - 3; n_slots < MAX_SLOTS; n_slots += OT_ATTN_CHUNK / 2 + below(30)) /* chunks end in tails */
+        check_attention(dims[5 + below(8)], 2 + below(12), n_slots, n_slots & 1 ? OT_KV_F32 : OT_KV_F16);
+}
+
+/* The plain softmax of keys [0, n) with query 0, and its weighted sum of values in `out`. `bits`: in the operations that one chunk is defined by. */
+static void plain_attention(const attention_case *c, uint32_t n, bool bits, double *out)
+{
+    static float score[MAX_SLOTS], partial[16];
+    const ot_attn_group *g = &c->group;
+    const uint32_t hd = g->head_dim;
+    double z = 0;
+    memset(partial, 0, sizeof partial);
+    for (uint32_t s = 0; s < n; s++) {
+        const float *k = (const float *)(const void *)(g->units[s / OT_PAGE_TOKENS] + g->k_offset);
+        score[s] = 0;
+        for (uint32_t i = 0; i < hd; i++)
+            score[s] = fmaf(g->q[0][i], k[i * OT_PAGE_TOKENS + s % OT_PAGE_TOKENS], score[s]);
+        score[s] *= g->scale;
+    }
+    const float most = ref->max(score, n);
+    for (uint32_t s = 0; s < n; s++) {
+        partial[s % 16] += ot_expf(score[s] - most);
+        z += exp((double)score[s] - most);
+    }
+    for (int half = 8; half > 0; half /= 2)
+        for (int j = 0; j < half; j++)
+            partial[j] += partial[j + half];
+    for (uint32_t i = 0; i < hd; i++) {
+        float sum = 0;
+        out[i] = 0;
+        for (uint32_t s = 0; s < n; s++) {
+            const float *v = (const float *)(const void *)(g->units[s / OT_PAGE_TOKENS] + g->v_offset);
+            const float value = v[s % OT_PAGE_TOKENS * hd + i];
+            sum = fmaf(ot_expf(score[s] - most), value, sum);
+            out[i] += exp((double)score[s] - most) / z * value;
+        }
+        if (bits)
+            out[i] = sum * (1.0f / partial[0]);
+    }
+}
+
+/* One chunk is the plain softmax, to the bit; more are it within rounding. Large scores make the chunks' maxima far apart. */
+static void chunks_are_one_softmax(void)
+{
+    static attention_case c;
+    static const uint32_t lengths_of_texts[] = {1, 31, 255, 256, 257, 511, 512, 513, MAX_SLOTS};
+    for (unsigned t = 0; t < 2 * sizeof lengths_of_texts / sizeof *lengths_of_texts; t++) {
+        const uint32_t n = lengths_of_texts[t / 2];
+        double expected[64];
+        REQUIRE(attention_open(&c, 64, 1, MAX_SLOTS, OT_KV_F32));
+        c.n_prefix[0] = n, c.n_tail[0] = 0;
+        free_floats(c.scratch, c.n_scratch);
+        c.n_scratch = c.group.scratch_stride = ot_attn_scratch_floats(n);
+        c.scratch = c.group.scratch = guarded_floats(c.n_scratch);
+        for (int i = 0; t & 1 && i < 64; i++)
+            c.queries[i] *= 20.0f;
+        fast->attention(&c.group);
+        plain_attention(&c, n, n <= OT_ATTN_CHUNK, expected);
+        ot_test_context("%s, %u keys, %s scores", fast->name, n, t & 1 ? "large" : "ordinary");
+        for (int i = 0; i < 64; i++)
+            if (!CHECK_NEAR(c.outs[i], expected[i], n <= OT_ATTN_CHUNK ? 0 : t & 1 ? 1e-4 : 1e-6))
+                break;
+        attention_close(&c);
+    }
 }
 
 /* Where keys are stored cannot matter: slots of the prefix, named as a tail, give the same bits. */
@@ -653,8 +736,8 @@ static void tails_equal_prefixes(void)
     for (uint32_t j = 0; j < 32; j++)
         c.slots[1][j] = 3 + j;
     free_floats(c.scratch, c.n_scratch);
-    c.group.scratch_stride = 64;
-    c.n_scratch = 128;
+    c.group.scratch_stride = ot_attn_scratch_floats(35);
+    c.n_scratch = 2 * c.group.scratch_stride;
     c.scratch = c.group.scratch = guarded_floats(c.n_scratch);
     fast->attention(&c.group);
     memcpy(expected, c.outs, sizeof expected);
@@ -723,6 +806,7 @@ static void run_set(const ot_kernels *set)
     printf("---- %s\n", set->name);
     RUN(exp_of_vectors_is_exp_of_scalars);
     RUN(vectors_match);
+    RUN(long_sums_match);
     RUN(gelu_is_accurate);
     RUN(layer_norm_is_accurate);
     RUN(max_ignores_nan);
@@ -732,6 +816,7 @@ static void run_set(const ot_kernels *set)
     RUN(products_match);
     RUN(kv_store_matches);
     RUN(attention_matches);
+    RUN(chunks_are_one_softmax);
     RUN(tails_equal_prefixes);
     RUN(gradient_products_match);
 }

@@ -6,6 +6,7 @@
  */
 #include "train/backward/attention-backward.h"
 
+#include <math.h>
 #include <string.h>
 
 #include "train/data/block-exp.h"
@@ -38,14 +39,27 @@ static void clear_columns(float *x, uint32_t stride, uint32_t begin, uint32_t en
             x[(size_t)i * stride + j] = 0.0f;
 }
 
-/* Scores to probabilities over the first n_keys, zero up to n_padded. */
+static uint32_t chunk_size(uint32_t begin, uint32_t n_keys)
+{
+    return n_keys - begin < OT_ATTN_CHUNK ? n_keys - begin : OT_ATTN_CHUNK;
+}
+
+/* Scores to probabilities over the first n_keys, zero up to n_padded. As in the forward pass (engine/kernels.h), each chunk of keys
+ * has a maximum of its own, and the sum of weights z is made of the chunks' in order. */
 static void softmax_row(const ot_kernels *k, float *s, float scale, uint32_t n_keys, uint32_t n_padded)
 {
+    float z = 0.0f;
     for (uint32_t j = 0; j < n_keys; j++)
         s[j] *= scale;
-    const float max = k->max(s, n_keys);
-    const float inv = 1.0f / k->sum_exp(s, n_keys, max);
-    ot_softmax_scaled(s, s, n_keys, max, inv);
+    const float most = k->max(s, n_keys);
+    for (uint32_t c = 0; c < n_keys; c += OT_ATTN_CHUNK) {
+        const float max = k->max(s + c, chunk_size(c, n_keys));
+        z = fmaf(ot_expf(max - most), k->sum_exp(s + c, chunk_size(c, n_keys), max), z);
+    }
+    for (uint32_t c = 0; c < n_keys; c += OT_ATTN_CHUNK) {
+        const float max = k->max(s + c, chunk_size(c, n_keys));
+        ot_softmax_scaled(s + c, s + c, chunk_size(c, n_keys), max, ot_expf(max - most) / z);
+    }
     memset(s + n_keys, 0, (n_padded - n_keys) * sizeof *s);
 }
 
