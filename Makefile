@@ -16,6 +16,10 @@ CPPFLAGS += -DOT_NO_ASSERTS
 endif
 WARN := -Wall -Wextra -Wshadow -Wpointer-arith -Wstrict-prototypes -Wmissing-prototypes -Wvla
 CFLAGS ?= -O2 -g
+# Invariants have tripwires (base/assert.h), which a release goes without.
+ifneq ($(RELEASE),1)
+CPPFLAGS += -DOT_ASSERTS
+endif
 CFLAGS_ALL = -std=c11 $(WARN) -ffp-contract=off -fno-math-errno -pthread $(CFLAGS)
 LDLIBS_ALL = $(shell pkg-config --libs $(PKGS)) -lm -pthread
 VERSION := $(shell cat VERSION 2>/dev/null || echo 0.1.0)
@@ -49,7 +53,7 @@ ISA_512 := -mavx512f -mavx512bw -mavx512dq -mavx512vl
 $(BUILD)/obj/%-avx2.o: ISA := $(ISA_ALL)
 $(BUILD)/obj/%-avx512.o: ISA := $(ISA_ALL) $(ISA_512)
 $(BUILD)/obj/%-vnni.o: ISA := $(ISA_ALL) $(ISA_512) -mavx512vnni
-$(BUILD)/obj/%.o: %.c
+$(BUILD)/obj/%.o: %.c $(BUILD)/flags
 	@mkdir -p $(@D)
 	$(CC) $(CPPFLAGS) -DOTTER_VERSION='"$(VERSION)"' $(CFLAGS_ALL) $(ISA) -MMD -MP -c -o $@ $<
 
@@ -68,6 +72,12 @@ $(BUILD)/obj/gen/%.o: $(BUILD)/gen/%.c
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS_ALL) -c -o $@ $<
 $(BUILD)/lib/server.a: $(BUILD)/obj/gen/openapi.o $(BUILD)/obj/gen/playground.o
+
+# What objects are compiled with: its time is that of the last change, after which they are made again.
+FLAGS := $(CC) $(CPPFLAGS) $(CFLAGS) $(VERSION)
+$(BUILD)/flags: always
+	@mkdir -p $(@D)
+	@echo '$(FLAGS)' | cmp -s - $@ || echo '$(FLAGS)' > $@
 
 -include $(shell find $(BUILD)/obj -name '*.d' 2>/dev/null)
 
@@ -98,13 +108,13 @@ clean:
 	rm -rf $(BUILD)
 
 help:
-	@echo "make            build $(BUILD)/otter"
+	@echo "make            build $(BUILD)/otter; RELEASE=1 leaves the checks of invariants out"
 	@echo "make tests      build the C tests under $(BUILD)/tests"
 	@echo "make bench-peer build llama.cpp beside $(BUILD)/otter and run both, in turn, on the default model"
 	@echo "make clean      remove $(BUILD)"
 	@echo "Everything at once, with packages: ./test"
 
-.PHONY: all tests bench-peer clean help
+.PHONY: all always tests bench-peer clean help
 # Objects of tests are kept. Never `.SECONDARY:` for all: make would then not compile a source whose object is missing but whose archive
 # is newer, such as a file that appeared while the archive was being made.
 .SECONDARY: $(call obj,$(filter-out tests/support/%,$(wildcard tests/*/*.c)))

@@ -5,6 +5,7 @@
  * with: those are marked. Texts come from the file and go to a terminal, so they are printed in the escaped form of ot_gguf_key_text. */
 #include "cli/arguments.h"
 #include "cli/commands.h"
+#include "cli/inspect-block.h"
 
 #include "gguf/gguf.h"
 
@@ -24,7 +25,7 @@
 
 typedef struct options {
     const char *path;
-    bool json, help;
+    bool json, block, help;
 } options;
 
 static void print_usage(FILE *to)
@@ -33,8 +34,9 @@ static void print_usage(FILE *to)
             "Usage: otter inspect [OPTION]... FILE\n\n"
             "Lists what is in a GGUF file: keys, tensors with type, shape and size, totals, and the fingerprint that ties an\n"
             "insertion to its base. Of an insertion, first its sizes, heads, labels and training record.\n\n"
-            "  --json  as one JSON object (arrays are cut to their first %d elements)\n"
-            "  --help  print this\n\n"
+            "  --json   as one JSON object (arrays are cut to their first %d elements)\n"
+            "  --block  of a base model, instead: the operations of a layer and the tensors that they use\n"
+            "  --help   print this\n\n"
             "Exit status: 0 done, 1 failed, 2 wrong usage.\n",
             JSON_ELEMENTS);
 }
@@ -43,12 +45,13 @@ static void print_usage(FILE *to)
 static int parse_options(int argc, char **argv, options *o)
 {
     static const struct option table[] = {
-        {"json", no_argument, NULL, 'j'}, {"help", no_argument, NULL, 'h'}, {NULL, 0, NULL, 0}};
+        {"json", no_argument, NULL, 'j'}, {"block", no_argument, NULL, 'b'}, {"help", no_argument, NULL, 'h'}, {NULL, 0, NULL, 0}};
     optind = 0;
     opterr = 0;
-    for (int c; (c = getopt_long(argc, argv, "jh", table, NULL)) != -1;) {
+    for (int c; (c = getopt_long(argc, argv, "jbh", table, NULL)) != -1;) {
         switch (c) {
         case 'j': o->json = true; break;
+        case 'b': o->block = true; break;
         case 'h': o->help = true; return 0;
         default: return ot_cli_wrong_usage(COMMAND, "unknown option ", argv[optind - 1]);
         }
@@ -370,8 +373,11 @@ int ot_cli_inspect(int argc, char **argv)
         fprintf(stderr, "otter " COMMAND ": %s\n", err.message);
         return 1;
     }
-    ot_gguf_fingerprint(g, fingerprint);
-    if (o.json)
+    if (!o.block)
+        ot_gguf_fingerprint(g, fingerprint);
+    if (o.block)
+        exit_status = ot_cli_print_block(g);
+    else if (o.json)
         exit_status = print_json(g, fingerprint);
     else
         print_file(g, fingerprint);

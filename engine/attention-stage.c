@@ -26,10 +26,10 @@ static row_heads heads_of(const ot_engine *e, const ot_stream *s, uint32_t row)
     const size_t c = s != NULL ? (size_t)s->index[row] : row;
     const size_t q = c * n_heads * i->head_dim, kv = c * n_kv_heads * i->head_dim;
     if (s != NULL) {
-        const ot_ext_layer *l = &s->insertion->layers[e->layer];
+        const ot_layer *l = &s->insertion->weights.layers[e->layer];
         return (row_heads){n_heads, n_kv_heads, s->q + q, s->k + kv, s->v + kv, &l->q, &l->k, &l->v};
     }
-    const ot_layer *l = &e->model->layers[e->layer];
+    const ot_layer *l = &e->model->weights.layers[e->layer];
     return (row_heads){n_heads, n_kv_heads, e->q + q, e->k + kv, e->v + kv, &l->q, &l->k, &l->v};
 }
 
@@ -40,7 +40,7 @@ static void rotate_heads(const ot_engine *e, uint32_t row, float *x, const ot_li
     const uint32_t hd = e->model->info.head_dim;
     float *at = x + (size_t)head * hd;
     ot_step_add_bias(e, at, w, head * hd, n * hd);
-    e->kernels->rope(at, e->rope + (size_t)row * rope->n_rot, n, hd, rope->n_rot, rope->neox);
+    e->kernels->rope(at, e->rope + (size_t)row * rope->n_rot, n, hd, rope->n_rot, rope->pairs == OT_PAIRS_NEOX);
 }
 
 /* K and V of a row into its slot, one KV head; units is that head's page table. */

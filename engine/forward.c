@@ -110,7 +110,7 @@ void ot_step_norm_extended(const ot_engine *e, uint32_t row, const ot_norm *norm
 
 void ot_step_activate(const ot_engine *e, float *dst, const float *gate, const float *up, uint32_t n)
 {
-    switch (e->model->arch->ffn) {
+    switch (e->op->ffn) {
     case OT_FFN_SILU_GATED: e->kernels->silu_mul(dst, gate, up, n); break;
     case OT_FFN_GELU: e->kernels->gelu(dst, up, n); break;
     }
@@ -122,36 +122,40 @@ void ot_step_add_bias(const ot_engine *e, float *y, const ot_linear *linear, uin
         e->kernels->add(y, linear->bias + first, n);
 }
 
-/* h itself has been read then, so that the bias of the product to come can be added. Where rows are to be left behind the norm
- * runs twice, and the second time adds it. */
-static void norm_rows(ot_engine *e, uint32_t task, bool ffn)
+/* The product that adds to the stream after a norm: its bias is added to the stream once the norm has read it. */
+static const ot_linear *output_after(const ot_op *norm, const ot_layer *layer)
 {
-    const ot_layer *l = &e->model->layers[e->layer];
+    const ot_op *op = norm;
+    while (op->kind != OT_OP_ATTN_OUT && op->kind != OT_OP_FFN_OUT)
+        op++;
+    return op->kind == OT_OP_ATTN_OUT ? &layer->o : &layer->down;
+}
+
+const ot_norm *ot_step_norm_of(const ot_op *op, const ot_layer *layer)
+{
+    return (const ot_norm *)((const uint8_t *)layer + op->norm);
+}
+
+/* Where rows are to be left behind the norm runs twice, and the second time adds the bias. */
+static void norm_task(void *arg, uint32_t task, uint32_t thread)
+{
+    (void)thread;
+    ot_engine *e = arg;
+    const ot_layer *l = &e->model->weights.layers[e->layer];
     const uint32_t d = e->model->info.n_embd;
+    const bool ffn = output_after(e->op, l) == &l->down;
     uint32_t begin, end;
     task_rows(e, task, &begin, &end);
     for (uint32_t r = begin; r < end; r++)
-        norm_row(e, r, ffn ? &l->ffn_norm : &l->attn_norm, e->xn.x + (size_t)r * d);
+        norm_row(e, r, ot_step_norm_of(e->op, l), e->xn.x + (size_t)r * d);
     const bool wide = !ffn || ot_step_is_last_layer(e); /* V, the last FFN */
     ot_buffer_quantize(e, &e->xn, wide ? OT_ACTS_NARROW | OT_ACTS_WIDE : OT_ACTS_NARROW, begin, end);
     for (uint32_t r = begin; r < end; r++) {
         if (e->n_streams > 0)
             ot_streams_norm_row(e, r, ffn);
         if (!e->narrows)
-            ot_step_add_bias(e, e->h + (size_t)r * d, ffn ? &l->down : &l->o, 0, d);
+            ot_step_add_bias(e, e->h + (size_t)r * d, output_after(e->op, l), 0, d);
     }
-}
-
-static void attn_norm_task(void *arg, uint32_t task, uint32_t thread)
-{
-    (void)thread;
-    norm_rows(arg, task, false);
-}
-
-static void ffn_norm_task(void *arg, uint32_t task, uint32_t thread)
-{
-    (void)thread;
-    norm_rows(arg, task, true);
 }
 
 bool ot_step_heads_in_blocks(const ot_engine *e)
@@ -192,7 +196,7 @@ static ot_status check_row(const ot_engine *e, const ot_batch *b, uint32_t k, ot
     if (r->token < 0 || (uint32_t)r->token >= e->model->info.n_vocab)
         return ot_fail(err, OT_ERR_INVALID, "row %u: token %d is not in the vocabulary of %u", k, r->token,
                        e->model->info.n_vocab);
-    if (e->model->position_embd.rows != NULL && r->position >= e->model->info.n_ctx_train)
+    if (e->model->weights.position_embd.rows != NULL && r->position >= e->model->info.n_ctx_train)
         return ot_fail(err, OT_ERR_INVALID, "row %u: position %u, the model has learned %u", k, r->position,
                        e->model->info.n_ctx_train);
     const uint64_t n_slots = (uint64_t)b->sequences[r->sequence].page_stride * OT_PAGE_TOKENS;
@@ -229,7 +233,7 @@ static void embed_task(void *arg, uint32_t task, uint32_t thread)
     for (uint32_t r = begin; r < end; r++) {
         const ot_row *row = &e->batch->rows[r];
         /* n(h) is not there yet: its place is free. */
-        ot_model_embed(e->model, row->token, row->position, e->h + r * d, e->xn.x + r * d);
+        ot_weights_embed(&e->model->weights, row->token, row->position, e->h + r * d, e->xn.x + r * d);
         ot_rope_table(&e->model->rope, row->position, e->rope + (size_t)r * e->model->rope.n_rot);
     }
 }
@@ -266,18 +270,16 @@ static void add_queries(ot_engine *e)
 {
     const ot_model_info *i = &e->model->info;
     ot_step_add_matmul(e, e->q, (size_t)i->n_heads * i->head_dim, &e->xn, false, e->batch->n_rows,
-                       &e->model->layers[e->layer].q.w, false);
+                       &e->model->weights.layers[e->layer].q.w, false);
     ot_streams_add_queries(e);
 }
 
 /* Q, K and V of the rows that the layer goes on with; keys and values of all. */
-static void run_qkv(ot_engine *e)
+static void run_qkv(ot_engine *e, const ot_op *norm)
 {
     const ot_model_info *i = &e->model->info;
-    const ot_layer *l = &e->model->layers[e->layer];
+    const ot_layer *l = &e->model->weights.layers[e->layer];
     const size_t kv = (size_t)i->n_kv_heads * i->head_dim;
-    e->narrows = ot_step_is_last_layer(e) && e->batch->tape == NULL && e->n_outputs < e->batch->n_rows;
-    run_rows(e, OT_STAGE_NORM, attn_norm_task);
     ot_step_add_matmul(e, e->k, kv, &e->xn, false, e->batch->n_rows, &l->k.w, false);
     ot_step_add_matmul(e, e->v, kv, &e->xn, true, e->batch->n_rows, &l->v.w, false);
     ot_streams_add_keys_values(e);
@@ -285,38 +287,70 @@ static void run_qkv(ot_engine *e)
         ot_step_run_matmuls(e, OT_STAGE_QKV);
         ot_attention_store_all(e);
         keep_output_rows(e);
-        run_rows(e, OT_STAGE_NORM, attn_norm_task);
+        e->op = norm;
+        run_rows(e, OT_STAGE_NORM, norm_task);
     }
     add_queries(e);
     ot_step_run_matmuls(e, OT_STAGE_QKV);
     ot_attention_store(e);
 }
 
-static void run_layer(ot_engine *e)
+static void run_attention(ot_engine *e)
 {
-    const ot_model_info *i = &e->model->info;
-    const ot_layer *l = &e->model->layers[e->layer];
-    const bool last = ot_step_is_last_layer(e);
-
-    ot_streams_layer(e);
-    run_qkv(e);
-    const uint32_t n = e->batch->n_rows;
     ot_attention_run(e);
     if (e->gathers || !ot_step_heads_in_blocks(e))
         run_rows(e, OT_STAGE_CONCAT, concat_task);
-    ot_step_add_matmul(e, e->h, i->n_embd, &e->att, false, n, &l->o.w, true);
+}
+
+static void run_attn_out(ot_engine *e)
+{
+    ot_step_add_matmul(e, e->h, e->model->info.n_embd, &e->att, false, e->batch->n_rows, &e->model->weights.layers[e->layer].o.w,
+                       true);
     ot_streams_add_attn_out(e);
     ot_step_run_matmuls(e, OT_STAGE_ATTN_OUT);
+}
 
-    run_rows(e, OT_STAGE_NORM, ffn_norm_task);
-    ot_step_add_ffn_in(e, NULL, &e->xn, last, n, &l->gate, &l->up);
+static void run_ffn_in(ot_engine *e)
+{
+    const ot_layer *l = &e->model->weights.layers[e->layer];
+    ot_step_add_ffn_in(e, NULL, &e->xn, ot_step_is_last_layer(e), e->batch->n_rows, &l->gate, &l->up);
     ot_streams_add_ffn_in(e);
     ot_step_run_matmuls(e, OT_STAGE_FFN_IN);
     if (e->gathers)
         run_rows(e, OT_STAGE_FFN_ACT, inner_task);
-    ot_step_add_matmul(e, e->h, i->n_embd, &e->inner, last, n, &l->down.w, true);
+}
+
+static void run_ffn_out(ot_engine *e)
+{
+    ot_step_add_matmul(e, e->h, e->model->info.n_embd, &e->inner, ot_step_is_last_layer(e), e->batch->n_rows,
+                       &e->model->weights.layers[e->layer].down.w, true);
     ot_streams_add_ffn_out(e);
     ot_step_run_matmuls(e, OT_STAGE_FFN_OUT);
+}
+
+/* The operations of the architecture's block, one after the other. */
+static void run_layer(ot_engine *e)
+{
+    const ot_op *norm = NULL;
+    ot_streams_layer(e);
+    e->narrows = ot_step_is_last_layer(e) && e->batch->tape == NULL && e->n_outputs < e->batch->n_rows;
+    for (const ot_op *op = e->model->arch->block; op->kind != OT_OP_END; op++) {
+        e->op = op;
+        switch (op->kind) {
+        case OT_OP_NORM:
+            norm = op;
+            run_rows(e, OT_STAGE_NORM, norm_task);
+            break;
+        case OT_OP_QKV: run_qkv(e, norm); break;
+        case OT_OP_ATTEND: run_attention(e); break;
+        case OT_OP_ATTN_OUT: run_attn_out(e); break;
+        case OT_OP_FFN_IN: run_ffn_in(e); break;
+        case OT_OP_FFN_OUT: run_ffn_out(e); break;
+        case OT_OP_ROTARY: /* done by the tasks of attention, */
+        case OT_OP_ADD:    /* and by the products before */
+        case OT_OP_END: break;
+        }
+    }
 }
 
 /* The last norm, and the heads on it, of rows that are asked for. */
@@ -331,7 +365,7 @@ static void head_task(void *arg, uint32_t task, uint32_t thread)
         if (!(e->batch->rows[r].flags & OT_ROW_OUTPUT))
             continue;
         float *hidden = e->hidden.x + (e->batch == &e->kept ? r : (size_t)e->output_index[r]) * d;
-        norm_row(e, r, &e->model->output_norm, hidden);
+        norm_row(e, r, &e->model->weights.output_norm, hidden);
         if (e->n_streams > 0)
             ot_streams_head_row(e, r, hidden);
     }

@@ -27,7 +27,7 @@ void ot_step_add_ffn_in(ot_engine *e, ot_stream *s, ot_buffer *x, bool wide, uin
     ot_step_add_matmul(e, s != NULL ? s->up : NULL, up->w.n_out, x, wide, n_rows, &up->w, false);
     ot_matmul *m = &e->matmuls[e->n_matmuls - 1];
     m->up = up;
-    m->gate = e->model->arch->ffn == OT_FFN_SILU_GATED ? gate : NULL;
+    m->gate = e->op->ffn == OT_FFN_SILU_GATED ? gate : NULL;
     m->gate_y = s != NULL ? s->gate : NULL;
     m->stream = s;
 }
@@ -37,7 +37,7 @@ void ot_step_add_ffn_in(ot_engine *e, ot_stream *s, ot_buffer *x, bool wide, uin
 /* Whether an FFN's inner activations are read as floats: by the product that follows, a concatenation, or a tape. */
 static bool keeps_inner(const ot_engine *e, const ot_stream *s, const ot_buffer *inner)
 {
-    return e->gathers || inner->acts.q == NULL || (s != NULL ? !s->in_blocks : !ot_matrix_takes_q8(&e->model->layers[e->layer].down.w));
+    return e->gathers || inner->acts.q == NULL || (s != NULL ? !s->in_blocks : !ot_matrix_takes_q8(&e->model->weights.layers[e->layer].down.w));
 }
 
 /* Rows [row, row + n_rows) of a queued product's activations times panels [begin, end) of w; row 0 of y is the first of them. */

@@ -69,7 +69,7 @@ static void project_gathered(ot_engine *e, uint32_t n, float *const *logits)
     ot_buffer_quantize(e, &e->project_in, OT_ACTS_WIDE, 0, n);
     for (uint32_t k = 0; k < n; k++)
         e->out_rows[k] = (ot_out_row){logits[k], NULL, false};
-    ot_project_add(e, &e->project_in, &e->model->output, e->model->output.n_out, e->out_rows);
+    ot_project_add(e, &e->project_in, &e->model->weights.output, e->model->weights.output.n_out, e->out_rows);
     ot_project_run(e);
 }
 

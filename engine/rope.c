@@ -52,7 +52,10 @@ static ot_status apply_scaling(ot_rope *rope, const ot_gguf *gguf, const char *a
         return st;
     if ((st = get_f32(gguf, arch, "rope.scaling.factor", &factor, err)) != OT_OK)
         return st;
-    if (st == OT_OK && type.size == 4 && memcmp(type.data, "none", 4) == 0) {
+    if (factor != 1.0f && !ot_gguf_has(gguf, key))
+        return ot_fail(err, OT_ERR_UNSUPPORTED, "%s: %s.rope.scaling.factor is %g, and no %s.rope.scaling.type says what it scales",
+                       ot_gguf_path(gguf), arch, (double)factor, arch);
+    if (type.size == 4 && memcmp(type.data, "none", 4) == 0) {
         /* Older files state a linear scale without a type. */
         float old = 1.0f;
         if ((st = get_f32(gguf, arch, "rope.scale_linear", &old, err)) != OT_OK)
@@ -86,39 +89,43 @@ static ot_status apply_scaling(ot_rope *rope, const ot_gguf *gguf, const char *a
                    ot_gguf_path(gguf), arch, (int)(type.size < 40 ? type.size : 40), type.data);
 }
 
-ot_status ot_rope_open(ot_rope *rope, const ot_gguf *gguf, const char *arch, uint32_t head_dim, ot_error *err)
+ot_status ot_rope_read_size(ot_rope *rope, const ot_gguf *gguf, const ot_architecture *arch, uint32_t head_dim, ot_error *err)
 {
+    const ot_op *rotary = ot_architecture_op(arch, OT_OP_ROTARY);
     char key[128];
-    float base = 10000.0f;
-    ot_status st = get_f32(gguf, arch, "rope.freq_base", &base, err);
-    if (st != OT_OK)
-        return st;
-    if (!(base > 1.0f) || !isfinite(base))
-        return ot_fail(err, OT_ERR_FORMAT, "%s: %s.rope.freq_base is %g, not above 1", ot_gguf_path(gguf), arch,
-                       (double)base);
+    if (rotary == NULL)
+        return OT_OK;
+    rope->pairs = rotary->pairs;
     rope->n_rot = head_dim;
-    snprintf(key, sizeof key, "%s.rope.dimension_count", arch);
-    st = ot_gguf_get_u32(gguf, key, &rope->n_rot, err);
+    snprintf(key, sizeof key, "%s.rope.dimension_count", arch->name);
+    const ot_status st = ot_gguf_get_u32(gguf, key, &rope->n_rot, err);
     if (st != OT_OK && st != OT_ERR_NOT_FOUND)
         return st;
     if (rope->n_rot == 0 || rope->n_rot % 2 != 0 || rope->n_rot > head_dim)
         return ot_fail(err, OT_ERR_FORMAT, "%s: %s is %u, not an even number up to the head size %u",
                        ot_gguf_path(gguf), key, rope->n_rot, head_dim);
+    return OT_OK;
+}
+
+ot_status ot_rope_open(ot_rope *rope, const ot_gguf *gguf, const char *arch, const float *factors, ot_error *err)
+{
+    float base = 10000.0f;
+    if (rope->n_rot == 0)
+        return OT_OK;
+    const ot_status st = get_f32(gguf, arch, "rope.freq_base", &base, err);
+    if (st != OT_OK)
+        return st;
+    if (!(base > 1.0f) || !isfinite(base))
+        return ot_fail(err, OT_ERR_FORMAT, "%s: %s.rope.freq_base is %g, not above 1", ot_gguf_path(gguf), arch,
+                       (double)base);
     rope->magnitude = 1.0;
     rope->inv_freq = ot_alloc(rope->n_rot / 2, sizeof *rope->inv_freq);
     if (rope->inv_freq == NULL)
         return ot_fail(err, OT_ERR_NOMEM, "out of memory for rotary frequencies");
     for (uint32_t i = 0; i < rope->n_rot / 2; i++)
         rope->inv_freq[i] = pow((double)base, -2.0 * i / rope->n_rot);
-
-    if (ot_gguf_tensor(gguf, "rope_freqs.weight") != NULL) {
-        float *freqs = NULL;
-        if ((st = ot_tensor_load_vector(gguf, "rope_freqs.weight", rope->n_rot / 2, &freqs, err)) != OT_OK)
-            return st;
-        for (uint32_t i = 0; i < rope->n_rot / 2; i++)
-            rope->inv_freq[i] /= freqs[i];
-        free(freqs);
-    }
+    for (uint32_t i = 0; factors != NULL && i < rope->n_rot / 2; i++)
+        rope->inv_freq[i] /= factors[i];
     return apply_scaling(rope, gguf, arch, (double)base, err);
 }
 
@@ -141,5 +148,5 @@ void ot_model_rope_table(const ot_model *model, uint32_t position, float *table,
 {
     ot_rope_table(&model->rope, position, table);
     *n_rot = model->rope.n_rot;
-    *neox = model->rope.neox;
+    *neox = model->rope.pairs == OT_PAIRS_NEOX;
 }

@@ -187,6 +187,7 @@ struct ot_engine {
     uint32_t n_outputs;          /* rows with OT_ROW_OUTPUT */
     bool narrows;                /* in the last layer, until its keys and values are stored: some rows will be left behind */
     uint32_t layer;
+    const ot_op *op;             /* of the layer's block, that runs */
     ot_stage_time stages[OT_N_STAGES]; /* what each has done so far; names are filled in by ot_engine_stage_times */
 };
 
@@ -239,6 +240,8 @@ void ot_buffer_quantize_blocks(const ot_engine *e, const ot_buffer *b, unsigned 
 /* Whether the attention's outputs of a KV head are whole blocks, so that its task can quantise them. */
 bool ot_step_heads_in_blocks(const ot_engine *e);
 
+/* The norm that an operation means, of a layer. */
+const ot_norm *ot_step_norm_of(const ot_op *op, const ot_layer *layer);
 /* What base and inserted rows do alike, by the architecture. n(h') of n elements by the statistics that the last norm of the
  * row's h had: */
 void ot_step_norm_extended(const ot_engine *e, uint32_t row, const ot_norm *norm, const float *ext, uint32_t n, float *dst);

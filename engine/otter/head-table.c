@@ -140,7 +140,7 @@ ot_status ot_head_tables_build(ot_insertion *x, uint32_t n_threads, ot_error *er
                  .d = m->info.n_embd, .n_vocab = m->info.n_vocab, .in = in, .width = in * x->info.spec.n_outputs,
                  .type = in % ot_type_block(OT_TYPE_Q8_0) == 0 ? OT_TYPE_Q8_0 : OT_TYPE_F16};
     if (b.output == NULL)
-        b.output = m->token_embd;
+        b.output = ot_gguf_tensor(m->gguf, "token_embd.weight");
     b.row_bytes = in / ot_type_block(b.type) * (size_t)ot_type_block_bytes(b.type);
     if (n_threads == 0)
         n_threads = ot_available_cpus();

@@ -110,7 +110,7 @@ static void full_rows_task(void *arg, uint32_t task, uint32_t thread)
 /* How many values of a row are wanted. */
 static uint32_t n_wanted(const ot_engine *e, const ot_head_rows *h)
 {
-    const uint32_t n_vocab = e->model->output.n_out;
+    const uint32_t n_vocab = e->model->weights.output.n_out;
     return h->n_tokens > 0 && h->n_tokens < n_vocab ? h->n_tokens : n_vocab;
 }
 
@@ -168,7 +168,7 @@ ot_status ot_engine_project_heads(ot_engine *e, const ot_head_rows *heads, uint3
         ot_step_run_matmuls(e, OT_STAGE_PROJECT);
         e->project_in.acts.n_rows = n_full;
         ot_step_run(e, OT_STAGE_PROJECT, full_rows_task, (n_full + OT_ROWS_PER_TASK - 1) / OT_ROWS_PER_TASK);
-        ot_project_add(e, &e->project_in, &e->model->output, n_full_out, e->out_rows);
+        ot_project_add(e, &e->project_in, &e->model->weights.output, n_full_out, e->out_rows);
     }
     ot_project_run(e);
     return OT_OK;
@@ -189,7 +189,7 @@ static const ot_buffer *last_vector(ot_engine *e, const float *x, const ot_inser
     *w = &h->table;
     if (has_table(insertion, output))
         return in;
-    *w = &e->model->output;
+    *w = &e->model->weights.output;
     e->kernels->matmul_wide(e->project_in.x, e->model->info.n_embd, &in->acts, &h->matrix, 0,
                             h->matrix.n_panels, false);
     e->project_in.acts.n_rows = 1;

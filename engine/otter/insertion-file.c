@@ -201,21 +201,8 @@ static ot_status check_spec(const reader *r, ot_insertion *x, const ot_insertion
 
 static ot_status load_slot(void *arg, const ot_slot *slot, ot_error *err)
 {
-    ot_insertion *x = arg;
-    const ot_tensor *t;
-    ot_status st;
-    switch (slot->kind) {
-    case OT_SLOT_MATRIX:
-        return ot_tensor_load_matrix(x->gguf, slot->name, slot->n_in, slot->n_out, slot->matrix, err);
-    case OT_SLOT_VECTOR:
-        return ot_tensor_load_vector(x->gguf, slot->name, slot->n_in, slot->vector, err);
-    case OT_SLOT_EMBEDDING:
-        if ((st = ot_tensor_require(x->gguf, slot->name, slot->n_in, slot->n_out, &t, err)) != OT_OK)
-            return st;
-        *slot->table = (ot_table){t->type, slot->n_in, t->data};
-        return OT_OK;
-    }
-    return OT_OK;
+    const ot_insertion *x = arg;
+    return ot_slot_load(x->gguf, slot, err);
 }
 
 static ot_status read_training(ot_insertion *x, ot_error *err)

@@ -3,6 +3,7 @@
  * One walk over the tensors (ot_insertion_walk) serves loading, creating and writing, so that names and shapes stand in one
  * place: the table of api.md, "The insertion file". */
 #include "engine/otter/insertion.h"
+#include "base/memory.h"
 
 #include <stdarg.h>
 #include <stdio.h>
@@ -32,64 +33,17 @@ static void visit_slot(walker *w, ot_slot slot, const char *format, ...)
     w->status = w->visit(w->arg, &slot, w->err);
 }
 
-#define MATRIX(m, in, out) ((ot_slot){.kind = OT_SLOT_MATRIX, .n_in = (in), .n_out = (out), .matrix = &(m)})
-#define VECTOR(v, n) ((ot_slot){.kind = OT_SLOT_VECTOR, .n_in = (n), .n_out = 1, .vector = &(v)})
-#define NORM(v, n) ((ot_slot){.kind = OT_SLOT_VECTOR, .n_in = (n), .n_out = 1, .vector = &(v), .is_norm = true})
-#define EMBEDDING(t, in, rows) ((ot_slot){.kind = OT_SLOT_EMBEDDING, .n_in = (in), .n_out = (rows), .table = &(t)})
+#define MATRIX(m, in, out) ((ot_slot){.kind = OT_TENSOR_MATRIX, .n_in = (in), .n_out = (out), .matrix = &(m)})
+#define VECTOR(v, n) ((ot_slot){.kind = OT_TENSOR_VECTOR, .n_in = (n), .n_out = 1, .vector = &(v)})
 
-static void visit_norm(walker *w, const ot_insertion *x, ot_norm *norm, const char *name)
-{
-    visit_slot(w, NORM(norm->gamma, x->info.spec.n_embd), "%s.weight", name);
-    if (x->base->arch->norm == OT_NORM_LAYER)
-        visit_slot(w, VECTOR(norm->beta, x->info.spec.n_embd), "%s.bias", name);
-}
-
-/* `bias`: the trait that says whether the base has one here. */
-static void visit_linear(walker *w, const ot_insertion *x, ot_linear *l, uint32_t n_in, uint32_t n_out, unsigned bias, uint32_t layer,
-                         const char *name)
-{
-    visit_slot(w, MATRIX(l->w, n_in, n_out), "otter.blk.%u.%s.weight", layer, name);
-    if (x->base->arch->biases & bias)
-        visit_slot(w, VECTOR(l->bias, n_out), "otter.blk.%u.%s.bias", layer, name);
-}
-
-static void walk_layer(walker *w, ot_insertion *x, uint32_t n)
-{
-    const ot_insertion_info *i = &x->info;
-    const ot_insertion_spec *s = &i->spec;
-    ot_ext_layer *l = &x->layers[n];
-    const uint32_t q = s->n_heads * x->base->info.head_dim, kv = s->n_kv_heads * x->base->info.head_dim;
-    char name[64];
-    snprintf(name, sizeof name, "otter.blk.%u.attn_norm", n);
-    visit_norm(w, x, &l->attn_norm, name);
-    if (s->n_heads > 0) {
-        visit_linear(w, x, &l->q, i->width_in, q, OT_BIAS_QKV, n, "attn_q");
-        visit_linear(w, x, &l->k, i->width_in, kv, OT_BIAS_QKV, n, "attn_k");
-        visit_linear(w, x, &l->v, i->width_in, kv, OT_BIAS_QKV, n, "attn_v");
-    }
-    visit_linear(w, x, &l->o, i->width_attn, s->n_embd, OT_BIAS_ATTN_OUT, n, "attn_output");
-    snprintf(name, sizeof name, "otter.blk.%u.ffn_norm", n);
-    visit_norm(w, x, &l->ffn_norm, name);
-    if (s->n_ff > 0 && x->base->arch->ffn == OT_FFN_SILU_GATED)
-        visit_linear(w, x, &l->gate, i->width_in, s->n_ff, OT_BIAS_FFN, n, "ffn_gate");
-    if (s->n_ff > 0)
-        visit_linear(w, x, &l->up, i->width_in, s->n_ff, OT_BIAS_FFN, n, "ffn_up");
-    visit_linear(w, x, &l->down, i->width_ff, s->n_embd, OT_BIAS_FFN, n, "ffn_down");
-}
-
+/* The stream's tensors, which the base's architecture lists, then those of the heads. */
 ot_status ot_insertion_walk(ot_insertion *x, ot_slot_visit *visit, void *arg, ot_error *err)
 {
     const ot_insertion_spec *s = &x->info.spec;
     const ot_model_info *base = &x->base->info;
     walker w = {visit, arg, err, OT_OK};
-    if (s->n_embd > 0) {
-        visit_slot(&w, EMBEDDING(x->token_embd, s->n_embd, base->n_vocab), "otter.token_embd.weight");
-        if (x->base->arch->learned_positions)
-            visit_slot(&w, EMBEDDING(x->position_embd, s->n_embd, base->n_ctx_train), "otter.position_embd.weight");
-        for (uint32_t n = 0; n < base->n_layers; n++)
-            walk_layer(&w, x, n);
-        visit_norm(&w, x, &x->output_norm, "otter.output_norm");
-    }
+    if (s->n_embd > 0)
+        w.status = ot_weights_walk_inserted(&x->weights, x->base->arch, &x->widths, visit, arg, err);
     const uint32_t head_in = ot_insertion_head_width(x);
     for (uint32_t k = 0; k < s->n_outputs; k++) {
         if (s->kind == OT_HEAD_SCALAR)
@@ -185,9 +139,17 @@ ot_status ot_insertion_prepare(ot_insertion *x, ot_error *err)
         i->width_ff += ps->n_ff;
     }
     i->kv_bytes_per_token = (size_t)s->n_kv_heads * base->head_dim * base->n_layers * 2 * 2;
+    x->widths = x->base->widths;
+    x->widths.d = s->n_embd;
+    x->widths.q = s->n_heads * base->head_dim;
+    x->widths.kv = s->n_kv_heads * base->head_dim;
+    x->widths.f = s->n_ff;
+    x->widths.in_d = i->width_in;
+    x->widths.in_q = i->width_attn;
+    x->widths.in_f = i->width_ff;
     if (s->n_embd > 0) {
-        x->layers = ot_alloc(base->n_layers, sizeof *x->layers);
-        if (x->layers == NULL)
+        x->weights.layers = ot_alloc(base->n_layers, sizeof *x->weights.layers);
+        if (x->weights.layers == NULL)
             return ot_fail(err, OT_ERR_NOMEM, "out of memory for insertion '%s'", s->name);
     }
     return OT_OK;
@@ -198,15 +160,11 @@ static ot_status sum_slot(void *arg, const ot_slot *slot, ot_error *err)
     (void)err;
     ot_insertion *x = arg;
     x->info.n_params += (uint64_t)slot->n_in * slot->n_out;
-    if (slot->kind == OT_SLOT_MATRIX) {
-        x->info.bytes += (size_t)slot->matrix->n_panels * slot->matrix->panel_bytes;
+    if (slot->kind == OT_TENSOR_MATRIX)
         x->takes_q8 |= ot_matrix_takes_q8(slot->matrix);
-    } else if (slot->kind == OT_SLOT_EMBEDDING) {
-        x->info.bytes += (size_t)slot->n_out * (slot->n_in / ot_type_block(slot->table->type)) *
-                         ot_type_block_bytes(slot->table->type);
-    } else {
-        x->info.bytes += sizeof(float) * slot->n_in;
-    }
+    x->info.bytes += slot->kind == OT_TENSOR_TABLE ? (size_t)slot->n_out * (slot->n_in / ot_type_block(slot->table->type)) *
+                                                         ot_type_block_bytes(slot->table->type)
+                                                   : ot_slot_bytes(slot);
     return OT_OK;
 }
 
@@ -221,21 +179,15 @@ void ot_insertion_finish(ot_insertion *x)
     x->info.has_head_tables = x->heads[0].table.n_panels > 0;
 }
 
-void ot_insertion_embed(const ot_insertion *x, int32_t token, uint32_t position, float *dst, float *scratch)
-{
-    ot_table_embed(&x->token_embd, &x->position_embd, token, position, dst, scratch);
-}
-
 /* ---- Closing and asking ------------------------------------------------------------------------------------ */
 
 static ot_status free_slot(void *arg, const ot_slot *slot, ot_error *err)
 {
     (void)err;
     const ot_insertion *x = arg;
-    if (slot->kind == OT_SLOT_MATRIX)
-        ot_matrix_free(slot->matrix);
-    else if (slot->kind == OT_SLOT_VECTOR && x->params == NULL)
-        free(*slot->vector);
+    /* A trainable insertion's vectors are its masters. */
+    if (slot->kind == OT_TENSOR_MATRIX || x->params == NULL)
+        ot_slot_free(slot);
     return OT_OK;
 }
 
@@ -245,7 +197,7 @@ void ot_insertion_close(ot_insertion **insertion)
     if (x == NULL)
         return;
     /* Before ot_insertion_prepare has accepted the sizes, nothing that the walk visits exists. */
-    if (x->info.width_in != 0 && (x->layers != NULL || x->info.spec.n_embd == 0))
+    if (x->info.width_in != 0 && (x->weights.layers != NULL || x->info.spec.n_embd == 0))
         ot_insertion_walk(x, free_slot, x, NULL);
     for (uint32_t k = 0; k < OT_MAX_HEADS; k++) {
         ot_matrix_free(&x->heads[k].table);
@@ -262,7 +214,7 @@ void ot_insertion_close(ot_insertion **insertion)
     for (uint32_t k = 0; x->training != NULL && k < 2 * x->info.n_training; k++)
         free(x->training[k]);
     free(x->training);
-    free(x->layers);
+    free(x->weights.layers);
     ot_gguf_close(&x->gguf);
     free(x);
     *insertion = NULL;

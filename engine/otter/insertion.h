@@ -4,16 +4,6 @@
 
 #include "engine/model.h"
 
-/* The inserted parameters of one layer (method: the extended transformer). D, A and F are the widths that the projections read:
- * base, parents, own. */
-typedef struct ot_ext_layer {
-    ot_norm attn_norm, ffn_norm;  /* gamma', beta' (d') */
-    ot_linear q, k, v;            /* [D, heads'*hd]; none without new heads */
-    ot_linear o;                  /* [A, d'] */
-    ot_linear gate, up;           /* [D, f']; none where f' = 0, and no gate where the base has none */
-    ot_linear down;               /* [F, d'] */
-} ot_ext_layer;
-
 /* One output. A scalar head has a weight vector and a bias; the others have a matrix W_h, or where that is cheaper G = E W_h made at
  * load (head-table.c), and a lookahead head a bias too. `in` is d' or d. */
 typedef struct ot_head_weights {
@@ -31,10 +21,8 @@ struct ot_insertion {
     const ot_model *base;
     uint32_t n_parents;
     const ot_insertion *parents[OT_MAX_PARENTS];
-    ot_ext_layer *layers;         /* NULL where d' = 0 */
-    ot_norm output_norm;          /* (d') */
-    ot_table token_embd;          /* E': n_vocab rows of d' */
-    ot_table position_embd;       /* a row of d' for each position, where the base learns them */
+    ot_widths widths;
+    ot_weights weights;           /* those of the base's architecture, in its own sizes; no layers where d' = 0 */
     ot_head_weights heads[OT_MAX_HEADS];
     bool takes_q8;                /* its matrices multiply quantised activations */
 
@@ -48,18 +36,6 @@ struct ot_insertion {
     void **buffers;               /* quantised copies made by ot_insertion_put, n_params entries */
 };
 
-/* How one tensor of an insertion is found and shaped; the same walk creates, loads, and writes. */
-typedef enum ot_slot_kind { OT_SLOT_MATRIX, OT_SLOT_VECTOR, OT_SLOT_EMBEDDING } ot_slot_kind;
-typedef struct ot_slot {
-    char name[64];
-    ot_slot_kind kind;
-    uint32_t n_in, n_out;
-    ot_matrix *matrix; /* OT_SLOT_MATRIX */
-    float **vector;    /* OT_SLOT_VECTOR */
-    ot_table *table;   /* OT_SLOT_EMBEDDING */
-    bool is_norm;
-} ot_slot;
-typedef ot_status ot_slot_visit(void *arg, const ot_slot *slot, ot_error *err);
 /* Calls visit for every tensor that the insertion's sizes imply, in file order; stops at the first error. */
 ot_status ot_insertion_walk(ot_insertion *insertion, ot_slot_visit *visit, void *arg, ot_error *err);
 
@@ -76,7 +52,4 @@ void ot_insertion_finish(ot_insertion *insertion);
 /* Makes the tables of heads (head-table.c) from their matrices, which it frees; nothing where values come through the output
  * matrix. Unpacks the matrices of heads that read tokens. */
 ot_status ot_head_tables_build(ot_insertion *insertion, uint32_t n_threads /* 0: all that the process may use */, ot_error *err);
-/* h' of a token at a position before the first layer, d' floats; scratch as in ot_table_embed. */
-void ot_insertion_embed(const ot_insertion *insertion, int32_t token, uint32_t position, float *dst, float *scratch);
-
 #endif

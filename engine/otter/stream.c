@@ -45,7 +45,7 @@ static bool can_take_blocks(const ot_engine *e, const ot_stream *s)
     for (uint32_t p = 0; p < s->n_parents; p++)
         can = can && (s->parents[p]->in_blocks || s->parents[p]->insertion->info.spec.n_embd == 0);
     for (uint32_t k = 0; can && k < e->model->info.n_layers; k++) {
-        const ot_ext_layer *l = &x->layers[k];
+        const ot_layer *l = &x->weights.layers[k];
         can = has_blocks(&l->q) && has_blocks(&l->k) && has_blocks(&l->v) && has_blocks(&l->o) && has_blocks(&l->gate) &&
               has_blocks(&l->up) && has_blocks(&l->down);
     }
@@ -90,7 +90,7 @@ static ot_status open_stream(ot_engine *e, const ot_insertion *x, ot_error *err)
 static void embed_row(const ot_stream *s, const ot_row *row)
 {
     const size_t at = (size_t)s->n_rows * s->insertion->info.spec.n_embd;
-    ot_insertion_embed(s->insertion, row->token, row->position, s->ext + at, s->out + at);
+    ot_weights_embed(&s->insertion->weights, row->token, row->position, s->ext + at, s->out + at);
 }
 
 ot_status ot_streams_begin(ot_engine *e, const ot_batch *batch, ot_error *err)
@@ -296,14 +296,14 @@ void ot_streams_give_blocks(ot_engine *e, uint32_t row, ot_part_kind kind, const
 static void norm_stream_row(ot_engine *e, const ot_stream *s, uint32_t row, bool ffn)
 {
     const uint32_t de = s->insertion->info.spec.n_embd, c = (uint32_t)s->index[row];
-    const ot_ext_layer *l = &s->insertion->layers[e->layer];
+    const ot_layer *l = &s->insertion->weights.layers[e->layer];
     const ot_tape *t = e->batch->tape != NULL && e->batch->tape->insertion == s->insertion ? e->batch->tape : NULL;
     float *ext = s->ext + (size_t)c * de;
     ot_buffer in = s->in;
     if (ffn && t != NULL)
         in.x = tape_at(t, t->ffn_in, e->layer, in.width);
     in.acts.x = in.x;
-    ot_step_norm_extended(e, row, ffn ? &l->ffn_norm : &l->attn_norm, ext, de, in.x + (size_t)(c + 1) * in.width - de);
+    ot_step_norm_extended(e, row, ot_step_norm_of(e->op, l), ext, de, in.x + (size_t)(c + 1) * in.width - de);
     if (s->in_blocks) {
         ot_buffer_quantize_blocks(e, &in, OT_ACTS_NARROW, c, c + 1, in.width - de, de);
         ot_streams_give_blocks(e, row, OT_PART_IN, s, 0, de);
@@ -355,7 +355,7 @@ void ot_streams_add_keys_values(ot_engine *e)
         const size_t width = (size_t)s->insertion->info.spec.n_kv_heads * hd;
         if (width == 0)
             continue;
-        const ot_ext_layer *l = &s->insertion->layers[e->layer];
+        const ot_layer *l = &s->insertion->weights.layers[e->layer];
         ot_step_add_matmul(e, s->k, width, &s->in, false, s->n_rows, &l->k.w, false);
         ot_step_add_matmul(e, s->v, width, &s->in, false, s->n_rows, &l->v.w, false);
     }
@@ -368,7 +368,7 @@ void ot_streams_add_queries(ot_engine *e)
         ot_stream *s = &e->streams[k];
         const size_t width = (size_t)s->insertion->info.spec.n_heads * hd;
         if (width > 0)
-            ot_step_add_matmul(e, s->q, width, &s->in, false, s->n_rows, &s->insertion->layers[e->layer].q.w, false);
+            ot_step_add_matmul(e, s->q, width, &s->in, false, s->n_rows, &s->insertion->weights.layers[e->layer].q.w, false);
     }
 }
 
@@ -378,7 +378,7 @@ void ot_streams_add_attn_out(ot_engine *e)
         ot_stream *s = &e->streams[k];
         const uint32_t de = s->insertion->info.spec.n_embd;
         if (de > 0)
-            ot_step_add_matmul(e, s->ext, de, &s->attn, false, s->n_rows, &s->insertion->layers[e->layer].o.w, true);
+            ot_step_add_matmul(e, s->ext, de, &s->attn, false, s->n_rows, &s->insertion->weights.layers[e->layer].o.w, true);
     }
 }
 
@@ -390,7 +390,7 @@ void ot_streams_add_ffn_in(ot_engine *e)
         const ot_insertion_spec *spec = &s->insertion->info.spec;
         if (spec->n_ff == 0)
             continue;
-        const ot_ext_layer *l = &s->insertion->layers[e->layer];
+        const ot_layer *l = &s->insertion->weights.layers[e->layer];
         if (t != NULL && t->insertion == s->insertion)
             bind_buffer(&s->in, tape_at(t, t->ffn_in, e->layer, s->in.width), s->in.width);
         ot_step_add_ffn_in(e, s, &s->in, false, s->n_rows, &l->gate, &l->up);
@@ -403,7 +403,7 @@ void ot_streams_add_ffn_out(ot_engine *e)
         ot_stream *s = &e->streams[k];
         const uint32_t de = s->insertion->info.spec.n_embd;
         if (de > 0)
-            ot_step_add_matmul(e, s->ext, de, &s->ff, false, s->n_rows, &s->insertion->layers[e->layer].down.w, true);
+            ot_step_add_matmul(e, s->ext, de, &s->ff, false, s->n_rows, &s->insertion->weights.layers[e->layer].down.w, true);
     }
 }
 
@@ -421,7 +421,7 @@ void ot_streams_head_row(ot_engine *e, uint32_t row, const float *hidden)
         const size_t c = (size_t)s->index[row];
         float *out = s->out + c * spec->n_embd;
         if (spec->n_embd > 0)
-            ot_step_norm_extended(e, row, &x->output_norm, s->ext + c * spec->n_embd, spec->n_embd, out);
+            ot_step_norm_extended(e, row, &x->weights.output_norm, s->ext + c * spec->n_embd, spec->n_embd, out);
         const bool base = spec->input == OT_INPUT_BASE;
         const float *in = base ? hidden : out;
         const uint32_t width = ot_insertion_head_width(x);

@@ -22,19 +22,20 @@ static ot_status create_slot(void *arg, const ot_slot *slot, ot_error *err)
     memcpy(p->name, slot->name, sizeof p->name);
     p->n_in = slot->n_in;
     p->n_out = slot->n_out;
-    p->is_vector = slot->kind == OT_SLOT_VECTOR;
+    p->is_vector = slot->vector != NULL;
     p->data = ot_alloc(n, sizeof *p->data);
     if (p->data == NULL)
         return ot_fail(err, OT_ERR_NOMEM, "out of memory for tensor '%s'", slot->name);
     x->n_params++;
-    for (size_t i = 0; slot->is_norm && i < n; i++)
+    for (size_t i = 0; slot->kind == OT_TENSOR_GAMMA && i < n; i++)
         p->data[i] = 1.0f;
     switch (slot->kind) {
-    case OT_SLOT_MATRIX:
+    case OT_TENSOR_MATRIX:
         x->packed[x->n_params - 1] = slot->matrix;
         return ot_matrix_pack(slot->matrix, OT_TYPE_F32, p->data, slot->n_in, slot->n_out, err);
-    case OT_SLOT_VECTOR: *slot->vector = p->data; break;
-    case OT_SLOT_EMBEDDING:
+    case OT_TENSOR_VECTOR:
+    case OT_TENSOR_GAMMA: *slot->vector = p->data; break;
+    case OT_TENSOR_TABLE:
         *slot->table = (ot_table){OT_TYPE_F32, slot->n_in, (const uint8_t *)p->data};
         break;
     }

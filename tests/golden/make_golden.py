@@ -112,23 +112,23 @@ class Maker:
 
 
 def make_llama(path, seed, d=64, head_dim=16, heads=4, kv_heads=2, n_ff=160, layers=3, tied=True, n_rot=None, scaling=None,
-               freqs=False, context=256, type_of=None):
-    """A small Llama file. `scaling`: keys under llama.rope. Embedding rows have unit variance."""
+               freqs=False, context=256, type_of=None, architecture="llama"):
+    """A small file of Llama or an architecture like it. `scaling`: keys under ARCHITECTURE.rope. Embedding rows have unit variance."""
     maker = Maker(seed, type_of)
     w = maker.writer
-    w.put("general.architecture", gguf_io.STRING, "llama")
+    w.put("general.architecture", gguf_io.STRING, architecture)
     w.put("general.name", gguf_io.STRING, "golden " + os.path.basename(path).removesuffix(".gguf"))
     for key, value in {"block_count": layers, "context_length": context, "embedding_length": d, "feed_forward_length": n_ff,
                        "attention.head_count": heads, "attention.head_count_kv": kv_heads, "attention.key_length": head_dim,
                        "attention.value_length": head_dim, "rope.dimension_count": n_rot or head_dim}.items():
-        w.put("llama." + key, gguf_io.U32, value)
-    w.put("llama.rope.freq_base", gguf_io.F32_VALUE, 10000.0)
-    w.put("llama.attention.layer_norm_rms_epsilon", gguf_io.F32_VALUE, 1e-5)
+        w.put(f"{architecture}.{key}", gguf_io.U32, value)
+    w.put(architecture + ".rope.freq_base", gguf_io.F32_VALUE, 10000.0)
+    w.put(architecture + ".attention.layer_norm_rms_epsilon", gguf_io.F32_VALUE, 1e-5)
     for key, value in (scaling or {}).items():
         kind = {str: gguf_io.STRING, int: gguf_io.U32, float: gguf_io.F32_VALUE}[type(value)]
-        w.put("llama.rope." + key, kind, value)
+        w.put(f"{architecture}.rope.{key}", kind, value)
     n_vocab = put_vocabulary(w)
-    w.put("llama.vocab_size", gguf_io.U32, n_vocab)
+    w.put(architecture + ".vocab_size", gguf_io.U32, n_vocab)
     maker.matrix("token_embd.weight", n_vocab, d, scale=1.0 if tied else np.sqrt(d))
     if freqs:
         w.tensor("rope_freqs.weight", np.linspace(1, 8, (n_rot or head_dim) // 2).astype(np.float32))
@@ -138,6 +138,9 @@ def make_llama(path, seed, d=64, head_dim=16, heads=4, kv_heads=2, n_ff=160, lay
         maker.matrix(b + "attn_q.weight", heads * head_dim, d, 1.5)
         maker.matrix(b + "attn_k.weight", kv_heads * head_dim, d, 1.5)
         maker.matrix(b + "attn_v.weight", kv_heads * head_dim, d)
+        if architecture == "qwen2":
+            for name, n_heads in (("attn_q", heads), ("attn_k", kv_heads), ("attn_v", kv_heads)):
+                maker.vector(b + name + ".bias", n_heads * head_dim, spread=0.5)
         maker.matrix(b + "attn_output.weight", d, heads * head_dim)
         maker.vector(b + "ffn_norm.weight", d, 1)
         maker.matrix(b + "ffn_gate.weight", n_ff, d)
@@ -194,7 +197,8 @@ def put_inserted_layer(maker, base, prefix, width, n_ff, heads, kv_heads, n_in, 
         matrices += [("ffn_up", n_ff, n_in, 1.0)] + ([] if base.is_gpt2 else [("ffn_gate", n_ff, n_in, 1.0)])
     for name, rows, columns, scale in matrices:
         maker.matrix(prefix + name + ".weight", rows, columns, scale)
-        if base.is_gpt2:
+        fused = "attn_qkv" if base.is_gpt2 and name in ("attn_q", "attn_k", "attn_v") else name
+        if f"blk.0.{fused}.bias" in base.weights:
             maker.vector(prefix + name + ".bias", rows)
     put_inserted_norm(maker, base, prefix + "attn_norm", width)
     put_inserted_norm(maker, base, prefix + "ffn_norm", width)
@@ -365,6 +369,20 @@ GPT2_INSERTIONS = {
     "gpt2-q8-full": ("gpt2-q8", dict(seed=137, width=32, n_ff=64, heads=3, kv_heads=3, type_of={"*": "Q8_0", "head": "F32"})),
 }
 
+# Architectures like Llama's.
+OTHER_MODELS = {
+    "qwen2": dict(seed=21, architecture="qwen2"),
+    "qwen2-yarn": dict(seed=22, architecture="qwen2", tied=False, head_dim=32, heads=3, kv_heads=1,
+                       scaling={"scaling.type": "yarn", "scaling.factor": 4.0, "scaling.original_context_length": 64}),
+    "qwen2-q8": dict(seed=23, architecture="qwen2", d=96, n_ff=192, heads=3, kv_heads=3, head_dim=32, type_of={"*": "Q8_0"}),
+}
+OTHER_INSERTIONS = {
+    "qwen2-full": ("qwen2", dict(seed=160, width=24, n_ff=40, heads=4, kv_heads=2)),
+    "qwen2-stacked": ("qwen2", dict(seed=161, width=16, n_ff=24, heads=2, kv_heads=2, parents=["qwen2-full"])),
+    "qwen2-yarn-expert": ("qwen2-yarn", dict(seed=162, width=20, n_ff=40, heads=2, kv_heads=1, kind="generation", activation="linear")),
+    "qwen2-q8-full": ("qwen2-q8", dict(seed=163, width=32, n_ff=64, heads=3, kv_heads=1, type_of={"*": "Q8_0", "head": "F32"})),
+}
+
 # Heads that read tokens: with tables in halves and in 8 bits, and through the output matrix; GPT-2 adds positions to embeddings, which
 # heads do not read.
 DRAFTS = dict(kind="generation", activation="linear", first_offset=1, reads_tokens=True)
@@ -381,7 +399,7 @@ LONG_INSERTIONS = {"long-full": ("long", dict(seed=155, width=24, n_ff=40, heads
 
 LOOSE = {"reading": HALF_TABLE, "reading-broad": BYTE_TABLE, "reading-gpt2": HALF_TABLE, "expert": HALF_TABLE, "anti-expert": HALF_TABLE, "drafts": HALF_TABLE, "lookahead": HALF_TABLE, "broad-expert": BYTE_TABLE,
          "broad-anti-expert": BYTE_TABLE, "q4-medusa": (0.25, 0.25), "reading-q4": (0.25, 0.25),
-         "gpt2-expert": HALF_TABLE}
+         "gpt2-expert": HALF_TABLE, "qwen2-yarn-expert": HALF_TABLE}
 
 
 def cases_of(models, insertions, quantised):
@@ -400,6 +418,7 @@ CASES += [("two", "tied", ["full", "grouped"], EXACT),
           ("two-broad", "broad", ["broad-expert", "broad-anti-expert", "broad-medusa"], BYTE_TABLE)]
 CASES += cases_of(GPT2_MODELS, GPT2_INSERTIONS, ("gpt2-q8", "gpt2-blocks"))
 CASES += [("gpt2-many", "gpt2", ["gpt2-no-heads", "gpt2-task-head", "gpt2-full", "gpt2-stacked", "gpt2-odd", "gpt2-grouped"], EXACT)]
+CASES += cases_of(OTHER_MODELS, OTHER_INSERTIONS, ("qwen2-q8",))
 CASES += cases_of({}, READING, ("q4",))
 CASES += cases_of(LONG_MODELS, LONG_INSERTIONS, ())
 CASES += [("reading-and-others", "tied", ["drafts", "reading", "medusa"], HALF_TABLE)]
@@ -448,14 +467,13 @@ def source_stamp():
 def make_all(folder):
     at = lambda name: os.path.join(folder, name + ".gguf")
     models, insertions = {}, {}
-    llamas = {**MODELS, **LONG_MODELS}
-    for name in [*llamas, *GPT2_MODELS]:
-        if name in llamas:
-            make_llama(at(name), **llamas[name])
-        else:
+    for name in [*MODELS, *LONG_MODELS, *GPT2_MODELS, *OTHER_MODELS]:
+        if name in GPT2_MODELS:
             make_gpt2(at(name), **GPT2_MODELS[name])
+        else:
+            make_llama(at(name), **{**MODELS, **LONG_MODELS, **OTHER_MODELS}[name])
         models[name] = reference.Model(at(name), np.float64)
-    recipes = {**INSERTIONS, **GPT2_INSERTIONS, **READING, **LONG_INSERTIONS}
+    recipes = {**INSERTIONS, **GPT2_INSERTIONS, **OTHER_INSERTIONS, **READING, **LONG_INSERTIONS}
     for name, (base, how) in recipes.items():
         parents = [(p, insertions[p]) for p in how.get("parents", [])]
         make_insertion(at(name + ".head"), base=models[base], **{**how, "parents": parents})

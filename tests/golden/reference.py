@@ -76,14 +76,21 @@ def attention(q, k, v, scale):
     return out.reshape(n, heads * hd)
 
 
+# Architectures whose files leave W_Q and W_K as they were trained.
+NEOX = {"qwen2"}
+
+
 # ---- Rotary embedding ----------------------------------------------------------------------------------------
 
 
 class Rope:
-    """Rotary embedding in the layout of llama GGUF files: elements 2i and 2i+1 of a head turn by position * theta_i."""
+    """Rotary embedding: pairs of a head's elements turn by position * theta_i. In the layout of llama GGUF files, whose W_Q and W_K are
+    permuted for it, these are elements 2i and 2i+1; in the layout of the papers' code (NeoX) i and i + n/2."""
 
     def __init__(self, reader, head_dim):
-        key = lambda name, default: reader.keys.get("llama.rope." + name, default)
+        architecture = reader.keys["general.architecture"]
+        self.neox = architecture in NEOX
+        key = lambda name, default: reader.keys.get(f"{architecture}.rope.{name}", default)
         self.n_rot = key("dimension_count", head_dim)
         base = key("freq_base", 10000.0)
         pair = np.arange(self.n_rot // 2, dtype=np.float64)
@@ -91,13 +98,13 @@ class Rope:
         if "rope_freqs.weight" in reader.tensors:  # llama 3: one divisor for each pair
             theta = theta / reader.floats("rope_freqs.weight").astype(np.float64)
         kind, factor = key("scaling.type", "none"), key("scaling.factor", 1.0)
-        if "llama.rope.scale_linear" in reader.keys:
+        if f"{architecture}.rope.scale_linear" in reader.keys:
             kind, factor = "linear", key("scale_linear", 1.0)
         self.magnitude = 1.0
         if kind == "linear":
             theta = theta / factor
         elif kind == "yarn":
-            context = key("scaling.original_context_length", reader.keys["llama.context_length"])
+            context = key("scaling.original_context_length", reader.keys[architecture + ".context_length"])
             theta = self._yarn(theta, pair, base, factor, context)
             self.magnitude = key("scaling.attn_factor", 1.0) * (1 + 0.1 * np.log(factor))
         elif kind != "none":
@@ -118,9 +125,11 @@ class Rope:
         cos = (np.cos(angle) * self.magnitude).astype(x.dtype)
         sin = (np.sin(angle) * self.magnitude).astype(x.dtype)
         y = x.copy()
-        a, b = x[:, :, 0:self.n_rot:2], x[:, :, 1:self.n_rot:2]
-        y[:, :, 0:self.n_rot:2] = a * cos - b * sin
-        y[:, :, 1:self.n_rot:2] = a * sin + b * cos
+        half = self.n_rot // 2
+        first, second = (slice(0, half), slice(half, self.n_rot)) if self.neox else (slice(0, self.n_rot, 2), slice(1, self.n_rot, 2))
+        a, b = x[:, :, first], x[:, :, second]
+        y[:, :, first] = a * cos - b * sin
+        y[:, :, second] = a * sin + b * cos
         return y
 
 
@@ -243,7 +252,7 @@ class Result:
 
 
 class Model:
-    """A base model file, architecture llama or gpt2."""
+    """A base model file of architecture llama, gpt2 or qwen2. A bias is added where the file has one."""
 
     def __init__(self, path, dtype=np.float32):
         self.reader = gguf_io.Reader(path)

@@ -40,10 +40,10 @@ def check_close(got, expected, tolerance, what):
     check(difference <= tolerance, f"{what}: largest difference {difference:.3g}, allowed {tolerance:.3g}")
 
 
-def make_llama_pair(folder, parents=False, **sizes):
+def make_llama_pair(folder, parents=False, architecture="llama", **sizes):
     """A base and the insertions on it, the last with the given sizes; all in float64."""
     path = os.path.join(folder, "base.gguf")
-    make_golden.make_llama(path, seed=1)
+    make_golden.make_llama(path, seed=1, architecture=architecture)
     return make_on(reference.Model(path, np.float64), folder, parents, **sizes)
 
 
@@ -194,6 +194,23 @@ def padded_form_of_a_stack(folder):
         compare_with_padded(*make_llama_pair(folder, parents=True, **sizes))
 
 
+def padded_form_on_qwen2(folder):
+    for sizes in SIZES.values():
+        compare_with_padded(*make_llama_pair(folder, parents=True, architecture="qwen2", **sizes))
+
+
+def neox_pairs_are_permuted_adjacent_ones(folder):
+    """Turning i and i + n/2 is turning 2i and 2i + 1 of a head whose elements were permuted: what converters do to Llama's."""
+    path = os.path.join(folder, "base.gguf")
+    ropes = []
+    for architecture in ("llama", "qwen2"):
+        make_golden.make_llama(path, seed=1, architecture=architecture)
+        ropes.append(reference.Model(path, np.float64).rope)
+    x = np.random.default_rng(5).normal(size=(7, 3, 16))
+    order = np.arange(16).reshape(2, 8).T.reshape(-1)  # 0, 8, 1, 9, ...
+    check_close(ropes[0].turn(x[:, :, order]), ropes[1].turn(x)[:, :, order], 1e-12, "turned heads")
+
+
 def padded_form_on_gpt2(folder):
     path = os.path.join(folder, "gpt2.gguf")
     make_golden.make_gpt2(path, seed=3)
@@ -319,7 +336,8 @@ def a_file_is_read_as_it_was_written(folder):
     check(len(first) == 64 and first == gguf_io.fingerprint(gguf_io.Reader(path)), "the fingerprint is not stable")
 
 
-CASES = [padded_form_gives_the_same_numbers, padded_form_of_a_stack, padded_form_on_gpt2, base_is_left_alone,
+CASES = [padded_form_gives_the_same_numbers, padded_form_of_a_stack, padded_form_on_gpt2, padded_form_on_qwen2,
+         neox_pairs_are_permuted_adjacent_ones, base_is_left_alone,
          mirror_follows_chosen_dimensions, later_tokens_change_nothing, float32_is_near_float64, blocks_by_hand,
          quantised_q8_0_is_near, types_agree_with_the_gguf_package, a_file_is_read_as_it_was_written]
 

@@ -119,6 +119,16 @@ static void put_size(ot_gguf_writer *w, const char *arch, const char *name, uint
     ot_gguf_put_u32(w, key, value);
 }
 
+static void put_extra_key(ot_gguf_writer *w, const char *arch, const ot_tiny_model_options *o)
+{
+    char key[64];
+    snprintf(key, sizeof key, "%s.%s", arch, o->key);
+    if (o->key_value == 0.0f || o->key_value == 1.0f)
+        ot_gguf_put_bool(w, key, o->key_value != 0.0f);
+    else
+        ot_gguf_put_f32(w, key, o->key_value);
+}
+
 /* Failed puts are remembered by the writer. */
 static void put_sizes(ot_gguf_writer *w, const ot_tiny_model_options *o)
 {
@@ -128,6 +138,8 @@ static void put_sizes(ot_gguf_writer *w, const ot_tiny_model_options *o)
     ot_gguf_put_str(w, "general.name", "Tiny");
     ot_gguf_put_u32(w, "general.quantization_version", 2);
     put_size(w, arch, "block_count", o->n_layers);
+    if (o->key != NULL)
+        put_extra_key(w, arch, o);
     put_size(w, arch, "context_length", o->n_ctx);
     put_size(w, arch, "embedding_length", o->n_embd);
     put_size(w, arch, "feed_forward_length", o->n_ff);
@@ -310,6 +322,8 @@ static ot_status put_weights(tiny *t)
         status = put_layer(t, i);
     if (status == OT_OK)
         status = put_norm(t, "output_norm", o->n_embd);
+    if (status == OT_OK && o->stranger != NULL)
+        status = put_vector(t, o->stranger, o->n_embd, 1.0f);
     if (status == OT_OK && o->separate_output)
         status = put_matrix(t, "output.weight", o->embd_type, o->n_embd, N_VOCAB, deviation);
     return status;

@@ -36,6 +36,9 @@ typedef struct ot_tiny_model_options {
     bool separate_output;   /* output.weight of its own; else token_embd.weight is the output matrix, too */
     float rope_freq_base;
     const char *spoilt;     /* a tensor, of F32 if it is a matrix, that is all NaN; NULL: none */
+    const char *stranger;   /* a vector that no architecture has a place for, in addition; NULL: none */
+    const char *key;        /* a key after "ARCHITECTURE.", in addition; NULL: none */
+    float key_value;        /* a boolean if it is 0 or 1 */
     bool gpt2;              /* architecture gpt2: LayerNorm, learned positions, fused W_QKV, biases, no gate. n_embd is
                              * n_heads * head_dim then, and n_kv_heads is n_heads */
 } ot_tiny_model_options;

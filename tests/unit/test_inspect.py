@@ -110,6 +110,18 @@ def listing_as_json(path, data):
     check("fingerprint", listing["fingerprint"], digest.hexdigest())
 
 
+def block_of_a_base(folder):
+    base = folder / "base.gguf"
+    base.write_bytes(gguf({"general.architecture": "qwen2"}, {}))
+    done = inspect("--block", base)
+    lines = done.stdout.splitlines()
+    check("--block", (done.returncode, lines[0]), (0, "Block of qwen2, once for each layer, on the stream h"))
+    check("an operation", "  q = attn_q x + bias; k = attn_k x + bias; v = attn_v x + bias" in lines, True)
+    check("a tensor", ["blk.N.attn_k.bias", "[KV]"] in [line.split() for line in lines], True)
+    done = inspect("--block", folder / "head.gguf")
+    check("--block of an insertion", (done.returncode, "'otter'" in done.stderr, done.stdout), (1, True, ""))
+
+
 def failing(folder):
     broken = folder / "broken.gguf"
     broken.write_bytes(gguf(KEYS, TENSORS)[:200])
@@ -133,6 +145,7 @@ def main():
         (folder / "head.gguf").write_bytes(data)
         listing_for_people(folder / "head.gguf")
         listing_as_json(folder / "head.gguf", data)
+        block_of_a_base(folder)
         failing(folder)
     print(f"{failures} failed")
     return 1 if failures else 0
