@@ -58,7 +58,7 @@ void ot_project_run(ot_engine *e)
         n_tasks += (n_panels(p) + TILE_PANELS - 1) / TILE_PANELS;
         ot_step_count_part(e, OT_STAGE_PROJECT, p->w, p->n_out, p->in->acts.n_rows);
     }
-    ot_step_run(e, OT_STAGE_PROJECT, tile_task, n_tasks);
+    ot_step_run(e, OT_STAGE_PROJECT, tile_task, e, n_tasks);
     e->n_projections = 0;
 }
 
@@ -66,7 +66,7 @@ void ot_project_run(ot_engine *e)
 static void project_gathered(ot_engine *e, uint32_t n, float *const *logits)
 {
     e->project_in.acts.n_rows = n;
-    ot_buffer_quantize(e, &e->project_in, OT_ACTS_WIDE, 0, n);
+    ot_buffer_quantize(e->kernels, &e->project_in, OT_ACTS_WIDE, 0, n, 0, e->project_in.width);
     for (uint32_t k = 0; k < n; k++)
         e->out_rows[k] = (ot_out_row){logits[k], NULL, false};
     ot_project_add(e, &e->project_in, &e->model->weights.output, e->model->weights.output.n_out, e->out_rows);
@@ -79,7 +79,7 @@ ot_status ot_engine_project(ot_engine *e, const uint32_t *rows, uint32_t n, floa
     if (n > e->options.max_rows)
         return ot_fail(err, OT_ERR_INVALID, "logits of %u rows asked for, at most %u", n, e->options.max_rows);
     for (uint32_t k = 0; k < n; k++) {
-        if (e->batch == NULL || rows[k] >= e->batch->n_rows || e->output_index[rows[k]] < 0)
+        if (ot_engine_hidden(e, rows[k]) == NULL)
             return ot_fail(err, OT_ERR_INVALID, "logits of row %u asked for, which has no output", rows[k]);
         memcpy(e->project_in.x + (size_t)k * d, ot_engine_hidden(e, rows[k]), d * sizeof(float));
     }

@@ -1,7 +1,8 @@
 /* The memory of an engine: one mapping for the whole workspace, sized when the engine opens. Pages that a batch never touches are
  * never resident, so generous bounds cost address space only. Two passes over one layout function: the first adds
  * up sizes, the second hands out pointers. */
-#include "engine/step.h"
+#include "base/assert.h"
+#include "engine/product-stage.h"
 
 #include <sched.h>
 #include <stdlib.h>
@@ -54,64 +55,100 @@ static void take_acts(ot_engine *e, ot_acts *a, uint32_t n_rows, uint32_t max_wi
 
 static void take_buffer(ot_engine *e, ot_buffer *b, uint32_t n_rows, uint32_t width, bool wide)
 {
-    b->width = width;
-    b->x = take(e, (size_t)n_rows * width, sizeof(float));
+    float *x = take(e, (size_t)n_rows * width, sizeof(float));
     take_acts(e, &b->acts, n_rows, width, wide);
-    b->acts.n_in = width;
-    b->acts.x = b->x;
-    b->acts.x_stride = width;
-    b->acts.q_stride = ((size_t)width + 63) / 64 * 64;
-    b->acts.b_stride = width / OT_QBLOCK;
+    ot_buffer_bind(b, x, width);
     if (width % OT_QBLOCK != 0)
         b->acts.q = NULL;
 }
 
-static void take_stream(ot_engine *e, ot_stream *s)
+static void take_lane_rows(ot_engine *e, ot_lane *lane)
 {
-    const ot_model_info *i = &e->model->info;
+    const size_t n = e->options.max_rows;
+    for (int set = 0; set < OT_N_ROW_SETS; set++) {
+        lane->rows[set].rows = take(e, n, sizeof *lane->rows[set].rows);
+        lane->rows[set].index = take(e, n, sizeof *lane->rows[set].index);
+    }
+}
+
+static void take_base_lane(ot_engine *e, ot_lane *lane)
+{
+    const ot_model *m = e->model;
+    const ot_widths *w = &m->widths;
+    const uint32_t n = e->options.max_rows, heads = m->info.n_heads / m->info.n_kv_heads * m->info.head_dim;
+    *lane = (ot_lane){.weights = &m->weights, .widths = w, .n_heads = m->info.n_heads, .n_kv_heads = m->info.n_kv_heads,
+                      .takes_q8 = true};
+    take_lane_rows(e, lane);
+    lane->h = take(e, (size_t)n * w->d, sizeof(float));
+    take_buffer(e, &lane->parts[OT_PART_IN], n, w->d, true);
+    lane->q = take(e, (size_t)n * w->q, sizeof(float));
+    lane->k = take(e, (size_t)n * w->kv, sizeof(float));
+    lane->v = take(e, (size_t)n * w->kv, sizeof(float));
+    take_buffer(e, &lane->parts[OT_PART_HEADS], n, w->q, false);
+    take_buffer(e, &lane->parts[OT_PART_INNER], n, w->f, true);
+    lane->out = take(e, (size_t)n * w->d, sizeof(float));
+    for (int part = 0; part < OT_N_PARTS; part++)
+        lane->in_blocks[part] = lane->parts[part].acts.q != NULL;
+    /* A task of attention quantises the heads of its key/value head. */
+    lane->in_blocks[OT_PART_HEADS] = lane->in_blocks[OT_PART_HEADS] && heads % OT_QBLOCK == 0;
+}
+
+static void take_lane(ot_engine *e, ot_lane *lane)
+{
+    const ot_widths *base = &e->model->widths;
     const size_t n = e->options.max_rows, w = e->options.max_ext_width;
-    s->rows = take(e, n, sizeof *s->rows);
-    s->index = take(e, n, sizeof *s->index);
-    s->ext = take(e, n * w, sizeof(float));
-    s->out = take(e, n * w, sizeof(float));
-    s->scores = take(e, n * OT_MAX_HEADS, sizeof(float));
-    s->storage_in = take(e, n * (i->n_embd + w), sizeof(float));
-    s->storage_attn = take(e, n * (i->n_heads * i->head_dim + w), sizeof(float));
-    s->storage_ff = take(e, n * (i->n_ff + w), sizeof(float));
-    s->storage_q = take(e, n * w, sizeof(float));
-    s->storage_k = take(e, n * w, sizeof(float));
-    s->storage_v = take(e, n * w, sizeof(float));
-    take_acts(e, &s->in.acts, e->options.max_rows, i->n_embd + (uint32_t)w, false);
-    take_acts(e, &s->attn.acts, e->options.max_rows, i->n_heads * i->head_dim + (uint32_t)w, false);
-    take_acts(e, &s->ff.acts, e->options.max_rows, i->n_ff + (uint32_t)w, false);
+    const size_t widths[6] = {base->d + w, base->q + w, base->f + w, w, w, w}; /* parts, q, k, v */
+    take_lane_rows(e, lane);
+    lane->h = take(e, n * w, sizeof(float));
+    lane->out = take(e, n * w, sizeof(float));
+    lane->scores = take(e, n * OT_MAX_HEADS, sizeof(float));
+    for (int k = 0; k < 6; k++)
+        lane->storage[k] = take(e, n * widths[k], sizeof(float));
+    for (int part = 0; part < OT_N_PARTS; part++)
+        take_acts(e, &lane->parts[part].acts, e->options.max_rows, (uint32_t)widths[part], false);
+}
+
+static void lay_out_plan(ot_engine *e)
+{
+    const ot_engine_options *o = &e->options;
+    ot_plan *plan = &e->plan;
+    const size_t n = o->max_rows;
+    plan->max_lanes = 1 + o->max_insertions;
+    plan->max_attn_tasks = (uint32_t)(n * (e->model->info.n_kv_heads + o->max_insertions * (o->max_ext_width / e->model->info.head_dim)));
+    plan->lanes = take(e, plan->max_lanes, sizeof *plan->lanes);
+    plan->lanes_of = take(e, n * plan->max_lanes, sizeof *plan->lanes_of);
+    plan->kept_rows = take(e, n, sizeof *plan->kept_rows);
+    plan->kept_from = take(e, n, sizeof *plan->kept_from);
+    plan->sequence_groups = take(e, n, sizeof *plan->sequence_groups);
+    plan->output_index = take(e, n, sizeof *plan->output_index);
+    for (int set = 0; set < OT_N_ROW_SETS; set++) {
+        ot_row_set *s = &plan->sets[set];
+        s->groups = take(e, n, sizeof *s->groups);
+        s->attn_tasks = take(e, plan->max_attn_tasks, sizeof *s->attn_tasks);
+        s->shared = take(e, OT_MAX_SHARED((size_t)o->n_threads), sizeof *s->shared);
+    }
 }
 
 static void lay_out(ot_engine *e)
 {
     const ot_model_info *i = &e->model->info;
     const ot_engine_options *o = &e->options;
-    const size_t n = o->max_rows, q = (size_t)i->n_heads * i->head_dim, kv = (size_t)i->n_kv_heads * i->head_dim;
+    const size_t n = o->max_rows;
     const uint32_t group = i->n_heads / i->n_kv_heads;
     /* New heads may form larger groups than the base's: bounded by the width of the new heads. */
     const size_t ext_heads = o->max_ext_width / i->head_dim;
     const size_t queries = OT_GROUP_QUERIES > group ? OT_GROUP_QUERIES : group;
     e->scratch_stride = ot_attn_scratch_floats(o->max_context);
     e->scratch_floats = (queries > ext_heads ? queries : ext_heads) * e->scratch_stride;
-    e->max_attn_tasks = (uint32_t)(n * (i->n_kv_heads + o->max_insertions * ext_heads));
 
     e->arena_used = 0;
-    e->h = take(e, n * i->n_embd, sizeof(float));
+    lay_out_plan(e);
+    ot_lane unused;
+    for (uint32_t k = 0; k < e->plan.max_lanes; k++)
+        (k == 0 ? take_base_lane : take_lane)(e, e->arena != NULL ? &e->plan.lanes[k] : &unused);
     e->inv = take(e, n, sizeof(float));
     e->mean = take(e, n, sizeof(float));
-    take_buffer(e, &e->xn, o->max_rows, i->n_embd, true);
-    e->q = take(e, n * q, sizeof(float));
-    e->k = take(e, n * kv, sizeof(float));
-    e->v = take(e, n * kv, sizeof(float));
-    take_buffer(e, &e->att, o->max_rows, (uint32_t)q, false);
-    take_buffer(e, &e->inner, o->max_rows, i->n_ff, true);
     e->rope = take(e, n * e->model->rope.n_rot, sizeof(float));
-    take_buffer(e, &e->hidden, o->max_rows, i->n_embd, false);
-    e->output_index = take(e, n, sizeof *e->output_index);
     take_buffer(e, &e->project_in, o->max_rows, i->n_embd, true);
     e->token_row = take(e, e->model->info.n_embd, sizeof *e->token_row);
     e->full_rows_silu = take(e, n, sizeof *e->full_rows_silu);
@@ -123,22 +160,14 @@ static void lay_out(ot_engine *e)
     e->out_rows = take(e, 2 * n, sizeof *e->out_rows);
     e->tiles = take(e, (size_t)o->n_threads * OT_TILE_ROWS * OT_TILE_COLUMNS, sizeof(float));
     e->scratch = take(e, (size_t)o->n_threads * e->scratch_floats, sizeof(float));
-    e->streams = take(e, o->max_insertions, sizeof *e->streams);
-    e->stream_of = take(e, n * o->max_insertions, sizeof *e->stream_of);
-    e->groups = take(e, n, sizeof *e->groups);
-    e->sequence_groups = take(e, n, sizeof *e->sequence_groups);
-    e->kept_rows = take(e, n, sizeof *e->kept_rows);
-    e->attn_tasks = take(e, e->max_attn_tasks, sizeof *e->attn_tasks);
     const size_t n_shared = OT_MAX_SHARED((size_t)o->n_threads);
-    e->shared = take(e, n_shared, sizeof *e->shared);
+    e->shared_z = take(e, n_shared * OT_GROUP_QUERIES, sizeof(float));
     e->shared_scores = take(e, n_shared * OT_GROUP_QUERIES, e->scratch_stride * sizeof(float));
-    const size_t layer_matmuls = 3 + 3 * (size_t)o->max_insertions;
-    const size_t n_matmuls = layer_matmuls > n ? layer_matmuls : n;
-    e->matmuls = take(e, n_matmuls, sizeof *e->matmuls);
-    e->matmul_tasks = take(e, (size_t)o->n_threads * OT_MATMUL_TASKS_PER_THREAD + n_matmuls, sizeof *e->matmul_tasks);
-    ot_stream unused;
-    for (uint32_t k = 0; k < o->max_insertions; k++)
-        take_stream(e, e->arena != NULL ? &e->streams[k] : &unused);
+    const uint32_t layer_products = 3 * e->plan.max_lanes;
+    e->max_products = layer_products > o->max_rows ? layer_products : o->max_rows;
+    e->products = take(e, e->max_products, sizeof *e->products);
+    e->product_tasks = take(e, (size_t)o->n_threads * OT_PRODUCT_TASKS_PER_THREAD + e->max_products, sizeof *e->product_tasks);
+    OT_ASSERT(e->arena == NULL || e->arena_used == e->arena_bytes);
 }
 
 uint32_t ot_available_cpus(void)

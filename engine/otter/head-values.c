@@ -3,11 +3,11 @@
  * Two ways to the values of a head. With a table G = E W_h, made at load, they are one product G x. Without one, u = W_h x
  * (silu_residual: SiLU of it) is made first, and the u of all such heads and rows go through the output matrix as one batch.
  * Each head's inputs are gathered into its own part of e->head_in; the last run of the pool then covers all tables and the
- * output matrix. Activations are wide (step.h), since these values are added to logits. Everything is a product of one row with
+ * output matrix. Activations are wide (lane.h), since these values are added to logits. Everything is a product of one row with
  * one matrix, in the order of kernels.h, so values depend on their row alone. */
 #include <string.h>
 
-#include "engine/step.h"
+#include "engine/product-stage.h"
 
 /* Rows [first, first + n) of a buffer, as a buffer of a smaller width. */
 static ot_buffer buffer_part(const ot_buffer *all, uint32_t first, uint32_t n, uint32_t width)
@@ -26,13 +26,12 @@ static ot_buffer buffer_part(const ot_buffer *all, uint32_t first, uint32_t n, u
 /* H' or H_o of a row, or NULL if the row does not have it. */
 static const float *head_input(const ot_engine *e, uint32_t row, const ot_insertion *x)
 {
-    if (e->batch == NULL || row >= e->batch->n_rows || e->output_index[row] < 0)
+    const float *hidden = ot_engine_hidden(e, row);
+    const ot_lane *lane = hidden != NULL ? ot_plan_lane(&e->plan, x) : NULL;
+    const int32_t c = lane != NULL ? ot_plan_final_row(&e->plan, lane, row) : -1;
+    if (c < 0)
         return NULL;
-    const ot_stream *s = ot_streams_find(e, x);
-    if (s == NULL || s->index[row] < 0)
-        return NULL;
-    return x->info.spec.input == OT_INPUT_BASE ? ot_engine_hidden(e, row)
-                                               : s->out + (size_t)s->index[row] * x->info.spec.n_embd;
+    return x->info.spec.input == OT_INPUT_BASE ? hidden : lane->out + (size_t)c * lane->widths->d;
 }
 
 static ot_out_row out_row(const ot_insertion *x, uint32_t output, float *values)
@@ -96,7 +95,7 @@ static void finish_full_rows(ot_engine *e, uint32_t begin, uint32_t end)
         for (uint32_t i = 0; e->full_rows_silu[r] && i < d; i++)
             u[i] = u[i] / (1.0f + ot_expf(-u[i]));
     }
-    ot_buffer_quantize(e, &e->project_in, OT_ACTS_WIDE, begin, end);
+    ot_buffer_quantize(e->kernels, &e->project_in, OT_ACTS_WIDE, begin, end, 0, d);
 }
 
 static void full_rows_task(void *arg, uint32_t task, uint32_t thread)
@@ -125,8 +124,9 @@ static void add_token(ot_engine *e, const ot_head_weights *h, int32_t token, flo
 
 /* Gathers the inputs of one head at rows of e->head_in from `first`, and queues its product: with its table, or with W_h to rows of
  * e->project_in from `first_full`. */
-static void add_head(ot_engine *e, const ot_head_rows *h, uint32_t first, uint32_t first_full)
+static void add_head(ot_product_list *list, const ot_head_rows *h, uint32_t first, uint32_t first_full)
 {
+    ot_engine *e = list->stage->e;
     const ot_insertion *x = h->insertion;
     const uint32_t d = e->model->info.n_embd, width = ot_insertion_head_width(x);
     const bool table = has_table(x, h->output);
@@ -139,13 +139,13 @@ static void add_head(ot_engine *e, const ot_head_rows *h, uint32_t first, uint32
             add_token(e, &x->heads[h->output], h->tokens[i], in->x + (size_t)i * width, width);
         out[i] = out_row(x, h->output, h->values[i]);
     }
-    ot_buffer_quantize(e, in, OT_ACTS_WIDE, 0, h->n_rows);
+    ot_buffer_quantize(e->kernels, in, OT_ACTS_WIDE, 0, h->n_rows, 0, width);
     if (table) {
         ot_project_add(e, in, &x->heads[h->output].table, n_wanted(e, h), out);
         return;
     }
     memset(e->full_rows_silu + first_full, x->info.spec.activation == OT_ACT_SILU_RESIDUAL, h->n_rows);
-    ot_step_add_matmul(e, e->project_in.x + (size_t)first_full * d, d, in, true, h->n_rows, &x->heads[h->output].matrix, false);
+    ot_products_add(list, e->project_in.x + (size_t)first_full * d, d, &in->acts, true, h->n_rows, &x->heads[h->output].matrix, false);
 }
 
 ot_status ot_engine_project_heads(ot_engine *e, const ot_head_rows *heads, uint32_t n_heads, ot_error *err)
@@ -153,11 +153,13 @@ ot_status ot_engine_project_heads(ot_engine *e, const ot_head_rows *heads, uint3
     const ot_status st = check_heads(e, heads, n_heads, err);
     if (st != OT_OK)
         return st;
+    const ot_stage stage = {.e = e};
+    ot_product_list list = {.stage = &stage};
     uint32_t first = 0, n_full = 0, n_full_out = 0;
     for (uint32_t k = 0; k < n_heads; k++) {
         if (heads[k].n_rows == 0)
             continue;
-        add_head(e, &heads[k], first, n_full);
+        add_head(&list, &heads[k], first, n_full);
         first += heads[k].n_rows;
         if (has_table(heads[k].insertion, heads[k].output))
             continue;
@@ -165,9 +167,9 @@ ot_status ot_engine_project_heads(ot_engine *e, const ot_head_rows *heads, uint3
         n_full_out = n_wanted(e, &heads[k]) > n_full_out ? n_wanted(e, &heads[k]) : n_full_out;
     }
     if (n_full > 0) {
-        ot_step_run_matmuls(e, OT_STAGE_PROJECT);
+        ot_products_run(&list, OT_STAGE_PROJECT);
         e->project_in.acts.n_rows = n_full;
-        ot_step_run(e, OT_STAGE_PROJECT, full_rows_task, (n_full + OT_ROWS_PER_TASK - 1) / OT_ROWS_PER_TASK);
+        ot_step_run(e, OT_STAGE_PROJECT, full_rows_task, e, (n_full + OT_ROWS_PER_TASK - 1) / OT_ROWS_PER_TASK);
         ot_project_add(e, &e->project_in, &e->model->weights.output, n_full_out, e->out_rows);
     }
     ot_project_run(e);
@@ -185,7 +187,7 @@ static const ot_buffer *last_vector(ot_engine *e, const float *x, const ot_inser
     ot_buffer *in = &e->head_parts[0];
     *in = buffer_part(&e->head_in, 0, 1, width);
     memcpy(in->x, x, width * sizeof(float));
-    ot_buffer_quantize(e, in, OT_ACTS_WIDE, 0, 1);
+    ot_buffer_quantize(e->kernels, in, OT_ACTS_WIDE, 0, 1, 0, width);
     *w = &h->table;
     if (has_table(insertion, output))
         return in;

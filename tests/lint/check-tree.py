@@ -132,6 +132,23 @@ def rule_policies_see_no_scheduler():
                     yield path, number, f"may not include {name}"
 
 
+# The files of the forward pass, from the bottom up; those of a line stand side by side and do not know each other.
+PASS_LAYERS = [["lane"], ["plan"], ["step"], ["otter/tape", "product-stage", "attention-stage"], ["row-stage"], ["forward"]]
+
+
+def rule_the_pass_has_no_circle():
+    """A file of the forward pass includes only what lies below it."""
+    level = {f"engine/{name}": number for number, names in enumerate(PASS_LAYERS) for name in names}
+    for path in C_FILES:
+        here = level.get(str(path.with_suffix("")))
+        if here is None:
+            continue
+        for number, _, name in includes_of(path):
+            there = level.get(name.removesuffix(".h"))
+            if there is not None and there >= here and name.removesuffix(".h") != str(path.with_suffix("")):
+                yield path, number, f"includes {name}, which does not lie below it"
+
+
 def rule_libraries_stay_in_their_rooms():
     """libuv and libmicrohttpd are known to server/ alone, YAML to what reads options."""
     for path in C_FILES:
