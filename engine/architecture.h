@@ -16,9 +16,13 @@
 
 /* ---- Keys --------------------------------------------------------------------------------------------------------- */
 
-/* Numbers of a model beyond its sizes; zero where the architecture does not say. */
+/* Numbers of a model beyond its sizes. A scale or cap of 0 is none. */
 typedef struct ot_traits {
     float norm_eps;
+    float embedding_scale;  /* h is so many times the embedding */
+    float residual_scale;   /* OT_OP_SCALE: of what is added to h */
+    float attention_scale;  /* of q k; 0: 1 / sqrt(head size) */
+    float logit_divisor;    /* logits are lm_head / this */
 } ot_traits;
 
 /* A key that fills a number of ot_traits. */
@@ -40,7 +44,9 @@ typedef enum ot_dim {
     OT_DIM_Q,       /* all query heads */
     OT_DIM_KV,      /* all key/value heads */
     OT_DIM_QKV,     /* Q + 2 KV */
+    OT_DIM_HEAD,    /* one head */
     OT_DIM_F,       /* the inside of the FFN */
+    OT_DIM_2F,      /* twice that: a gate beside it */
     OT_DIM_VOCAB,
     OT_DIM_CONTEXT, /* positions that the model has seen */
     OT_DIM_PAIRS    /* pairs of elements that the rotary embedding turns */
@@ -96,18 +102,31 @@ typedef struct ot_tensor_row {
 
 /* ---- The block ---------------------------------------------------------------------------------------------------- */
 
-/* Operations of a layer, on a stream h. x is what the last norm made of h. */
+/* Operations of a layer, on a stream h: x is what products read, y what is about to be added. */
 typedef enum ot_op_kind {
     OT_OP_END,
     OT_OP_NORM,      /* x = n(h) */
+    OT_OP_READ,      /* x = h */
     OT_OP_QKV,       /* q, k, v = W x (+ bias) */
+    OT_OP_QK_NORM,   /* q = n(q), k = n(k), each over all heads together. Without biases in OT_OP_QKV */
+    OT_OP_HEAD_NORM, /* the same, of each head by itself */
     OT_OP_ROTARY,    /* q and k are turned by their position */
     OT_OP_ATTEND,    /* heads = softmax(q k^T * scale) v; k and v are stored */
     OT_OP_ATTN_OUT,  /* y = W_O heads (+ bias) */
     OT_OP_FFN_IN,    /* inner = act(W_g x) * W_u x, or act(W_u x) (+ biases) */
     OT_OP_FFN_OUT,   /* y = W_d inner (+ bias) */
+    OT_OP_POST_NORM, /* y = n(y) */
+    OT_OP_SCALE,     /* y = residual_scale y */
     OT_OP_ADD        /* h = h + y */
 } ot_op_kind;
+
+/* Where layers are of two kinds, one in `period` is global: those n with n % period == phase. */
+typedef struct ot_layer_pattern {
+    uint32_t period, phase; /* period 0: all are global */
+} ot_layer_pattern;
+
+/* Layers that an operation is done in. */
+typedef enum ot_op_layers { OT_ALL_LAYERS, OT_GLOBAL_LAYERS, OT_LOCAL_LAYERS } ot_op_layers;
 
 typedef enum ot_norm_kind {
     OT_NORM_RMS,  /* x / rms(x) * gamma */
@@ -121,12 +140,14 @@ typedef enum ot_pairs {
 
 typedef enum ot_ffn_kind {
     OT_FFN_SILU_GATED, /* silu(W_g x) * W_u x */
-    OT_FFN_GELU        /* gelu(W_u x), gelu in its tanh form */
+    OT_FFN_GELU_GATED, /* gelu(W_g x) * W_u x, gelu in its tanh form */
+    OT_FFN_GELU        /* gelu(W_u x), likewise */
 } ot_ffn_kind;
 
 typedef struct ot_op {
     ot_op_kind kind;
-    size_t norm;      /* OT_OP_NORM: which of ot_layer */
+    ot_op_layers layers; /* OT_OP_ROTARY: other operations are done in all */
+    size_t norm;      /* OT_OP_NORM, OT_OP_POST_NORM: which of ot_layer */
     ot_pairs pairs;   /* OT_OP_ROTARY */
     ot_ffn_kind ffn;  /* OT_OP_FFN_IN */
 } ot_op;
@@ -141,6 +162,8 @@ typedef struct ot_architecture {
     const ot_key_row *keys;        /* ends with a row without a name, as tensors do; a block ends with OT_OP_END */
     const ot_tensor_row *tensors;
     const ot_op *block;
+    ot_layer_pattern global;
+    bool scales_embeddings;        /* by sqrt(D), where no key says otherwise */
 } ot_architecture;
 
 /* NULL for one that is not known. */
@@ -151,6 +174,8 @@ const ot_architecture *ot_architecture_at(uint32_t i);
 void ot_architecture_list(char *text, size_t size);
 /* The first operation of this kind, or NULL. */
 const ot_op *ot_architecture_op(const ot_architecture *arch, ot_op_kind kind);
+/* The first one that is done in this layer, or NULL. */
+const ot_op *ot_architecture_op_in(const ot_architecture *arch, ot_op_kind kind, uint32_t layer);
 /* Whether a row stands for a tensor of each layer. */
 bool ot_tensor_row_of_layer(const ot_tensor_row *row);
 /* The first tensor row that goes to this place, or NULL: whether the architecture has such a weight. */

@@ -6,8 +6,6 @@
  * longer chunks need a stage, and a barrier, of their own before. Where few tasks have long texts, threads share each of them. */
 #include "engine/attention-stage.h"
 
-#include <math.h>
-
 /* ---- Keys, values and queries of a row ---------------------------------------------------------------------------- */
 
 /* Where K and V of a layer lie in a KV unit (kernels.h draws it). */
@@ -23,13 +21,17 @@ static size_t v_offset(const ot_stage *s)
     return k_offset(s) + (size_t)OT_PAGE_TOKENS * s->e->model->info.head_dim * element;
 }
 
-/* Biases of heads [head, head + n) at x, and the rotary embedding. */
-static void turn_heads(const ot_stage *s, uint32_t row, float *x, const ot_linear *w, uint32_t head, uint32_t n)
+/* Biases of heads [head, head + n) at x, the norm of each, and the rotary embedding. */
+static void finish_queries_or_keys(const ot_stage *s, uint32_t row, float *x, const ot_linear *w, const ot_norm *norm, uint32_t head,
+                                   uint32_t n)
 {
-    const ot_rope *rope = &s->e->model->rope;
-    const uint32_t hd = s->e->model->info.head_dim;
+    const ot_model *m = s->e->model;
+    const uint32_t hd = m->info.head_dim;
     ot_add_bias(s->e, x, w, head * hd, n * hd);
-    s->e->kernels->rope(x, s->e->rope + (size_t)row * rope->n_rot, n, hd, rope->n_rot, rope->pairs == OT_PAIRS_NEOX);
+    for (uint32_t k = 0; k < n && s->attention.norms_heads; k++)
+        s->e->kernels->rms_norm(x + (size_t)k * hd, x + (size_t)k * hd, norm->gamma, hd, m->traits.norm_eps);
+    if (s->attention.turns)
+        s->e->kernels->rope(x, s->e->rope + (size_t)row * m->rope.n_rot, n, hd, m->rope.n_rot, m->rope.pairs == OT_PAIRS_NEOX);
 }
 
 /* K and V of a row into its slot, one KV head; units is that head's page table. */
@@ -39,7 +41,7 @@ static void store_head(const ot_stage *s, const ot_lane *lane, uint32_t row, uin
     const ot_layer *l = ot_stage_layer(s, lane);
     const uint32_t hd = s->e->model->info.head_dim;
     const size_t at = ((size_t)lane->rows[s->set].index[row] * lane->n_kv_heads + kv_head) * hd;
-    turn_heads(s, row, lane->k + at, &l->k, kv_head, 1);
+    finish_queries_or_keys(s, row, lane->k + at, &l->k, &l->k_norm, kv_head, 1);
     ot_add_bias(s->e, lane->v + at, &l->v, kv_head * hd, hd);
     s->e->kernels->kv_store(units[r->slot / OT_PAGE_TOKENS], k_offset(s), v_offset(s), r->slot % OT_PAGE_TOKENS, lane->k + at,
                             lane->v + at, hd, s->e->options.kv_type);
@@ -89,7 +91,7 @@ static void list_queries(const ot_stage *s, const ot_attn_task *t, uint32_t firs
         }
     }
     l->group = (ot_attn_group){
-        .n_queries = k, .head_dim = hd, .scale = 1.0f / sqrtf((float)hd), .q = l->q, .out = l->out,
+        .n_queries = k, .head_dim = hd, .scale = s->attention.scale, .q = l->q, .out = l->out,
         .n_prefix = l->n_prefix, .n_tail = l->n_tail, .tail = l->tail, .units = (const uint8_t *const *)t->units,
         .k_offset = k_offset(s), .v_offset = v_offset(s), .kv_type = s->e->options.kv_type,
         .scratch = scratch, .scratch_stride = s->e->scratch_stride,
@@ -124,12 +126,13 @@ static void attention_task(void *arg, uint32_t task, uint32_t thread)
     const ot_attn_task *t = &s->rows->attn_tasks[task];
     const ot_group *g = t->group;
     const ot_lane *lane = t->lane;
+    const ot_layer *l = ot_stage_layer(s, lane);
     const uint32_t per_kv = ot_lane_group(lane), end = g->first_row + g->n_rows, hd = e->model->info.head_dim;
     for (uint32_t r = g->first_row; r < end; r++) {
         if (g->stores)
             store_head(s, lane, r, t->kv_head, t->units);
         float *q = lane->q + ((size_t)lane->rows[s->set].index[r] * lane->n_heads + t->kv_head * per_kv) * hd;
-        turn_heads(s, r, q, &ot_stage_layer(s, lane)->q, t->kv_head * per_kv, per_kv);
+        finish_queries_or_keys(s, r, q, &l->q, &l->q_norm, t->kv_head * per_kv, per_kv);
     }
     if (t->shared)
         return;

@@ -106,34 +106,51 @@ static void add_queries(ot_product_list *list)
 static void run_qkv(ot_stage *s, const ot_op *norm)
 {
     ot_product_list list = {.stage = s};
+    const bool norms = ot_architecture_op(s->e->model->arch, OT_OP_QK_NORM) != NULL;
     add_keys_values(&list);
     if (will_narrow(s)) {
         ot_products_run(&list, OT_STAGE_QKV);
+        if (norms)
+            ot_rows_norm_keys(s);
         s->stores_all = true;
         ot_attention_store(s);
         s->stores_all = false;
         ot_rows_keep(s->e);
         go_on_with(s, OT_ROWS_KEPT);
         run_norm(s, norm);
+        add_queries(&list);
+        ot_products_run(&list, OT_STAGE_QKV);
+        if (norms)
+            ot_rows_norm_queries(s);
+        return;
     }
     add_queries(&list);
     ot_products_run(&list, OT_STAGE_QKV);
+    if (norms) {
+        ot_rows_norm_keys(s);
+        ot_rows_norm_queries(s);
+    }
     ot_attention_store(s);
 }
 
+/* Added to the stream by the product, where nothing else is done to it first; else by a stage of rows. */
 static void run_output(ot_stage *s, ot_part part, int stage)
 {
     const ot_plan *plan = &s->e->plan;
+    const bool adds = s->op[1].kind == OT_OP_ADD;
     ot_product_list list = {.stage = s};
     for (uint32_t k = 0; k < plan->n_lanes; k++) {
         const ot_lane *lane = &plan->lanes[k];
         if (lane->widths->d == 0)
             continue;
         const ot_layer *l = ot_stage_layer(s, lane);
-        ot_products_add(&list, lane->h, lane->widths->d, &lane->parts[part].acts, part == OT_PART_INNER && is_last_layer(s),
-                        lane->rows[s->set].n, part == OT_PART_HEADS ? &l->o.w : &l->down.w, true);
+        ot_products_add(&list, adds ? lane->h : lane->out, lane->widths->d, &lane->parts[part].acts,
+                        part == OT_PART_INNER && is_last_layer(s), lane->rows[s->set].n,
+                        part == OT_PART_HEADS ? &l->o.w : &l->down.w, adds);
     }
     ot_products_run(&list, stage);
+    if (!adds)
+        ot_rows_add(s);
 }
 
 static void run_ffn_in(ot_stage *s)
@@ -148,15 +165,26 @@ static void run_ffn_in(ot_stage *s)
     ot_rows_gather(s, OT_PART_INNER);
 }
 
+static ot_attention attention_of(const ot_model *m, uint32_t layer)
+{
+    return (ot_attention){
+        .norms_heads = ot_architecture_op_in(m->arch, OT_OP_HEAD_NORM, layer) != NULL,
+        .turns = ot_architecture_op_in(m->arch, OT_OP_ROTARY, layer) != NULL,
+        .scale = m->traits.attention_scale != 0.0f ? m->traits.attention_scale : 1.0f / sqrtf((float)m->info.head_dim),
+    };
+}
+
 static void run_layer(ot_stage *s)
 {
     const ot_op *norm = NULL;
+    s->attention = attention_of(s->e->model, s->layer);
     if (s->e->plan.taped != NULL)
         ot_tape_layer(s);
     for (const ot_op *op = s->e->model->arch->block; op->kind != OT_OP_END; op++) {
         s->op = op;
         switch (op->kind) {
         case OT_OP_NORM:
+        case OT_OP_READ:
             norm = op;
             run_norm(s, op);
             break;
@@ -168,8 +196,12 @@ static void run_layer(ot_stage *s)
         case OT_OP_ATTN_OUT: run_output(s, OT_PART_HEADS, OT_STAGE_ATTN_OUT); break;
         case OT_OP_FFN_IN: run_ffn_in(s); break;
         case OT_OP_FFN_OUT: run_output(s, OT_PART_INNER, OT_STAGE_FFN_OUT); break;
-        case OT_OP_ROTARY: /* done by the tasks of attention, */
-        case OT_OP_ADD:    /* and by the products before */
+        case OT_OP_QK_NORM:   /* done with the products of queries and keys, */
+        case OT_OP_HEAD_NORM: /* by the tasks of attention, */
+        case OT_OP_ROTARY:
+        case OT_OP_POST_NORM: /* and with the product before */
+        case OT_OP_SCALE:
+        case OT_OP_ADD:
         case OT_OP_END: break;
         }
     }

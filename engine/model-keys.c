@@ -4,6 +4,7 @@
 #include "engine/model.h"
 #include "gguf/gguf-errors.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -122,6 +123,8 @@ static ot_status read_traits(ot_model *m, ot_error *err)
         *(float *)((uint8_t *)&m->traits + row->at) = value;
     }
     m->info.norm_eps = m->traits.norm_eps;
+    if (m->arch->scales_embeddings)
+        m->traits.embedding_scale = sqrtf((float)m->info.n_embd);
     return OT_OK;
 }
 
@@ -133,6 +136,7 @@ static const struct { const char *name; float neutral; const char *cause; } mean
     {"attention.clamp_kqv", 0.0f, "clamped queries, keys and values are not supported"},
     {"attention.max_alibi_bias", 0.0f, "ALiBi is not supported"},
     {"attention.scale", 0.0f, NULL},
+    {"attention.sliding_window", 0.0f, NULL},
     {"attention.temperature_length", 0.0f, NULL},
     {"attn_logit_softcapping", 0.0f, NULL},
     {"final_logit_softcapping", 0.0f, NULL},

@@ -26,7 +26,7 @@ static void set_widths(ot_model *m)
 {
     const ot_model_info *i = &m->info;
     m->widths = (ot_widths){.d = i->n_embd, .q = i->n_heads * i->head_dim, .kv = i->n_kv_heads * i->head_dim, .f = i->n_ff,
-                            .n_vocab = i->n_vocab, .n_context = i->n_ctx_train, .n_pairs = m->rope.n_rot / 2,
+                            .head = i->head_dim, .n_vocab = i->n_vocab, .n_context = i->n_ctx_train, .n_pairs = m->rope.n_rot / 2,
                             .n_layers = i->n_layers};
     m->widths.in_d = m->widths.d;
     m->widths.in_q = m->widths.q;

@@ -68,9 +68,15 @@ static bool keeps_inner(const ot_stage *s, const ot_lane *lane)
            !ot_matrix_takes_q8(&ot_stage_layer(s, lane)->down.w);
 }
 
-static void activate(const ot_engine *e, ot_ffn_kind ffn, float *dst, const float *gate, const float *up, uint32_t n)
+/* dst may be up; gate is not kept. */
+static void activate(const ot_engine *e, ot_ffn_kind ffn, float *dst, float *gate, const float *up, uint32_t n)
 {
     switch (ffn) {
+    case OT_FFN_GELU_GATED:
+        e->kernels->gelu(gate, gate, n);
+        for (uint32_t i = 0; i < n; i++)
+            dst[i] = gate[i] * up[i];
+        break;
     case OT_FFN_SILU_GATED: e->kernels->silu_mul(dst, gate, up, n); break;
     case OT_FFN_GELU: e->kernels->gelu(dst, up, n); break;
     }

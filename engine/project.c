@@ -14,7 +14,7 @@ static uint32_t n_panels(const ot_projection *p)
 
 static void put_values(const ot_out_row *out, uint32_t column, const float *values, uint32_t n)
 {
-    if (out->bias == NULL && !out->sigmoid) {
+    if (out->divisor == 0.0f && out->bias == NULL && !out->sigmoid) {
         memcpy(out->values + column, values, n * sizeof(float));
         return;
     }
@@ -68,7 +68,7 @@ static void project_gathered(ot_engine *e, uint32_t n, float *const *logits)
     e->project_in.acts.n_rows = n;
     ot_buffer_quantize(e->kernels, &e->project_in, OT_ACTS_WIDE, 0, n, 0, e->project_in.width);
     for (uint32_t k = 0; k < n; k++)
-        e->out_rows[k] = (ot_out_row){logits[k], NULL, false};
+        e->out_rows[k] = (ot_out_row){logits[k], e->model->traits.logit_divisor, NULL, false};
     ot_project_add(e, &e->project_in, &e->model->weights.output, e->model->weights.output.n_out, e->out_rows);
     ot_project_run(e);
 }

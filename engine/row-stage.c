@@ -25,6 +25,7 @@ static void embed_task(void *arg, uint32_t task, uint32_t thread)
     (void)thread;
     const ot_stage *s = arg;
     const ot_rope *rope = &s->e->model->rope;
+    const float scale = s->e->model->traits.embedding_scale;
     uint32_t begin, end, n;
     task_rows(s, task, &begin, &end);
     for (uint32_t r = begin; r < end; r++) {
@@ -32,8 +33,12 @@ static void embed_task(void *arg, uint32_t task, uint32_t thread)
         ot_lane *const *lanes = ot_stage_lanes(s, r, &n);
         for (uint32_t j = 0; j < n; j++) {
             const size_t at = (size_t)lanes[j]->rows[s->set].index[r] * lanes[j]->widths->d;
-            if (lanes[j]->widths->d > 0) /* H_o and H' are not there yet: their place is free */
-                ot_weights_embed(lanes[j]->weights, row->token, row->position, lanes[j]->h + at, lanes[j]->out + at);
+            if (lanes[j]->widths->d == 0)
+                continue;
+            /* H_o and H' are not there yet: their place is free. */
+            ot_weights_embed(lanes[j]->weights, row->token, row->position, lanes[j]->h + at, lanes[j]->out + at);
+            for (uint32_t i = 0; scale != 0.0f && i < lanes[j]->widths->d; i++)
+                lanes[j]->h[at + i] *= scale;
         }
         ot_rope_table(rope, row->position, s->e->rope + (size_t)r * rope->n_rot);
     }
@@ -46,46 +51,55 @@ void ot_rows_embed(const ot_stage *s)
 
 /* ---- Norms -------------------------------------------------------------------------------------------------------- */
 
-/* dst = n(x), of one row of a lane. */
-static void norm_row(const ot_engine *e, const ot_lane *lane, uint32_t row, const ot_norm *norm, const float *x, float *dst)
+/* dst = n(x), of n elements of a lane's row; dst may be x. */
+static void norm_row(const ot_engine *e, const ot_lane *lane, uint32_t row, const ot_norm *norm, const float *x, float *dst, uint32_t n)
 {
-    const uint32_t d = lane->widths->d;
     const float eps = e->model->traits.norm_eps;
     const bool own_statistics = lane->n_below == 0;
     switch (e->model->arch->norm) {
     case OT_NORM_RMS:
         if (own_statistics)
-            e->inv[row] = e->kernels->rms_norm(dst, x, norm->gamma, d, eps);
+            e->inv[row] = e->kernels->rms_norm(dst, x, norm->gamma, n, eps);
         else
-            e->kernels->scale_norm(dst, x, norm->gamma, e->inv[row], d);
+            e->kernels->scale_norm(dst, x, norm->gamma, e->inv[row], n);
         break;
     case OT_NORM_LAYER:
         if (own_statistics)
-            e->inv[row] = e->kernels->layer_norm(dst, x, norm->gamma, norm->beta, d, eps, &e->mean[row]);
+            e->inv[row] = e->kernels->layer_norm(dst, x, norm->gamma, norm->beta, n, eps, &e->mean[row]);
         else
-            e->kernels->shift_norm(dst, x, norm->gamma, norm->beta, e->mean[row], e->inv[row], d);
+            e->kernels->shift_norm(dst, x, norm->gamma, norm->beta, e->mean[row], e->inv[row], n);
         break;
     }
 }
 
-/* The product that adds to the stream after a norm: its bias is added to the stream once the norm has read it, as (h + b) + W x. */
+static const ot_norm *norm_of(const ot_op *op, const ot_layer *layer)
+{
+    return (const ot_norm *)((const uint8_t *)layer + op->norm);
+}
+
+/* The product that adds to the stream after a norm, or NULL where its result goes on to other operations first. Its bias is added to the
+ * stream once the norm has read it, as (h + b) + W x. */
 static const ot_linear *output_after(const ot_op *norm, const ot_layer *layer)
 {
     const ot_op *op = norm;
     while (op->kind != OT_OP_ATTN_OUT && op->kind != OT_OP_FFN_OUT)
         op++;
-    return op->kind == OT_OP_ATTN_OUT ? &layer->o : &layer->down;
+    return op[1].kind != OT_OP_ADD ? NULL : op->kind == OT_OP_ATTN_OUT ? &layer->o : &layer->down;
 }
 
-/* n(h), and where parts are not whole blocks, the parts below before it. */
+/* x = n(h) or h, and where parts are not whole blocks, the parts below before it. */
 static void norm_lane_row(const ot_stage *s, const ot_lane *lane, uint32_t row)
 {
     const ot_layer *l = ot_stage_layer(s, lane);
+    const ot_linear *output = output_after(s->op, l);
     const uint32_t d = lane->widths->d, c = (uint32_t)lane->rows[s->set].index[row];
     const ot_buffer *in = &lane->parts[OT_PART_IN];
     const unsigned forms = s->wide ? OT_ACTS_NARROW | OT_ACTS_WIDE : OT_ACTS_NARROW;
-    float *h = lane->h + (size_t)c * d;
-    norm_row(s->e, lane, row, (const ot_norm *)((const uint8_t *)l + s->op->norm), h, ot_lane_own(lane, OT_PART_IN, c));
+    float *h = lane->h + (size_t)c * d, *x = ot_lane_own(lane, OT_PART_IN, c);
+    if (s->op->kind == OT_OP_NORM)
+        norm_row(s->e, lane, row, norm_of(s->op, l), h, x, d);
+    else
+        memcpy(x, h, d * sizeof(float));
     if (lane->in_blocks[OT_PART_IN]) {
         ot_stage_finish_blocks(s, lane, row, OT_PART_IN, forms, 0, d);
     } else {
@@ -93,8 +107,8 @@ static void norm_lane_row(const ot_stage *s, const ot_lane *lane, uint32_t row)
         if (lane->takes_q8)
             ot_buffer_quantize(s->e->kernels, in, forms, c, c + 1, 0, in->width);
     }
-    if (s->adds_bias)
-        ot_add_bias(s->e, h, output_after(s->op, l), 0, d);
+    if (s->adds_bias && output != NULL)
+        ot_add_bias(s->e, h, output, 0, d);
 }
 
 static void norm_task(void *arg, uint32_t task, uint32_t thread)
@@ -118,6 +132,89 @@ static void norm_task(void *arg, uint32_t task, uint32_t thread)
 void ot_rows_norm(const ot_stage *s)
 {
     run(s, OT_STAGE_NORM, norm_task);
+}
+
+/* ---- Queries and keys over all heads ------------------------------------------------------------------------------- */
+
+static void qk_norm_rows(const ot_stage *s, uint32_t task, bool queries)
+{
+    uint32_t begin, end, n;
+    task_rows(s, task, &begin, &end);
+    for (uint32_t r = begin; r < end; r++) {
+        ot_lane *const *lanes = ot_stage_lanes(s, r, &n);
+        for (uint32_t j = 0; j < n; j++) {
+            const ot_lane *lane = lanes[j];
+            const ot_layer *l = ot_stage_layer(s, lane);
+            const uint32_t width = queries ? lane->widths->q : lane->widths->kv;
+            float *x = (queries ? lane->q : lane->k) + (size_t)lane->rows[s->set].index[r] * width;
+            if (width > 0)
+                norm_row(s->e, lane, r, queries ? &l->q_norm : &l->k_norm, x, x, width);
+        }
+    }
+}
+
+static void q_norm_task(void *arg, uint32_t task, uint32_t thread)
+{
+    (void)thread;
+    qk_norm_rows(arg, task, true);
+}
+
+static void k_norm_task(void *arg, uint32_t task, uint32_t thread)
+{
+    (void)thread;
+    qk_norm_rows(arg, task, false);
+}
+
+void ot_rows_norm_queries(const ot_stage *s)
+{
+    run(s, OT_STAGE_NORM, q_norm_task);
+}
+
+void ot_rows_norm_keys(const ot_stage *s)
+{
+    run(s, OT_STAGE_NORM, k_norm_task);
+}
+
+/* ---- What is added ------------------------------------------------------------------------------------------------- */
+
+/* y stands where H_o and H' will be. */
+static void add_lane_row(const ot_stage *s, const ot_lane *lane, uint32_t row)
+{
+    const ot_engine *e = s->e;
+    const ot_layer *l = ot_stage_layer(s, lane);
+    const uint32_t d = lane->widths->d;
+    const size_t at = (size_t)lane->rows[s->set].index[row] * d;
+    float *y = lane->out + at, scale = 0.0f;
+    ot_add_bias(e, y, s->op->kind == OT_OP_ATTN_OUT ? &l->o : &l->down, 0, d);
+    for (const ot_op *op = s->op + 1; op->kind != OT_OP_ADD; op++) {
+        if (op->kind == OT_OP_POST_NORM)
+            norm_row(e, lane, row, norm_of(op, l), y, y, d);
+        if (op->kind == OT_OP_SCALE)
+            scale = e->model->traits.residual_scale;
+    }
+    if (scale != 0.0f)
+        e->kernels->axpy(lane->h + at, y, scale, d);
+    else
+        e->kernels->add(lane->h + at, y, d);
+}
+
+static void add_task(void *arg, uint32_t task, uint32_t thread)
+{
+    (void)thread;
+    const ot_stage *s = arg;
+    uint32_t begin, end, n;
+    task_rows(s, task, &begin, &end);
+    for (uint32_t r = begin; r < end; r++) {
+        ot_lane *const *lanes = ot_stage_lanes(s, r, &n);
+        for (uint32_t j = 0; j < n; j++)
+            if (lanes[j]->widths->d > 0)
+                add_lane_row(s, lanes[j], r);
+    }
+}
+
+void ot_rows_add(const ot_stage *s)
+{
+    run(s, OT_STAGE_NORM, add_task);
 }
 
 /* ---- Leaving rows behind ------------------------------------------------------------------------------------------ */
@@ -205,7 +302,7 @@ static void heads_task(void *arg, uint32_t task, uint32_t thread)
             const ot_lane *lane = lanes[j];
             const size_t c = (size_t)lane->rows[s->set].index[r], d = lane->widths->d;
             if (d > 0)
-                norm_row(s->e, lane, r, &lane->weights->output_norm, lane->h + c * d, lane->out + c * d);
+                norm_row(s->e, lane, r, &lane->weights->output_norm, lane->h + c * d, lane->out + c * d, lane->widths->d);
             if (lane->insertion == NULL)
                 continue;
             const float *in = lane->insertion->info.spec.input == OT_INPUT_BASE ? hidden : lane->out + c * d;

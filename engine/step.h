@@ -21,15 +21,19 @@
 
 #define OT_ROWS_PER_TASK 4
 
-/* Where a row of values goes, and what is done to each value before: value + bias (NULL: none), through the sigmoid or not. */
+/* Where a row of values goes, and what is done to each value before: value / divisor (0: none) + bias (NULL: none), through the sigmoid
+ * or not. */
 typedef struct ot_out_row {
     float *values;  /* the caller's, one for each output feature */
+    float divisor;
     const float *bias;
     bool sigmoid;
 } ot_out_row;
 
 static inline float ot_out_value(const ot_out_row *out, float value)
 {
+    if (out->divisor != 0.0f)
+        value /= out->divisor;
     if (out->bias != NULL)
         value += out->bias[0];
     return out->sigmoid ? ot_sigmoid(value) : value;
@@ -81,6 +85,13 @@ struct ot_engine {
     ot_stage_time stages[OT_N_STAGES]; /* what each has done so far; names are filled in by ot_engine_stage_times */
 };
 
+/* What a layer's attention does, of the operations that its tasks do. */
+typedef struct ot_attention {
+    bool norms_heads;            /* OT_OP_HEAD_NORM */
+    bool turns;                  /* OT_OP_ROTARY */
+    float scale;
+} ot_attention;
+
 /* Where a pass stands: what every task of a stage is told. */
 typedef struct ot_stage {
     ot_engine *e;
@@ -88,6 +99,7 @@ typedef struct ot_stage {
     uint32_t set;                /* OT_ROWS_ALL or OT_ROWS_KEPT: which set `rows` is */
     uint32_t layer;
     const ot_op *op;             /* the operation of the block */
+    ot_attention attention;      /* of the layer */
     bool wide;                   /* what is quantised here takes the wide form too, where its lane has one */
     bool adds_bias;              /* a norm adds the bias of the product that will add to h, once it has read h */
     bool stores_all;             /* a stage of its own stores keys and values, of all groups */

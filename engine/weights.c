@@ -19,7 +19,9 @@ static uint32_t own_size(const ot_widths *w, ot_dim dim)
     case OT_DIM_Q: return w->q;
     case OT_DIM_KV: return w->kv;
     case OT_DIM_QKV: return w->q + 2 * w->kv;
+    case OT_DIM_HEAD: return w->q > 0 ? w->head : 0;
     case OT_DIM_F: return w->f;
+    case OT_DIM_2F: return 2 * w->f;
     case OT_DIM_VOCAB: return w->n_vocab;
     case OT_DIM_CONTEXT: return w->n_context;
     case OT_DIM_PAIRS: return w->n_pairs;

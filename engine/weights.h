@@ -30,6 +30,8 @@ typedef struct ot_table {
 /* Which of these a layer has is its architecture's affair, and an insertion's: without new heads it has no q, k, v. */
 typedef struct ot_layer {
     ot_norm attn_norm, ffn_norm;           /* before attention and before the FFN */
+    ot_norm attn_post_norm, ffn_post_norm; /* of what either adds */
+    ot_norm q_norm, k_norm;                /* of queries and keys */
     ot_linear q, k, v, o;                  /* W_Q, W_K, W_V, W_O */
     ot_linear gate, up, down;              /* W_g, W_u, W_d */
 } ot_layer;
@@ -46,6 +48,7 @@ typedef struct ot_weights {
 typedef struct ot_widths {
     uint32_t d, q, kv, f;                  /* own: of the stream, all query heads, all key/value heads, the FFN's inside */
     uint32_t in_d, in_q, in_f;             /* read: D, A and F */
+    uint32_t head;                         /* one head */
     uint32_t n_vocab, n_context, n_pairs, n_layers;
 } ot_widths;
 

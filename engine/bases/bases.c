@@ -4,7 +4,9 @@
 #include <stdio.h>
 #include <string.h>
 
-static const ot_architecture *const architectures[] = {&ot_base_llama, &ot_base_gpt2, &ot_base_qwen2};
+static const ot_architecture *const architectures[] = {
+    &ot_base_llama, &ot_base_qwen2, &ot_base_qwen3, &ot_base_olmo2, &ot_base_smollm3, &ot_base_granite, &ot_base_phi3, &ot_base_gpt2,
+};
 #define N_ARCHITECTURES (sizeof architectures / sizeof architectures[0])
 
 const ot_architecture *ot_architecture_at(uint32_t i)
@@ -32,6 +34,15 @@ const ot_op *ot_architecture_op(const ot_architecture *arch, ot_op_kind kind)
 {
     for (const ot_op *op = arch->block; op->kind != OT_OP_END; op++)
         if (op->kind == kind)
+            return op;
+    return NULL;
+}
+
+const ot_op *ot_architecture_op_in(const ot_architecture *arch, ot_op_kind kind, uint32_t layer)
+{
+    const bool global = arch->global.period == 0 || layer % arch->global.period == arch->global.phase;
+    for (const ot_op *op = arch->block; op->kind != OT_OP_END; op++)
+        if (op->kind == kind && (op->layers == OT_ALL_LAYERS || (op->layers == OT_GLOBAL_LAYERS) == global))
             return op;
     return NULL;
 }

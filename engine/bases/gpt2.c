@@ -45,4 +45,6 @@ static const ot_op block[] = {
     {.kind = OT_OP_END},
 };
 
-const ot_architecture ot_base_gpt2 = {"gpt2", OT_NORM_LAYER, keys, tensors, block};
+const ot_architecture ot_base_gpt2 = {
+    .name = "gpt2", .norm = OT_NORM_LAYER, .keys = keys, .tensors = tensors, .block = block,
+};

@@ -38,4 +38,6 @@ static const ot_op block[] = {
     {.kind = OT_OP_END},
 };
 
-const ot_architecture ot_base_llama = {"llama", OT_NORM_RMS, keys, tensors, block};
+const ot_architecture ot_base_llama = {
+    .name = "llama", .norm = OT_NORM_RMS, .keys = keys, .tensors = tensors, .block = block,
+};

@@ -40,4 +40,6 @@ static const ot_op block[] = {
     {.kind = OT_OP_END},
 };
 
-const ot_architecture ot_base_qwen2 = {"qwen2", OT_NORM_RMS, keys, tensors, block};
+const ot_architecture ot_base_qwen2 = {
+    .name = "qwen2", .norm = OT_NORM_RMS, .keys = keys, .tensors = tensors, .block = block,
+};

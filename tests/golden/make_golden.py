@@ -111,9 +111,41 @@ class Maker:
         self.writer.tensor(name, self.rng.normal(mean, spread, n).astype(np.float32))
 
 
+def put_llama_layer(maker, architecture, b, d, head_dim, heads, kv_heads, n_ff):
+    q, kv = heads * head_dim, kv_heads * head_dim
+    has_norms = architecture != "olmo2"
+    if has_norms:
+        maker.vector(b + "attn_norm.weight", d, 1)
+    if architecture == "phi3":
+        maker.matrix(b + "attn_qkv.weight", q + 2 * kv, d, 1.3)
+    else:
+        maker.matrix(b + "attn_q.weight", q, d, 1.5)
+        maker.matrix(b + "attn_k.weight", kv, d, 1.5)
+        maker.matrix(b + "attn_v.weight", kv, d)
+    if architecture == "qwen2":
+        for name, size in (("attn_q", q), ("attn_k", kv), ("attn_v", kv)):
+            maker.vector(b + name + ".bias", size, spread=0.5)
+    if architecture in ("qwen3", "olmo2"):
+        maker.vector(b + "attn_q_norm.weight", head_dim if architecture == "qwen3" else q, 1.2)
+        maker.vector(b + "attn_k_norm.weight", head_dim if architecture == "qwen3" else kv, 1.2)
+    maker.matrix(b + "attn_output.weight", d, q)
+    if architecture == "olmo2":
+        maker.vector(b + "post_attention_norm.weight", d, 0.7)
+        maker.vector(b + "post_ffw_norm.weight", d, 0.7)
+    if has_norms:
+        maker.vector(b + "ffn_norm.weight", d, 1)
+    if architecture == "phi3":
+        maker.matrix(b + "ffn_up.weight", 2 * n_ff, d)
+    else:
+        maker.matrix(b + "ffn_gate.weight", n_ff, d)
+        maker.matrix(b + "ffn_up.weight", n_ff, d)
+    maker.matrix(b + "ffn_down.weight", d, n_ff)
+
+
 def make_llama(path, seed, d=64, head_dim=16, heads=4, kv_heads=2, n_ff=160, layers=3, tied=True, n_rot=None, scaling=None,
-               freqs=False, context=256, type_of=None, architecture="llama"):
-    """A small file of Llama or an architecture like it. `scaling`: keys under ARCHITECTURE.rope. Embedding rows have unit variance."""
+               freqs=False, context=256, type_of=None, architecture="llama", numbers=None):
+    """A small file of Llama or an architecture like it. `scaling`: keys under ARCHITECTURE.rope; `numbers`: floats under ARCHITECTURE.
+    Embedding rows have unit variance."""
     maker = Maker(seed, type_of)
     w = maker.writer
     w.put("general.architecture", gguf_io.STRING, architecture)
@@ -127,25 +159,15 @@ def make_llama(path, seed, d=64, head_dim=16, heads=4, kv_heads=2, n_ff=160, lay
     for key, value in (scaling or {}).items():
         kind = {str: gguf_io.STRING, int: gguf_io.U32, float: gguf_io.F32_VALUE}[type(value)]
         w.put(f"{architecture}.rope.{key}", kind, value)
+    for key, value in (numbers or {}).items():
+        w.put(f"{architecture}.{key}", gguf_io.F32_VALUE, value)
     n_vocab = put_vocabulary(w)
     w.put(architecture + ".vocab_size", gguf_io.U32, n_vocab)
     maker.matrix("token_embd.weight", n_vocab, d, scale=1.0 if tied else np.sqrt(d))
     if freqs:
         w.tensor("rope_freqs.weight", np.linspace(1, 8, (n_rot or head_dim) // 2).astype(np.float32))
     for n in range(layers):
-        b = f"blk.{n}."
-        maker.vector(b + "attn_norm.weight", d, 1)
-        maker.matrix(b + "attn_q.weight", heads * head_dim, d, 1.5)
-        maker.matrix(b + "attn_k.weight", kv_heads * head_dim, d, 1.5)
-        maker.matrix(b + "attn_v.weight", kv_heads * head_dim, d)
-        if architecture == "qwen2":
-            for name, n_heads in (("attn_q", heads), ("attn_k", kv_heads), ("attn_v", kv_heads)):
-                maker.vector(b + name + ".bias", n_heads * head_dim, spread=0.5)
-        maker.matrix(b + "attn_output.weight", d, heads * head_dim)
-        maker.vector(b + "ffn_norm.weight", d, 1)
-        maker.matrix(b + "ffn_gate.weight", n_ff, d)
-        maker.matrix(b + "ffn_up.weight", n_ff, d)
-        maker.matrix(b + "ffn_down.weight", d, n_ff)
+        put_llama_layer(maker, architecture, f"blk.{n}.", d, head_dim, heads, kv_heads, n_ff)
     maker.vector("output_norm.weight", d, 1)
     if not tied:
         maker.matrix("output.weight", n_vocab, d)
@@ -200,8 +222,13 @@ def put_inserted_layer(maker, base, prefix, width, n_ff, heads, kv_heads, n_in, 
         fused = "attn_qkv" if base.is_gpt2 and name in ("attn_q", "attn_k", "attn_v") else name
         if f"blk.0.{fused}.bias" in base.weights:
             maker.vector(prefix + name + ".bias", rows)
-    put_inserted_norm(maker, base, prefix + "attn_norm", width)
-    put_inserted_norm(maker, base, prefix + "ffn_norm", width)
+    for name in ("attn_norm", "ffn_norm", "post_attention_norm", "post_ffw_norm"):
+        if f"blk.0.{name}.weight" in base.weights:
+            put_inserted_norm(maker, base, prefix + name, width)
+    for name, own in (("attn_q_norm", heads), ("attn_k_norm", kv_heads)):
+        if own and f"blk.0.{name}.weight" in base.weights:
+            whole = len(base.weights.get(f"blk.0.{name}.weight")) != hd
+            maker.vector(prefix + name + ".weight", own * hd if whole else hd, 1.2)
 
 
 def make_insertion(path, seed, base, width, n_ff, heads, kv_heads, parents=(), outputs=1, activation="sigmoid", reads="extended",
@@ -374,12 +401,26 @@ OTHER_MODELS = {
     "qwen2": dict(seed=21, architecture="qwen2"),
     "qwen2-yarn": dict(seed=22, architecture="qwen2", tied=False, head_dim=32, heads=3, kv_heads=1,
                        scaling={"scaling.type": "yarn", "scaling.factor": 4.0, "scaling.original_context_length": 64}),
+    "qwen3": dict(seed=24, architecture="qwen3"),
+    "olmo2": dict(seed=25, architecture="olmo2", tied=False),
+    "smollm3": dict(seed=26, architecture="smollm3", layers=5),
+    "granite": dict(seed=27, architecture="granite", numbers={"embedding_scale": 1.5, "residual_scale": 0.6, "attention.scale": 0.2,
+                                                              "logit_scale": 2.0}),
+    "phi3": dict(seed=28, architecture="phi3", head_dim=32, n_rot=24, heads=4, kv_heads=2, tied=False),
     "qwen2-q8": dict(seed=23, architecture="qwen2", d=96, n_ff=192, heads=3, kv_heads=3, head_dim=32, type_of={"*": "Q8_0"}),
 }
 OTHER_INSERTIONS = {
     "qwen2-full": ("qwen2", dict(seed=160, width=24, n_ff=40, heads=4, kv_heads=2)),
     "qwen2-stacked": ("qwen2", dict(seed=161, width=16, n_ff=24, heads=2, kv_heads=2, parents=["qwen2-full"])),
     "qwen2-yarn-expert": ("qwen2-yarn", dict(seed=162, width=20, n_ff=40, heads=2, kv_heads=1, kind="generation", activation="linear")),
+    "qwen3-full": ("qwen3", dict(seed=164, width=24, n_ff=40, heads=4, kv_heads=2)),
+    "qwen3-no-heads": ("qwen3", dict(seed=165, width=16, n_ff=24, heads=0, kv_heads=0, parents=["qwen3-full"])),
+    "olmo2-full": ("olmo2", dict(seed=166, width=24, n_ff=40, heads=4, kv_heads=2)),
+    "olmo2-stacked": ("olmo2", dict(seed=167, width=16, n_ff=24, heads=3, kv_heads=1, parents=["olmo2-full"])),
+    "smollm3-full": ("smollm3", dict(seed=168, width=24, n_ff=40, heads=2, kv_heads=1)),
+    "granite-full": ("granite", dict(seed=169, width=24, n_ff=40, heads=2, kv_heads=1)),
+    "granite-expert": ("granite", dict(seed=170, width=20, n_ff=40, heads=2, kv_heads=1, kind="generation", activation="linear")),
+    "phi3-full": ("phi3", dict(seed=171, width=24, n_ff=40, heads=2, kv_heads=2)),
     "qwen2-q8-full": ("qwen2-q8", dict(seed=163, width=32, n_ff=64, heads=3, kv_heads=1, type_of={"*": "Q8_0", "head": "F32"})),
 }
 
@@ -399,7 +440,7 @@ LONG_INSERTIONS = {"long-full": ("long", dict(seed=155, width=24, n_ff=40, heads
 
 LOOSE = {"reading": HALF_TABLE, "reading-broad": BYTE_TABLE, "reading-gpt2": HALF_TABLE, "expert": HALF_TABLE, "anti-expert": HALF_TABLE, "drafts": HALF_TABLE, "lookahead": HALF_TABLE, "broad-expert": BYTE_TABLE,
          "broad-anti-expert": BYTE_TABLE, "q4-medusa": (0.25, 0.25), "reading-q4": (0.25, 0.25),
-         "gpt2-expert": HALF_TABLE, "qwen2-yarn-expert": HALF_TABLE}
+         "gpt2-expert": HALF_TABLE, "qwen2-yarn-expert": HALF_TABLE, "granite-expert": HALF_TABLE}
 
 
 def cases_of(models, insertions, quantised):

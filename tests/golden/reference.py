@@ -77,7 +77,7 @@ def attention(q, k, v, scale):
 
 
 # Architectures whose files leave W_Q and W_K as they were trained.
-NEOX = {"qwen2"}
+NEOX = {"qwen2", "qwen3", "olmo2", "phi3"}
 
 
 # ---- Rotary embedding ----------------------------------------------------------------------------------------
@@ -252,7 +252,8 @@ class Result:
 
 
 class Model:
-    """A base model file of architecture llama, gpt2 or qwen2. A bias is added where the file has one."""
+    """A base model file. Biases are added, norms done, where the file has one; what else tells architectures apart stands in
+    __init__ and _turns."""
 
     def __init__(self, path, dtype=np.float32):
         self.reader = gguf_io.Reader(path)
@@ -269,12 +270,20 @@ class Model:
         self.eps = key("attention.layer_norm_epsilon" if self.is_gpt2 else "attention.layer_norm_rms_epsilon")
         self.rope = None if self.is_gpt2 else Rope(self.reader, self.head_dim)
         self.activation = gelu if self.is_gpt2 else silu
+        # Granite's scales; whoever has no such key has none.
+        self.embedding_scale, self.residual_scale = key("embedding_scale", 1), key("residual_scale", 1)
+        self.attention_scale, self.logit_divisor = key("attention.scale", 1 / np.sqrt(self.head_dim)), key("logit_scale", 1)
 
     def statistics(self, h):
         return Statistics.layer(h, self.eps) if self.is_gpt2 else Statistics.rms(h, self.eps)
 
     def _norm(self, name, h, streams):
-        """n(h) of the base; n(h') of every stream goes to stream.normed, by the statistics of h alone."""
+        """n(h) of the base; n(h') of every stream goes to stream.normed, by the statistics of h alone. h itself where the file has no
+        such norm (OLMo 2)."""
+        if name + ".weight" not in self.weights:
+            for s in streams:
+                s.normed = s.h
+            return h
         statistics = self.statistics(h)
         for s in streams:
             w = s.insertion.weights
@@ -282,38 +291,72 @@ class Model:
                 s.h, w.get(f"otter.{name}.weight"), w.maybe(f"otter.{name}.bias"))
         return statistics.apply(h, self.weights.get(name + ".weight"), self.weights.maybe(name + ".bias"))
 
-    def _heads(self, q, k, v, kv_round):
+    def _add(self, layer, post_norm, h, y, streams, own):
+        """h + y, the same for h' and `own` of each stream; y is normalised first where the file says so, that of streams by y's statistics."""
+        name = f"blk.{layer}.{post_norm}.weight"
+        if name in self.weights:
+            statistics = self.statistics(y)
+            y = statistics.apply(y, self.weights.get(name))
+            own = [x if x is None else statistics.apply(x, s.insertion.weights.get("otter." + name)) for s, x in zip(streams, own)]
+        for s, x in zip(streams, own):
+            if x is not None:
+                s.h = s.h + x * self.dtype(self.residual_scale)
+        return h + y * self.dtype(self.residual_scale)
+
+    def _turns(self, layer):
+        """Whether a layer has positions: in SmolLM3 every fourth has none."""
+        return self.rope is not None and not (self.architecture == "smollm3" and layer % 4 == 3)
+
+    def _qk_norm(self, layer, weights, prefix, q, k, statistics=None):
+        """Of each head by itself (Qwen3); or of all heads together (OLMo 2): of a stream by the base's statistics. -> q, k and these."""
+        names = [f"{prefix}blk.{layer}.attn_{x}_norm.weight" for x in "qk"]
+        if names[0] not in weights:
+            return q, k, None
+        gammas = [weights.get(n) for n in names]
+        if len(self.weights.get(f"blk.{layer}.attn_q_norm.weight")) == self.head_dim:
+            by_head = lambda x, gamma: self.statistics(x.reshape(-1, self.head_dim)).apply(x.reshape(-1, self.head_dim), gamma).reshape(x.shape)
+            return by_head(q, gammas[0]), by_head(k, gammas[1]), None
+        statistics = statistics or (self.statistics(q), self.statistics(k))
+        return statistics[0].apply(q, gammas[0]), statistics[1].apply(k, gammas[1]), statistics
+
+    def _heads(self, layer, q, k, v, kv_round):
         """Flat q, k, v -> concatenated head outputs (n, heads * hd)."""
         q, k, v = (x.reshape(len(x), -1, self.head_dim) for x in (q, k, v))
-        if self.rope:
+        if self._turns(layer):
             q, k = self.rope.turn(q), self.rope.turn(k)
-        return attention(q, kv_round(k), kv_round(v), 1 / np.sqrt(self.head_dim))
+        return attention(q, kv_round(k), kv_round(v), self.attention_scale)
 
     def _base_qkv(self, layer, x, inputs):
         w = self.weights
-        if self.is_gpt2:
-            return np.split(w.linear(f"blk.{layer}.attn_qkv", x, inputs), 3, axis=1)
+        if f"blk.{layer}.attn_qkv.weight" in w:
+            q, kv = self.n_heads * self.head_dim, self.n_kv_heads * self.head_dim
+            return np.split(w.linear(f"blk.{layer}.attn_qkv", x, inputs), [q, q + kv], axis=1)
         return [w.linear(f"blk.{layer}.attn_{name}", x, inputs) for name in "qkv"]
 
     def _attention_block(self, layer, h, streams, inputs, kv_round):
         x = self._norm(f"blk.{layer}.attn_norm", h, streams)
-        heads = self._heads(*self._base_qkv(layer, x, inputs), kv_round)
+        q, k, v = self._base_qkv(layer, x, inputs)
+        q, k, statistics = self._qk_norm(layer, self.weights, "", q, k)
+        heads = self._heads(layer, q, k, v, kv_round)
         for s in streams:
             s.heads = np.zeros((len(h), 0), h.dtype)
             if s.insertion.n_heads:
                 wide = s.join(x, "normed")
                 q, k, v = (s.insertion.weights.linear(f"otter.blk.{layer}.attn_{name}", wide, inputs) for name in "qkv")
-                s.heads = self._heads(q, k, v, kv_round)
-        for s in streams:
-            if s.insertion.width:
-                s.h = s.h + s.insertion.weights.linear(f"otter.blk.{layer}.attn_output", s.join(heads, "heads"), inputs)
-        return h + self.weights.linear(f"blk.{layer}.attn_output", heads, inputs)
+                q, k, _ = self._qk_norm(layer, s.insertion.weights, "otter.", q, k, statistics)
+                s.heads = self._heads(layer, q, k, v, kv_round)
+        own = [s.insertion.weights.linear(f"otter.blk.{layer}.attn_output", s.join(heads, "heads"), inputs)
+               if s.insertion.width else None for s in streams]
+        return self._add(layer, "post_attention_norm", h, self.weights.linear(f"blk.{layer}.attn_output", heads, inputs), streams, own)
 
     def _inner(self, weights, prefix, x, inputs):
         up = weights.linear(prefix + "ffn_up", x, inputs)
         if self.is_gpt2:
             return gelu(up)
-        return silu(weights.linear(prefix + "ffn_gate", x, inputs)) * up
+        if prefix + "ffn_gate.weight" in weights:
+            return self.activation(weights.linear(prefix + "ffn_gate", x, inputs)) * up
+        gate, up = np.split(up, 2, axis=1)  # one matrix for both (Phi-3)
+        return self.activation(gate) * up
 
     def _ffn_block(self, layer, h, streams, inputs):
         x = self._norm(f"blk.{layer}.ffn_norm", h, streams)
@@ -322,15 +365,14 @@ class Model:
             s.inner = np.zeros((len(h), 0), h.dtype)
             if s.insertion.n_ff:
                 s.inner = self._inner(s.insertion.weights, f"otter.blk.{layer}.", s.join(x, "normed"), inputs)
-        for s in streams:
-            if s.insertion.width:
-                s.h = s.h + s.insertion.weights.linear(f"otter.blk.{layer}.ffn_down", s.join(inner, "inner"), inputs)
-        return h + self.weights.linear(f"blk.{layer}.ffn_down", inner, inputs)
+        own = [s.insertion.weights.linear(f"otter.blk.{layer}.ffn_down", s.join(inner, "inner"), inputs)
+               if s.insertion.width else None for s in streams]
+        return self._add(layer, "post_ffw_norm", h, self.weights.linear(f"blk.{layer}.ffn_down", inner, inputs), streams, own)
 
     def _embed(self, weights, prefix, tokens, width):
         if width == 0:
             return np.zeros((len(tokens), 0), self.dtype)
-        h = weights.get(prefix + "token_embd.weight")[tokens]
+        h = weights.get(prefix + "token_embd.weight")[tokens] * self.dtype(self.embedding_scale)
         position = weights.maybe(prefix + "position_embd.weight")
         return h if position is None else h + position[:len(tokens)]
 
@@ -359,7 +401,7 @@ class Model:
     def logits(self, hidden, inputs=unchanged):
         """(n, d) -> (n, vocab): the output matrix, or the embedding where the two are tied."""
         name = "output" if "output.weight" in self.weights else "token_embd"
-        return self.weights.linear(name, hidden, inputs)
+        return self.weights.linear(name, hidden, inputs) / self.dtype(self.logit_divisor)
 
     def token_logprobs(self, tokens, hidden, inputs=unchanged, chunk=128):
         """log p(tokens[i] | tokens[:i]) for i = 1 .. n-1, as float64, from H_o of the same tokens."""
