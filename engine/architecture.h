@@ -23,6 +23,10 @@ typedef struct ot_traits {
     float residual_scale;   /* OT_OP_SCALE: of what is added to h */
     float attention_scale;  /* of q k; 0: 1 / sqrt(head size) */
     float logit_divisor;    /* logits are lm_head / this */
+    float score_cap;        /* scores of attention s become cap * tanh(s / cap) */
+    float logit_cap;        /* and logits, once the values of generation heads are added to them */
+    float window;           /* OT_OP_WINDOW: a row sees so many keys, its own among them; 0: all */
+    float local_freq_base;  /* of the rotary embedding with .table = OT_ROPE_LOCAL */
 } ot_traits;
 
 /* A key that fills a number of ot_traits. */
@@ -111,6 +115,7 @@ typedef enum ot_op_kind {
     OT_OP_QK_NORM,   /* q = n(q), k = n(k), each over all heads together. Without biases in OT_OP_QKV */
     OT_OP_HEAD_NORM, /* the same, of each head by itself */
     OT_OP_ROTARY,    /* q and k are turned by their position */
+    OT_OP_WINDOW,    /* keys further back than the window are not seen */
     OT_OP_ATTEND,    /* heads = softmax(q k^T * scale) v; k and v are stored */
     OT_OP_ATTN_OUT,  /* y = W_O heads (+ bias) */
     OT_OP_FFN_IN,    /* inner = act(W_g x) * W_u x, or act(W_u x) (+ biases) */
@@ -138,6 +143,9 @@ typedef enum ot_pairs {
     OT_PAIRS_NEOX      /* i and i + n/2 */
 } ot_pairs;
 
+/* Rotary tables: that of the file's keys; one of ot_traits.local_freq_base, without scaling. */
+typedef enum ot_rope_choice { OT_ROPE_MAIN, OT_ROPE_LOCAL, OT_N_ROPES } ot_rope_choice;
+
 typedef enum ot_ffn_kind {
     OT_FFN_SILU_GATED, /* silu(W_g x) * W_u x */
     OT_FFN_GELU_GATED, /* gelu(W_g x) * W_u x, gelu in its tanh form */
@@ -146,9 +154,10 @@ typedef enum ot_ffn_kind {
 
 typedef struct ot_op {
     ot_op_kind kind;
-    ot_op_layers layers; /* OT_OP_ROTARY: other operations are done in all */
+    ot_op_layers layers; /* OT_OP_ROTARY, OT_OP_WINDOW: other operations are done in all */
     size_t norm;      /* OT_OP_NORM, OT_OP_POST_NORM: which of ot_layer */
-    ot_pairs pairs;   /* OT_OP_ROTARY */
+    ot_pairs pairs;   /* OT_OP_ROTARY, the same in all of a block */
+    ot_rope_choice table; /* OT_OP_ROTARY */
     ot_ffn_kind ffn;  /* OT_OP_FFN_IN */
 } ot_op;
 
@@ -163,7 +172,8 @@ typedef struct ot_architecture {
     const ot_tensor_row *tensors;
     const ot_op *block;
     ot_layer_pattern global;
-    bool scales_embeddings;        /* by sqrt(D), where no key says otherwise */
+    bool scales_embeddings;        /* by sqrt(D) */
+    uint32_t odd_scale_layers;     /* a model of so many layers scales scores by 1 / sqrt(D / heads), not by the head's size; 0: none does */
 } ot_architecture;
 
 /* NULL for one that is not known. */

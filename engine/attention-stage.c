@@ -30,8 +30,9 @@ static void finish_queries_or_keys(const ot_stage *s, uint32_t row, float *x, co
     ot_add_bias(s->e, x, w, head * hd, n * hd);
     for (uint32_t k = 0; k < n && s->attention.norms_heads; k++)
         s->e->kernels->rms_norm(x + (size_t)k * hd, x + (size_t)k * hd, norm->gamma, hd, m->traits.norm_eps);
-    if (s->attention.turns)
-        s->e->kernels->rope(x, s->e->rope + (size_t)row * m->rope.n_rot, n, hd, m->rope.n_rot, m->rope.pairs == OT_PAIRS_NEOX);
+    const ot_rope *rope = s->attention.rope;
+    if (rope != NULL)
+        s->e->kernels->rope(x, s->attention.turns + (size_t)row * rope->n_rot, n, hd, rope->n_rot, rope->pairs == OT_PAIRS_NEOX);
 }
 
 /* K and V of a row into its slot, one KV head; units is that head's page table. */
@@ -66,10 +67,17 @@ enum { MAX_QUERIES = 256 };
 typedef struct query_list {
     const float *q[MAX_QUERIES];
     float *out[MAX_QUERIES];
-    uint32_t n_prefix[MAX_QUERIES], n_tail[MAX_QUERIES];
+    uint32_t n_prefix[MAX_QUERIES], n_tail[MAX_QUERIES], n_unseen[MAX_QUERIES];
     const uint32_t *tail[MAX_QUERIES];
     ot_attn_group group;
 } query_list;
+
+/* Keys of a row, in logical order, that lie before its window. */
+static uint32_t unseen(const ot_row *row, uint32_t window)
+{
+    const uint32_t n_keys = row->n_prefix + row->n_tail;
+    return window > 0 && n_keys > window ? n_keys - window : 0;
+}
 
 /* Of rows [first, end) the n_heads heads from `head` on, of those of the task's KV head: at most MAX_QUERIES in all. */
 static void list_queries(const ot_stage *s, const ot_attn_task *t, uint32_t first, uint32_t end, uint32_t head, uint32_t n_heads,
@@ -87,11 +95,13 @@ static void list_queries(const ot_stage *s, const ot_attn_task *t, uint32_t firs
             l->out[k] = ot_lane_own(lane, OT_PART_HEADS, c) + at;
             l->n_prefix[k] = row->n_prefix;
             l->n_tail[k] = row->n_tail;
+            l->n_unseen[k] = unseen(row, s->attention.window);
             l->tail[k] = row->tail;
         }
     }
     l->group = (ot_attn_group){
-        .n_queries = k, .head_dim = hd, .scale = s->attention.scale, .q = l->q, .out = l->out,
+        .n_queries = k, .head_dim = hd, .scale = s->attention.scale, .softcap = s->attention.cap,
+        .n_unseen = s->attention.window > 0 ? l->n_unseen : NULL, .q = l->q, .out = l->out,
         .n_prefix = l->n_prefix, .n_tail = l->n_tail, .tail = l->tail, .units = (const uint8_t *const *)t->units,
         .k_offset = k_offset(s), .v_offset = v_offset(s), .kv_type = s->e->options.kv_type,
         .scratch = scratch, .scratch_stride = s->e->scratch_stride,

@@ -90,9 +90,12 @@ void ot_block_op_text(const ot_architecture *arch, const ot_op *op, char *text, 
     case OT_OP_READ: snprintf(text, size, "x = h"); break;
     case OT_OP_QKV: qkv_text(arch, text, size); break;
     case OT_OP_ROTARY:
-        snprintf(text, size, "q, k turned by position, elements %s together%s",
-                 op->pairs == OT_PAIRS_NEOX ? "i and i + n/2" : "2i and 2i + 1",
+        snprintf(text, size, "q, k turned by position, elements %s together%s%s",
+                 op->pairs == OT_PAIRS_NEOX ? "i and i + n/2" : "2i and 2i + 1", op->table == OT_ROPE_LOCAL ? ", by a table of its own" : "",
                  layers_text(arch, op->layers, layers, sizeof layers));
+        break;
+    case OT_OP_WINDOW:
+        snprintf(text, size, "no keys beyond attention.sliding_window%s", layers_text(arch, op->layers, layers, sizeof layers));
         break;
     case OT_OP_QK_NORM:
     case OT_OP_HEAD_NORM:
@@ -101,8 +104,9 @@ void ot_block_op_text(const ot_architecture *arch, const ot_op *op, char *text, 
         snprintf(text, size, "q = %s; k = %s, of %s", product, other, op->kind == OT_OP_QK_NORM ? "all heads together" : "each head");
         break;
     case OT_OP_ATTEND:
-        snprintf(text, size, "heads = softmax(q k %s) v",
-                 reads_key(arch, "attention.scale") ? "* attention.scale" : "/ sqrt(head size)");
+        snprintf(text, size, "heads = softmax(q k %s%s) v",
+                 reads_key(arch, "attention.scale") ? "* attention.scale" : "/ sqrt(head size)",
+                 reads_key(arch, "attn_logit_softcapping") ? ", capped by attn_logit_softcapping" : "");
         break;
     case OT_OP_ATTN_OUT:
         PRODUCT(o, "heads", product);

@@ -260,6 +260,10 @@ float ot_engine_score(const ot_engine *engine, uint32_t row, const ot_insertion 
 const float *ot_engine_hidden(const ot_engine *engine, uint32_t row);
 /* logits[i] (n_vocab floats each, caller's) = lm_head(H_o of rows[i]). n at most max_rows. */
 ot_status ot_engine_project(ot_engine *engine, const uint32_t *rows, uint32_t n, float *const *logits, ot_error *err);
+/* The same before the cap that some architectures put on logits: values of generation heads are added to these, and then the sum is
+ * capped, each logit to cap * tanh(logit / cap). Without a cap ot_engine_cap_logits leaves them as they are. */
+ot_status ot_engine_project_uncapped(ot_engine *engine, const uint32_t *rows, uint32_t n, float *const *logits, ot_error *err);
+void ot_engine_cap_logits(const ot_engine *engine, float *logits);
 
 /* logits[i] (n_vocab floats each) = lm_head(x + i * x_stride), for any n vectors of n_embd floats: how the trainer gets the
  * logits of generation heads. n at most max_rows. */

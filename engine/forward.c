@@ -165,19 +165,27 @@ static void run_ffn_in(ot_stage *s)
     ot_rows_gather(s, OT_PART_INNER);
 }
 
-static ot_attention attention_of(const ot_model *m, uint32_t layer)
+static ot_attention attention_of(const ot_engine *e, uint32_t layer)
 {
-    return (ot_attention){
+    const ot_model *m = e->model;
+    const ot_op *rotary = ot_architecture_op_in(m->arch, OT_OP_ROTARY, layer);
+    ot_attention a = {
         .norms_heads = ot_architecture_op_in(m->arch, OT_OP_HEAD_NORM, layer) != NULL,
-        .turns = ot_architecture_op_in(m->arch, OT_OP_ROTARY, layer) != NULL,
+        .window = ot_architecture_op_in(m->arch, OT_OP_WINDOW, layer) != NULL ? (uint32_t)m->traits.window : 0,
         .scale = m->traits.attention_scale != 0.0f ? m->traits.attention_scale : 1.0f / sqrtf((float)m->info.head_dim),
+        .cap = m->traits.score_cap,
     };
+    if (rotary != NULL) {
+        a.rope = &m->ropes[rotary->table];
+        a.turns = e->rope[rotary->table];
+    }
+    return a;
 }
 
 static void run_layer(ot_stage *s)
 {
     const ot_op *norm = NULL;
-    s->attention = attention_of(s->e->model, s->layer);
+    s->attention = attention_of(s->e, s->layer);
     if (s->e->plan.taped != NULL)
         ot_tape_layer(s);
     for (const ot_op *op = s->e->model->arch->block; op->kind != OT_OP_END; op++) {
@@ -199,6 +207,7 @@ static void run_layer(ot_stage *s)
         case OT_OP_QK_NORM:   /* done with the products of queries and keys, */
         case OT_OP_HEAD_NORM: /* by the tasks of attention, */
         case OT_OP_ROTARY:
+        case OT_OP_WINDOW:
         case OT_OP_POST_NORM: /* and with the product before */
         case OT_OP_SCALE:
         case OT_OP_ADD:

@@ -105,6 +105,8 @@ typedef struct ot_attn_group {
     float scale;                      /* 1 / sqrt(head_dim) as a rule */
     const float *const *q;            /* n_queries pointers to head_dim floats */
     float *const *out;                /* n_queries pointers to head_dim floats */
+    float softcap;                    /* scores s become softcap * tanh(s / softcap); 0: they stay */
+    const uint32_t *n_unseen;         /* n_queries: so many keys at the beginning, in logical order, that a window hides; NULL: none */
     const uint32_t *n_prefix;         /* n_queries */
     const uint32_t *n_tail;           /* n_queries; all zero in ordinary steps */
     const uint32_t *const *tail;      /* n_queries */
@@ -175,7 +177,8 @@ typedef struct ot_kernels {
     /* Writes one position's K and V (head_dim floats each) into a unit at `slot_in_page`. F16 rounds to nearest even. */
     void (*kv_store)(uint8_t *unit, size_t k_offset, size_t v_offset, uint32_t slot_in_page, const float *k,
                      const float *v, uint32_t head_dim, ot_kv_type type);
-    /* softmax(q K^T scale) V. Scores: s = 0; for i over head_dim in order: s = fma(q[i], K[i], s); s *= scale. Then by chunks
+    /* softmax(q K^T scale) V. Scores: s = 0; for i over head_dim in order: s = fma(q[i], K[i], s); s *= scale. Where there is a softcap c, s
+     * becomes ot_soft_cap(s, c); the score of an unseen key is -FLT_MAX, so that its weight is 0. Then by chunks
      * of OT_ATTN_CHUNK keys in logical order: m_c = max; p = exp(s - m_c); z_c by 16 partial sums of p; o_c = 0, and for each key in
      * order o_c = fma(p, V, o_c). With M = max over m_c and f_c = exp(m_c - M), in order of chunks: z = fma(f_c, z_c, z) from 0,
      * out = fma(f_c, o_c, out) from -0 (so one chunk alone is what it is, to the sign of a zero); out[i] = out[i] * (1 / z). Without
@@ -219,6 +222,8 @@ const ot_kernels *ot_kernels_select(unsigned mask);
  * exp(x > 88.7) = inf. */
 float ot_expf(float x);
 float ot_sigmoid(float x); /* 1 / (1 + ot_expf(-x)) */
+/* cap * tanh(x / cap), as cap - 2 cap / (1 + ot_expf(2 / cap * x)). */
+float ot_soft_cap(float x, float cap);
 
 /* ---- Threads --------------------------------------------------------------------------------------------- */
 

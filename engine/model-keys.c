@@ -108,15 +108,25 @@ static ot_status read_head_size(ot_model *m, ot_error *err)
     return OT_OK;
 }
 
+/* A number, or a boolean as 0 or 1. */
+static bool get_number(const ot_gguf *gguf, const char *key, float *value)
+{
+    uint32_t integer;
+    if (ot_gguf_get_u32(gguf, key, &integer, NULL) == OT_OK) {
+        *value = (float)integer;
+        return true;
+    }
+    return ot_gguf_get_f32(gguf, key, value, NULL) == OT_OK;
+}
+
 /* The numbers that the architecture names. */
 static ot_status read_traits(ot_model *m, ot_error *err)
 {
     for (const ot_key_row *row = m->arch->keys; row->name != NULL; row++) {
         char key[128];
         float value = row->otherwise;
-        const ot_status st = ot_gguf_get_f32(m->gguf, arch_key(key, m->arch->name, row->name), &value, err);
-        if (st != OT_OK && st != OT_ERR_NOT_FOUND)
-            return st;
+        if (ot_gguf_has(m->gguf, arch_key(key, m->arch->name, row->name)) && !get_number(m->gguf, key, &value))
+            return ot_gguf_fail_key(m->gguf, OT_ERR_FORMAT, key, err, "not a number");
         if (!(value >= row->least) || value > row->most)
             return ot_gguf_fail_key(m->gguf, OT_ERR_FORMAT, key, err, "%g, expected %g to %g", (double)value, (double)row->least,
                                     (double)row->most);
@@ -125,6 +135,8 @@ static ot_status read_traits(ot_model *m, ot_error *err)
     m->info.norm_eps = m->traits.norm_eps;
     if (m->arch->scales_embeddings)
         m->traits.embedding_scale = sqrtf((float)m->info.n_embd);
+    if (m->arch->odd_scale_layers == m->info.n_layers)
+        m->traits.attention_scale = 1.0f / sqrtf((float)(m->info.n_embd / m->info.n_heads));
     return OT_OK;
 }
 
@@ -156,17 +168,6 @@ static bool reads_key(const ot_architecture *arch, const char *name)
         if (strcmp(row->name, name) == 0)
             return true;
     return false;
-}
-
-/* A number, or a boolean as 0 or 1. */
-static bool get_number(const ot_gguf *gguf, const char *key, float *value)
-{
-    uint32_t integer;
-    if (ot_gguf_get_u32(gguf, key, &integer, NULL) == OT_OK) {
-        *value = (float)integer;
-        return true;
-    }
-    return ot_gguf_get_f32(gguf, key, value, NULL) == OT_OK;
 }
 
 static ot_status refuse_meanings(const ot_model *m, ot_error *err)

@@ -26,7 +26,7 @@ static void set_widths(ot_model *m)
 {
     const ot_model_info *i = &m->info;
     m->widths = (ot_widths){.d = i->n_embd, .q = i->n_heads * i->head_dim, .kv = i->n_kv_heads * i->head_dim, .f = i->n_ff,
-                            .head = i->head_dim, .n_vocab = i->n_vocab, .n_context = i->n_ctx_train, .n_pairs = m->rope.n_rot / 2,
+                            .head = i->head_dim, .n_vocab = i->n_vocab, .n_context = i->n_ctx_train, .n_pairs = m->ropes[OT_ROPE_MAIN].n_rot / 2,
                             .n_layers = i->n_layers};
     m->widths.in_d = m->widths.d;
     m->widths.in_q = m->widths.q;
@@ -84,17 +84,26 @@ static void sum_up(ot_model *m)
     i->file_bytes = ot_gguf_file_bytes(m->gguf);
 }
 
+static ot_status open_ropes(ot_model *m, ot_error *err)
+{
+    const ot_rope *main = &m->ropes[OT_ROPE_MAIN];
+    const ot_status st = ot_rope_open(&m->ropes[OT_ROPE_MAIN], m->gguf, m->arch->name, m->weights.rope_factors, err);
+    return st != OT_OK || m->traits.local_freq_base == 0.0f
+               ? st
+               : ot_rope_open_plain(&m->ropes[OT_ROPE_LOCAL], main, (double)m->traits.local_freq_base, err);
+}
+
 static ot_status open_parts(ot_model *m, const char *path, ot_error *err)
 {
     ot_status st;
     if ((st = ot_gguf_open(&m->gguf, path, err)) != OT_OK || (st = ot_model_read_names(m, err)) != OT_OK ||
         (st = ot_model_read_sizes(m, err)) != OT_OK || (st = ot_tokenizer_open(&m->tokenizer, m->gguf, err)) != OT_OK ||
         (st = read_vocabulary_size(m, err)) != OT_OK ||
-        (st = ot_rope_read_size(&m->rope, m->gguf, m->arch, m->info.head_dim, err)) != OT_OK)
+        (st = ot_rope_read_size(&m->ropes[OT_ROPE_MAIN], m->gguf, m->arch, m->info.head_dim, err)) != OT_OK)
         return st;
     set_widths(m);
     if ((st = load_tensors(m, err)) != OT_OK ||
-        (st = ot_rope_open(&m->rope, m->gguf, m->arch->name, m->weights.rope_factors, err)) != OT_OK)
+        (st = open_ropes(m, err)) != OT_OK)
         return st;
     sum_up(m);
     ot_gguf_fingerprint(m->gguf, m->info.fingerprint);
@@ -133,7 +142,8 @@ void ot_model_close(ot_model **model)
     if (m->weights.layers != NULL)
         ot_weights_walk_base(&m->weights, m->arch, &m->widths, free_slot, NULL, NULL);
     free(m->weights.layers);
-    ot_rope_close(&m->rope);
+    for (int k = 0; k < OT_N_ROPES; k++)
+        ot_rope_close(&m->ropes[k]);
     ot_tokenizer_close(&m->tokenizer);
     free(m->chat_template);
     ot_gguf_close(&m->gguf);

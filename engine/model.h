@@ -24,7 +24,7 @@ struct ot_model {
     ot_traits traits;
     ot_widths widths;
     ot_weights weights;            /* output is packed from token_embd where the file ties the two */
-    ot_rope rope;
+    ot_rope ropes[OT_N_ROPES];      /* of one n_rot and one layout; OT_ROPE_LOCAL only where the block uses it */
 };
 
 /* Names, then sizes and traits, from the file's keys (model-keys.c). */
@@ -35,6 +35,8 @@ ot_status ot_model_read_sizes(ot_model *model, ot_error *err);
 ot_status ot_rope_read_size(ot_rope *rope, const ot_gguf *gguf, const ot_architecture *arch, uint32_t head_dim, ot_error *err);
 /* The frequencies, from the file's keys and its divisors (NULL: none). */
 ot_status ot_rope_open(ot_rope *rope, const ot_gguf *gguf, const char *arch, const float *factors, ot_error *err);
+/* Those of a base of its own: the file's scaling is for the main table alone. */
+ot_status ot_rope_open_plain(ot_rope *rope, const ot_rope *like, double base, ot_error *err);
 void ot_rope_close(ot_rope *rope);
 /* table: n_rot / 2 pairs of cos and sin at a position. */
 void ot_rope_table(const ot_rope *rope, uint32_t position, float *table);

@@ -14,7 +14,7 @@ static uint32_t n_panels(const ot_projection *p)
 
 static void put_values(const ot_out_row *out, uint32_t column, const float *values, uint32_t n)
 {
-    if (out->divisor == 0.0f && out->bias == NULL && !out->sigmoid) {
+    if (out->divisor == 0.0f && out->cap == 0.0f && out->bias == NULL && !out->sigmoid) {
         memcpy(out->values + column, values, n * sizeof(float));
         return;
     }
@@ -63,17 +63,17 @@ void ot_project_run(ot_engine *e)
 }
 
 /* The first n rows of e->project_in through the output matrix. */
-static void project_gathered(ot_engine *e, uint32_t n, float *const *logits)
+static void project_gathered(ot_engine *e, uint32_t n, float *const *logits, float cap)
 {
     e->project_in.acts.n_rows = n;
     ot_buffer_quantize(e->kernels, &e->project_in, OT_ACTS_WIDE, 0, n, 0, e->project_in.width);
     for (uint32_t k = 0; k < n; k++)
-        e->out_rows[k] = (ot_out_row){logits[k], e->model->traits.logit_divisor, NULL, false};
+        e->out_rows[k] = (ot_out_row){logits[k], e->model->traits.logit_divisor, cap, NULL, false};
     ot_project_add(e, &e->project_in, &e->model->weights.output, e->model->weights.output.n_out, e->out_rows);
     ot_project_run(e);
 }
 
-ot_status ot_engine_project(ot_engine *e, const uint32_t *rows, uint32_t n, float *const *logits, ot_error *err)
+static ot_status project(ot_engine *e, const uint32_t *rows, uint32_t n, float *const *logits, float cap, ot_error *err)
 {
     const uint32_t d = e->model->info.n_embd;
     if (n > e->options.max_rows)
@@ -84,8 +84,25 @@ ot_status ot_engine_project(ot_engine *e, const uint32_t *rows, uint32_t n, floa
         memcpy(e->project_in.x + (size_t)k * d, ot_engine_hidden(e, rows[k]), d * sizeof(float));
     }
     if (n > 0)
-        project_gathered(e, n, logits);
+        project_gathered(e, n, logits, cap);
     return OT_OK;
+}
+
+ot_status ot_engine_project(ot_engine *e, const uint32_t *rows, uint32_t n, float *const *logits, ot_error *err)
+{
+    return project(e, rows, n, logits, e->model->traits.logit_cap, err);
+}
+
+ot_status ot_engine_project_uncapped(ot_engine *e, const uint32_t *rows, uint32_t n, float *const *logits, ot_error *err)
+{
+    return project(e, rows, n, logits, 0.0f, err);
+}
+
+void ot_engine_cap_logits(const ot_engine *e, float *logits)
+{
+    const float cap = e->model->traits.logit_cap;
+    for (uint32_t i = 0; cap != 0.0f && i < e->model->info.n_vocab; i++)
+        logits[i] = ot_soft_cap(logits[i], cap);
 }
 
 ot_status ot_engine_project_vectors(ot_engine *e, const float *x, size_t x_stride, uint32_t n, float *const *logits,
@@ -97,6 +114,6 @@ ot_status ot_engine_project_vectors(ot_engine *e, const float *x, size_t x_strid
     for (uint32_t k = 0; k < n; k++)
         memcpy(e->project_in.x + (size_t)k * d, x + k * x_stride, d * sizeof(float));
     if (n > 0)
-        project_gathered(e, n, logits);
+        project_gathered(e, n, logits, e->model->traits.logit_cap);
     return OT_OK;
 }

@@ -107,6 +107,19 @@ ot_status ot_rope_read_size(ot_rope *rope, const ot_gguf *gguf, const ot_archite
     return OT_OK;
 }
 
+ot_status ot_rope_open_plain(ot_rope *rope, const ot_rope *like, double base, ot_error *err)
+{
+    rope->n_rot = like->n_rot;
+    rope->pairs = like->pairs;
+    rope->magnitude = 1.0;
+    rope->inv_freq = ot_alloc(rope->n_rot / 2, sizeof *rope->inv_freq);
+    if (rope->inv_freq == NULL)
+        return ot_fail(err, OT_ERR_NOMEM, "out of memory for rotary frequencies");
+    for (uint32_t i = 0; i < rope->n_rot / 2; i++)
+        rope->inv_freq[i] = pow(base, -2.0 * i / rope->n_rot);
+    return OT_OK;
+}
+
 ot_status ot_rope_open(ot_rope *rope, const ot_gguf *gguf, const char *arch, const float *factors, ot_error *err)
 {
     float base = 10000.0f;
@@ -118,12 +131,9 @@ ot_status ot_rope_open(ot_rope *rope, const ot_gguf *gguf, const char *arch, con
     if (!(base > 1.0f) || !isfinite(base))
         return ot_fail(err, OT_ERR_FORMAT, "%s: %s.rope.freq_base is %g, not above 1", ot_gguf_path(gguf), arch,
                        (double)base);
-    rope->magnitude = 1.0;
-    rope->inv_freq = ot_alloc(rope->n_rot / 2, sizeof *rope->inv_freq);
-    if (rope->inv_freq == NULL)
-        return ot_fail(err, OT_ERR_NOMEM, "out of memory for rotary frequencies");
-    for (uint32_t i = 0; i < rope->n_rot / 2; i++)
-        rope->inv_freq[i] = pow((double)base, -2.0 * i / rope->n_rot);
+    const ot_status made = ot_rope_open_plain(rope, rope, (double)base, err);
+    if (made != OT_OK)
+        return made;
     for (uint32_t i = 0; factors != NULL && i < rope->n_rot / 2; i++)
         rope->inv_freq[i] /= factors[i];
     return apply_scaling(rope, gguf, arch, (double)base, err);
@@ -146,7 +156,7 @@ void ot_rope_table(const ot_rope *rope, uint32_t position, float *table)
 
 void ot_model_rope_table(const ot_model *model, uint32_t position, float *table, uint32_t *n_rot, bool *neox)
 {
-    ot_rope_table(&model->rope, position, table);
-    *n_rot = model->rope.n_rot;
-    *neox = model->rope.pairs == OT_PAIRS_NEOX;
+    ot_rope_table(&model->ropes[OT_ROPE_MAIN], position, table);
+    *n_rot = model->ropes[OT_ROPE_MAIN].n_rot;
+    *neox = model->ropes[OT_ROPE_MAIN].pairs == OT_PAIRS_NEOX;
 }

@@ -24,7 +24,7 @@ static void embed_task(void *arg, uint32_t task, uint32_t thread)
 {
     (void)thread;
     const ot_stage *s = arg;
-    const ot_rope *rope = &s->e->model->rope;
+    const ot_rope *ropes = s->e->model->ropes;
     const float scale = s->e->model->traits.embedding_scale;
     uint32_t begin, end, n;
     task_rows(s, task, &begin, &end);
@@ -40,7 +40,8 @@ static void embed_task(void *arg, uint32_t task, uint32_t thread)
             for (uint32_t i = 0; scale != 0.0f && i < lanes[j]->widths->d; i++)
                 lanes[j]->h[at + i] *= scale;
         }
-        ot_rope_table(rope, row->position, s->e->rope + (size_t)r * rope->n_rot);
+        for (int k = 0; k < OT_N_ROPES; k++)
+            ot_rope_table(&ropes[k], row->position, s->e->rope[k] + (size_t)r * ropes[k].n_rot);
     }
 }
 
@@ -222,7 +223,6 @@ void ot_rows_add(const ot_stage *s)
 void ot_rows_keep(ot_engine *e)
 {
     const ot_plan *plan = &e->plan;
-    const size_t n_rot = e->model->rope.n_rot;
     for (uint32_t k = 0; k < plan->n_lanes; k++) {
         const ot_lane *lane = &plan->lanes[k];
         const ot_lane_rows *kept = &lane->rows[OT_ROWS_KEPT];
@@ -233,8 +233,11 @@ void ot_rows_keep(ot_engine *e)
             memmove(lane->h + c * d, lane->h + from * d, d * sizeof(float));
         }
     }
-    for (uint32_t r = 0; r < plan->sets[OT_ROWS_KEPT].n_rows; r++)
-        memmove(e->rope + r * n_rot, e->rope + plan->kept_from[r] * n_rot, n_rot * sizeof(float));
+    for (int k = 0; k < OT_N_ROPES; k++) {
+        const size_t n_rot = e->model->ropes[k].n_rot;
+        for (uint32_t r = 0; r < plan->sets[OT_ROWS_KEPT].n_rows; r++)
+            memmove(e->rope[k] + r * n_rot, e->rope[k] + plan->kept_from[r] * n_rot, n_rot * sizeof(float));
+    }
 }
 
 /* ---- Parts -------------------------------------------------------------------------------------------------------- */

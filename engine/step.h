@@ -21,11 +21,11 @@
 
 #define OT_ROWS_PER_TASK 4
 
-/* Where a row of values goes, and what is done to each value before: value / divisor (0: none) + bias (NULL: none), through the sigmoid
- * or not. */
+/* Where a row of values goes, and what is done to each value before: value / divisor, capped, + bias, through the sigmoid; 0 and NULL are
+ * none of these. */
 typedef struct ot_out_row {
     float *values;  /* the caller's, one for each output feature */
-    float divisor;
+    float divisor, cap;
     const float *bias;
     bool sigmoid;
 } ot_out_row;
@@ -34,6 +34,8 @@ static inline float ot_out_value(const ot_out_row *out, float value)
 {
     if (out->divisor != 0.0f)
         value /= out->divisor;
+    if (out->cap != 0.0f)
+        value = ot_soft_cap(value, out->cap);
     if (out->bias != NULL)
         value += out->bias[0];
     return out->sigmoid ? ot_sigmoid(value) : value;
@@ -65,7 +67,7 @@ struct ot_engine {
 
     ot_plan plan;                /* of the last batch */
     float *inv, *mean;           /* (max_rows) of each row of the base: factor of the last norm, and what a LayerNorm took off before */
-    float *rope;                 /* (max_rows, n_rot) */
+    float *rope[OT_N_ROPES];     /* (max_rows, n_rot) cos and sin at the position of each row */
     ot_buffer project_in;        /* (max_rows, d) rows that go through the output matrix */
     float *token_row;            /* (d) head values: the embedding of a token that a head reads */
     bool *full_rows_silu;        /* (max_rows) head values: whether a row of project_in takes a SiLU first */
@@ -88,8 +90,10 @@ struct ot_engine {
 /* What a layer's attention does, of the operations that its tasks do. */
 typedef struct ot_attention {
     bool norms_heads;            /* OT_OP_HEAD_NORM */
-    bool turns;                  /* OT_OP_ROTARY */
-    float scale;
+    const ot_rope *rope;         /* OT_OP_ROTARY; NULL: nothing is turned */
+    const float *turns;          /* (rows, n_rot) cos and sin */
+    uint32_t window;             /* OT_OP_WINDOW; 0: all keys are seen */
+    float scale, cap;
 } ot_attention;
 
 /* Where a pass stands: what every task of a stage is told. */

@@ -148,7 +148,8 @@ static void lay_out(ot_engine *e)
         (k == 0 ? take_base_lane : take_lane)(e, e->arena != NULL ? &e->plan.lanes[k] : &unused);
     e->inv = take(e, n, sizeof(float));
     e->mean = take(e, n, sizeof(float));
-    e->rope = take(e, n * e->model->rope.n_rot, sizeof(float));
+    for (int k = 0; k < OT_N_ROPES; k++)
+        e->rope[k] = take(e, n * e->model->ropes[k].n_rot, sizeof(float));
     take_buffer(e, &e->project_in, o->max_rows, i->n_embd, true);
     e->token_row = take(e, e->model->info.n_embd, sizeof *e->token_row);
     e->full_rows_silu = take(e, n, sizeof *e->full_rows_silu);

@@ -314,7 +314,7 @@ ot_status ot_companion_values(const ot_used_head *expert, const uint32_t *rows, 
     for (uint32_t i = 0; i < n; i++)
         if ((own[i] = c->row_of[rows[i]]) == OT_NO_ROW)
             return ot_fail(err, OT_ERR_INVALID, "expert model '%s' did not run row %u", ot_head_name(expert->head), rows[i]);
-    ot_status st = ot_engine_project(c->engine, own, n, values, err);
+    ot_status st = ot_engine_project_uncapped(c->engine, own, n, values, err); /* as `base` is */
     for (uint32_t i = 0; i < n && st == OT_OK; i++)
         for (uint32_t v = 0; v < n_vocab; v++)
             values[i][v] -= base[i][v];

@@ -5,7 +5,8 @@
 #include <string.h>
 
 static const ot_architecture *const architectures[] = {
-    &ot_base_llama, &ot_base_qwen2, &ot_base_qwen3, &ot_base_olmo2, &ot_base_smollm3, &ot_base_granite, &ot_base_phi3, &ot_base_gpt2,
+    &ot_base_llama, &ot_base_qwen2, &ot_base_qwen3, &ot_base_olmo2, &ot_base_smollm3, &ot_base_granite, &ot_base_phi3, &ot_base_gemma2,
+    &ot_base_gemma3, &ot_base_gpt2,
 };
 #define N_ARCHITECTURES (sizeof architectures / sizeof architectures[0])
 

@@ -4,6 +4,7 @@
 
 static const ot_key_row keys[] = {
     OT_KEY("attention.layer_norm_rms_epsilon", norm_eps, 0.0f, 1.0f, 1e-5f),
+    OT_KEY("attention.sliding_window", window, 0.0f, 16777216.0f, 0.0f),
     {0},
 };
 
@@ -27,6 +28,7 @@ static const ot_op block[] = {
     {.kind = OT_OP_NORM, .norm = OT_NORM_AT(attn_norm)},
     {.kind = OT_OP_QKV},
     {.kind = OT_OP_ROTARY, .pairs = OT_PAIRS_NEOX},
+    {.kind = OT_OP_WINDOW},
     {.kind = OT_OP_ATTEND},
     {.kind = OT_OP_ATTN_OUT},
     {.kind = OT_OP_ADD},

@@ -4,6 +4,8 @@
 #ifndef OTTER_ENGINE_CPU_ATTENTION_CHUNKS_H
 #define OTTER_ENGINE_CPU_ATTENTION_CHUNKS_H
 
+#include <float.h>
+
 #include "engine/kernels.h"
 
 static inline uint32_t ot_query_keys(const ot_attn_group *g, uint32_t i)
@@ -26,6 +28,19 @@ static inline float *ot_chunk_factors(const ot_attn_group *g, uint32_t i)
 {
     const size_t n_keys = ot_query_keys(g, i);
     return ot_query_scores(g, i) + (n_keys + OT_PAGE_TOKENS - 1) / OT_PAGE_TOKENS * OT_PAGE_TOKENS;
+}
+
+/* What is done to the scores of query i, all of which are there, before they are weighed. In plain C for every instruction set: few models
+ * ask for it. */
+static inline void ot_finish_scores(const ot_attn_group *g, uint32_t i)
+{
+    float *score = ot_query_scores(g, i);
+    const uint32_t n_keys = ot_query_keys(g, i), n_unseen = g->n_unseen != NULL ? g->n_unseen[i] : 0;
+    const float cap = g->softcap;
+    for (uint32_t j = 0; j < n_unseen; j++)
+        score[j] = -FLT_MAX;
+    for (uint32_t j = n_unseen; j < n_keys && cap != 0.0f; j++)
+        score[j] = ot_soft_cap(score[j], cap);
 }
 
 #endif

@@ -195,6 +195,7 @@ static float weigh_query(const ot_attn_group *g, uint32_t i)
 {
     const uint32_t n_keys = ot_query_keys(g, i), n_chunks = ot_chunk_count(n_keys);
     float *score = ot_query_scores(g, i), *factor = ot_chunk_factors(g, i), *sum = factor + n_chunks, z = 0.0f;
+    ot_finish_scores(g, i);
     for (uint32_t c = 0; c < n_chunks; c++) {
         const uint32_t begin = c * OT_ATTN_CHUNK;
         factor[c] = lanes_max(score + begin, n_keys - begin < OT_ATTN_CHUNK ? n_keys - begin : OT_ATTN_CHUNK);

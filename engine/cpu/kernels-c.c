@@ -40,6 +40,11 @@ float ot_sigmoid(float x)
     return 1.0f / (1.0f + ot_expf(-x));
 }
 
+float ot_soft_cap(float x, float cap)
+{
+    return cap - 2.0f * cap / (1.0f + ot_expf(2.0f / cap * x));
+}
+
 /* ---- Sums and elementwise -------------------------------------------------------------------------------- */
 
 /* The 16 partial sums of a row, folded: lane j += lane j+8, then +4, +2, +1. */
@@ -358,6 +363,7 @@ static float weigh_keys(const ot_attn_group *g, uint32_t i)
     const uint32_t n_keys = ot_query_keys(g, i), n_chunks = ot_chunk_count(n_keys);
     float *score = ot_query_scores(g, i), *factor = ot_chunk_factors(g, i), *sum = factor + n_chunks, z = 0.0f;
     score_keys(g, i, g->n_prefix[i], n_keys);
+    ot_finish_scores(g, i);
     for (uint32_t c = 0; c < n_chunks; c++) {
         const uint32_t begin = c * OT_ATTN_CHUNK, n = n_keys - begin < OT_ATTN_CHUNK ? n_keys - begin : OT_ATTN_CHUNK;
         factor[c] = c_max(score + begin, n);

@@ -38,7 +38,7 @@ static ot_out_row out_row(const ot_insertion *x, uint32_t output, float *values)
 {
     /* Values of generation heads are added to logits; lookahead heads have a scale of their own. */
     const float divisor = x->info.spec.kind == OT_HEAD_GENERATION ? x->base->traits.logit_divisor : 0.0f;
-    return (ot_out_row){values, divisor, x->heads[output].bias, x->info.spec.activation == OT_ACT_SIGMOID};
+    return (ot_out_row){values, divisor, 0.0f, x->heads[output].bias, x->info.spec.activation == OT_ACT_SIGMOID};
 }
 
 static bool has_table(const ot_insertion *x, uint32_t output)

@@ -114,7 +114,9 @@ static ot_status answer(ot_decoder *d, const ask *asks, uint32_t n, ot_error *er
 
 /* ---- Shifting -------------------------------------------------------------------------------------------- */
 
-/* values becomes raw + alpha (positive - values); positive may be NULL, for 0. False if some result is no finite number. */
+/* Raw logits and values are those before a cap of the base; it comes last (method: eq. 8 factors before any cap).
+ *
+ * values becomes raw + alpha (positive - values); positive may be NULL, for 0. False if some result is no finite number. */
 static bool shift(float *values, const float *raw, const float *positive, float alpha, uint32_t n)
 {
     bool finite = true;
@@ -144,6 +146,8 @@ void ot_experts_steer(ot_decoder *d, const ot_steered_row *rows, uint32_t n, ot_
                           (double)r->intervention->experts.alpha);
             continue;
         }
+        ot_engine_cap_logits(d->engine, values);
+        ot_engine_cap_logits(d->engine, rows[i].raw);
         ot_sampler_keep_nucleus(d->sampler, rows[i].logits->raw, r->intervention->experts.top_p, values);
         rows[i].logits->steered = values;
     }

@@ -11,6 +11,7 @@ void ot_experts_close(ot_decoder *d);
 /* A row of a logits group whose request has experts. */
 typedef struct ot_steered_row {
     const ot_request *request;
+    float *raw;        /* logits->raw, before the base's cap; after the call it has been put on */
     ot_logits *logits; /* raw and row are there; steered is to be set. Valid until the next call */
 } ot_steered_row;
 /* Steers n rows (at most OT_LOGIT_ROWS) of the last batch: all heads of all rows in one run of the pool where they fit. A row that cannot

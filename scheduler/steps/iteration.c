@@ -113,7 +113,7 @@ static void steer_group(ot_scheduler *s, const group *g, ot_logits *logits, ot_e
     for (uint32_t i = 0; i < g->n_takers; i++) {
         const taker *k = &g->takers[i];
         for (uint32_t j = k->first; j < k->first + k->n && request_of(k)->resolved.steers_logits && decides(k); j++)
-            rows[n++] = (ot_steered_row){request_of(k), &logits[j]};
+            rows[n++] = (ot_steered_row){request_of(k), s->logit_rows[j], &logits[j]};
     }
     if (n > 0)
         ot_experts_steer(&s->decoder, rows, n, err);
@@ -150,9 +150,13 @@ static void flush_group(ot_scheduler *s, group *g)
     ot_logits logits[OT_LOGIT_ROWS];
     for (uint32_t i = 0; i < g->n_rows; i++)
         logits[i] = (ot_logits){s->logit_rows[i], s->logit_rows[i], g->rows[i]};
-    bool projected = ot_engine_project(s->engine, g->rows, g->n_rows, s->logit_rows, &err) == OT_OK;
+    /* Experts add to logits before a base's cap. */
+    bool projected = ot_engine_project_uncapped(s->engine, g->rows, g->n_rows, s->logit_rows, &err) == OT_OK;
     if (projected)
         steer_group(s, g, logits, &err);
+    for (uint32_t i = 0; i < g->n_rows && projected; i++)
+        if (logits[i].steered == logits[i].raw)
+            ot_engine_cap_logits(s->engine, s->logit_rows[i]);
     g->project_s += ot_clock_s() - begin;
     for (uint32_t i = 0; i < g->n_takers; i++)
         if (projected && is_steered(&g->takers[i], logits))

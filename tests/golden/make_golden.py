@@ -125,11 +125,11 @@ def put_llama_layer(maker, architecture, b, d, head_dim, heads, kv_heads, n_ff):
     if architecture == "qwen2":
         for name, size in (("attn_q", q), ("attn_k", kv), ("attn_v", kv)):
             maker.vector(b + name + ".bias", size, spread=0.5)
-    if architecture in ("qwen3", "olmo2"):
-        maker.vector(b + "attn_q_norm.weight", head_dim if architecture == "qwen3" else q, 1.2)
-        maker.vector(b + "attn_k_norm.weight", head_dim if architecture == "qwen3" else kv, 1.2)
+    if architecture in ("qwen3", "olmo2", "gemma3"):
+        maker.vector(b + "attn_q_norm.weight", q if architecture == "olmo2" else head_dim, 1.2)
+        maker.vector(b + "attn_k_norm.weight", kv if architecture == "olmo2" else head_dim, 1.2)
     maker.matrix(b + "attn_output.weight", d, q)
-    if architecture == "olmo2":
+    if architecture in ("olmo2", "gemma2", "gemma3"):
         maker.vector(b + "post_attention_norm.weight", d, 0.7)
         maker.vector(b + "post_ffw_norm.weight", d, 0.7)
     if has_norms:
@@ -144,7 +144,7 @@ def put_llama_layer(maker, architecture, b, d, head_dim, heads, kv_heads, n_ff):
 
 def make_llama(path, seed, d=64, head_dim=16, heads=4, kv_heads=2, n_ff=160, layers=3, tied=True, n_rot=None, scaling=None,
                freqs=False, context=256, type_of=None, architecture="llama", numbers=None):
-    """A small file of Llama or an architecture like it. `scaling`: keys under ARCHITECTURE.rope; `numbers`: floats under ARCHITECTURE.
+    """A small file of Llama or an architecture like it. `scaling`: keys under ARCHITECTURE.rope; `numbers`: those under ARCHITECTURE.
     Embedding rows have unit variance."""
     maker = Maker(seed, type_of)
     w = maker.writer
@@ -160,7 +160,7 @@ def make_llama(path, seed, d=64, head_dim=16, heads=4, kv_heads=2, n_ff=160, lay
         kind = {str: gguf_io.STRING, int: gguf_io.U32, float: gguf_io.F32_VALUE}[type(value)]
         w.put(f"{architecture}.rope.{key}", kind, value)
     for key, value in (numbers or {}).items():
-        w.put(f"{architecture}.{key}", gguf_io.F32_VALUE, value)
+        w.put(f"{architecture}.{key}", gguf_io.U32 if isinstance(value, int) else gguf_io.F32_VALUE, value)
     n_vocab = put_vocabulary(w)
     w.put(architecture + ".vocab_size", gguf_io.U32, n_vocab)
     maker.matrix("token_embd.weight", n_vocab, d, scale=1.0 if tied else np.sqrt(d))
@@ -407,6 +407,11 @@ OTHER_MODELS = {
     "granite": dict(seed=27, architecture="granite", numbers={"embedding_scale": 1.5, "residual_scale": 0.6, "attention.scale": 0.2,
                                                               "logit_scale": 2.0}),
     "phi3": dict(seed=28, architecture="phi3", head_dim=32, n_rot=24, heads=4, kv_heads=2, tied=False),
+    "phi3-window": dict(seed=29, architecture="phi3", numbers={"attention.sliding_window": 20}),
+    "gemma2": dict(seed=30, architecture="gemma2", layers=4, numbers={"attention.sliding_window": 33, "attn_logit_softcapping": 3.0,
+                                                                    "final_logit_softcapping": 4.0}),
+    "gemma3": dict(seed=31, architecture="gemma3", layers=7, numbers={"attention.sliding_window": 30},
+                   scaling={"scaling.type": "linear", "scaling.factor": 8.0}),
     "qwen2-q8": dict(seed=23, architecture="qwen2", d=96, n_ff=192, heads=3, kv_heads=3, head_dim=32, type_of={"*": "Q8_0"}),
 }
 OTHER_INSERTIONS = {
@@ -420,6 +425,10 @@ OTHER_INSERTIONS = {
     "smollm3-full": ("smollm3", dict(seed=168, width=24, n_ff=40, heads=2, kv_heads=1)),
     "granite-full": ("granite", dict(seed=169, width=24, n_ff=40, heads=2, kv_heads=1)),
     "granite-expert": ("granite", dict(seed=170, width=20, n_ff=40, heads=2, kv_heads=1, kind="generation", activation="linear")),
+    "gemma2-full": ("gemma2", dict(seed=172, width=24, n_ff=40, heads=2, kv_heads=1)),
+    "gemma2-expert": ("gemma2", dict(seed=173, width=20, n_ff=40, heads=2, kv_heads=1, kind="generation", activation="linear")),
+    "gemma3-full": ("gemma3", dict(seed=174, width=24, n_ff=40, heads=4, kv_heads=2)),
+    "gemma3-stacked": ("gemma3", dict(seed=175, width=16, n_ff=24, heads=1, kv_heads=1, parents=["gemma3-full"])),
     "phi3-full": ("phi3", dict(seed=171, width=24, n_ff=40, heads=2, kv_heads=2)),
     "qwen2-q8-full": ("qwen2-q8", dict(seed=163, width=32, n_ff=64, heads=3, kv_heads=1, type_of={"*": "Q8_0", "head": "F32"})),
 }
@@ -440,7 +449,7 @@ LONG_INSERTIONS = {"long-full": ("long", dict(seed=155, width=24, n_ff=40, heads
 
 LOOSE = {"reading": HALF_TABLE, "reading-broad": BYTE_TABLE, "reading-gpt2": HALF_TABLE, "expert": HALF_TABLE, "anti-expert": HALF_TABLE, "drafts": HALF_TABLE, "lookahead": HALF_TABLE, "broad-expert": BYTE_TABLE,
          "broad-anti-expert": BYTE_TABLE, "q4-medusa": (0.25, 0.25), "reading-q4": (0.25, 0.25),
-         "gpt2-expert": HALF_TABLE, "qwen2-yarn-expert": HALF_TABLE, "granite-expert": HALF_TABLE}
+         "gpt2-expert": HALF_TABLE, "qwen2-yarn-expert": HALF_TABLE, "granite-expert": HALF_TABLE, "gemma2-expert": HALF_TABLE}
 
 
 def cases_of(models, insertions, quantised):

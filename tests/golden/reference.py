@@ -63,21 +63,29 @@ class Statistics:
         return y if beta is None else y + beta
 
 
-def attention(q, k, v, scale):
-    """Causal. q (n, heads, hd); k and v (n, kv_heads, hd); query head i reads key/value head i // (heads / kv_heads)."""
+def soft_cap(x, cap):
+    """cap tanh(x / cap), or x where there is none."""
+    return x if cap is None else x.dtype.type(cap) * np.tanh(x / x.dtype.type(cap))
+
+
+def attention(q, k, v, scale, window=None, cap=None):
+    """Causal. q (n, heads, hd); k and v (n, kv_heads, hd); query head i reads key/value head i // (heads / kv_heads). With a window, a row sees
+    the last so many keys, its own among them; with a cap, scores go through it."""
     n, heads, hd = q.shape
     group = heads // k.shape[1] if heads else 1
     out = np.empty_like(q)
-    future = np.triu(np.ones((n, n), bool), 1)
+    hidden = np.triu(np.ones((n, n), bool), 1)
+    if window is not None:
+        hidden |= np.tril(np.ones((n, n), bool), -window)
     for i in range(heads):
-        scores = (q[:, i] @ k[:, i // group].T) * q.dtype.type(scale)
-        scores[future] = -np.inf
+        scores = soft_cap((q[:, i] @ k[:, i // group].T) * q.dtype.type(scale), cap)
+        scores[hidden] = -np.inf
         out[:, i] = softmax(scores) @ v[:, i // group]
     return out.reshape(n, heads * hd)
 
 
 # Architectures whose files leave W_Q and W_K as they were trained.
-NEOX = {"qwen2", "qwen3", "olmo2", "phi3"}
+NEOX = {"qwen2", "qwen3", "olmo2", "phi3", "gemma2", "gemma3"}
 
 
 # ---- Rotary embedding ----------------------------------------------------------------------------------------
@@ -87,17 +95,18 @@ class Rope:
     """Rotary embedding: pairs of a head's elements turn by position * theta_i. In the layout of llama GGUF files, whose W_Q and W_K are
     permuted for it, these are elements 2i and 2i+1; in the layout of the papers' code (NeoX) i and i + n/2."""
 
-    def __init__(self, reader, head_dim):
+    def __init__(self, reader, head_dim, plain_base=None):
+        """plain_base: frequencies of this base, without the file's scaling."""
         architecture = reader.keys["general.architecture"]
         self.neox = architecture in NEOX
         key = lambda name, default: reader.keys.get(f"{architecture}.rope.{name}", default)
         self.n_rot = key("dimension_count", head_dim)
-        base = key("freq_base", 10000.0)
+        base = plain_base or key("freq_base", 10000.0)
         pair = np.arange(self.n_rot // 2, dtype=np.float64)
         theta = base ** (-2 * pair / self.n_rot)
         if "rope_freqs.weight" in reader.tensors:  # llama 3: one divisor for each pair
             theta = theta / reader.floats("rope_freqs.weight").astype(np.float64)
-        kind, factor = key("scaling.type", "none"), key("scaling.factor", 1.0)
+        kind, factor = ("none", 1.0) if plain_base else (key("scaling.type", "none"), key("scaling.factor", 1.0))
         if f"{architecture}.rope.scale_linear" in reader.keys:
             kind, factor = "linear", key("scale_linear", 1.0)
         self.magnitude = 1.0
@@ -269,9 +278,15 @@ class Model:
         self.is_gpt2 = self.architecture == "gpt2"
         self.eps = key("attention.layer_norm_epsilon" if self.is_gpt2 else "attention.layer_norm_rms_epsilon")
         self.rope = None if self.is_gpt2 else Rope(self.reader, self.head_dim)
-        self.activation = gelu if self.is_gpt2 else silu
+        self.is_gemma = self.architecture in ("gemma2", "gemma3")
+        self.activation = gelu if self.is_gpt2 or self.is_gemma else silu
+        self.window, self.score_cap = key("attention.sliding_window"), key("attn_logit_softcapping")
+        self.logit_cap = key("final_logit_softcapping")
+        if self.architecture == "gemma3":
+            self.local_rope = Rope(self.reader, self.head_dim, 10000.0)
         # Granite's scales; whoever has no such key has none.
-        self.embedding_scale, self.residual_scale = key("embedding_scale", 1), key("residual_scale", 1)
+        self.embedding_scale = key("embedding_scale", np.sqrt(self.d) if self.is_gemma else 1)
+        self.residual_scale = key("residual_scale", 1)
         self.attention_scale, self.logit_divisor = key("attention.scale", 1 / np.sqrt(self.head_dim)), key("logit_scale", 1)
 
     def statistics(self, h):
@@ -303,9 +318,16 @@ class Model:
                 s.h = s.h + x * self.dtype(self.residual_scale)
         return h + y * self.dtype(self.residual_scale)
 
-    def _turns(self, layer):
-        """Whether a layer has positions: in SmolLM3 every fourth has none."""
-        return self.rope is not None and not (self.architecture == "smollm3" and layer % 4 == 3)
+    def _is_local(self, layer):
+        """Layers with a window: in Gemma 2 every other, in Gemma 3 five of six, in Phi-3 all."""
+        period = {"gemma2": 2, "gemma3": 6}.get(self.architecture)
+        return layer % period != period - 1 if period else self.architecture == "phi3"
+
+    def _turn(self, layer, x):
+        """By position: in SmolLM3 not in every fourth layer, in Gemma 3 where there is a window with frequencies of their own."""
+        if self.rope is None or (self.architecture == "smollm3" and layer % 4 == 3):
+            return x
+        return (self.local_rope if self.architecture == "gemma3" and self._is_local(layer) else self.rope).turn(x)
 
     def _qk_norm(self, layer, weights, prefix, q, k, statistics=None):
         """Of each head by itself (Qwen3); or of all heads together (OLMo 2): of a stream by the base's statistics. -> q, k and these."""
@@ -322,9 +344,8 @@ class Model:
     def _heads(self, layer, q, k, v, kv_round):
         """Flat q, k, v -> concatenated head outputs (n, heads * hd)."""
         q, k, v = (x.reshape(len(x), -1, self.head_dim) for x in (q, k, v))
-        if self._turns(layer):
-            q, k = self.rope.turn(q), self.rope.turn(k)
-        return attention(q, kv_round(k), kv_round(v), self.attention_scale)
+        return attention(self._turn(layer, q), kv_round(self._turn(layer, k)), kv_round(v), self.attention_scale,
+                         self.window if self._is_local(layer) else None, self.score_cap)
 
     def _base_qkv(self, layer, x, inputs):
         w = self.weights
@@ -394,14 +415,17 @@ class Model:
         extended = [s.normed for s in streams]
         head_in = [hidden if i.input == "base" else e for i, e in zip(insertions, extended)]
         embedding_told = lambda offset: self.weights.get("token_embd.weight")[told(tokens, offset)]
-        scores = [i.scores(x) if i.kind == "scalar" else i.values(x, hidden, self.logits, embedding_told) if values else None
+        scores = [i.scores(x) if i.kind == "scalar" else i.values(x, hidden, self.uncapped_logits, embedding_told) if values else None
                   for i, x in zip(insertions, head_in)]
         return Result(hidden, extended, scores)
 
-    def logits(self, hidden, inputs=unchanged):
+    def uncapped_logits(self, hidden, inputs=unchanged):
         """(n, d) -> (n, vocab): the output matrix, or the embedding where the two are tied."""
         name = "output" if "output.weight" in self.weights else "token_embd"
         return self.weights.linear(name, hidden, inputs) / self.dtype(self.logit_divisor)
+
+    def logits(self, hidden, inputs=unchanged):
+        return soft_cap(self.uncapped_logits(hidden, inputs), self.logit_cap)
 
     def token_logprobs(self, tokens, hidden, inputs=unchanged, chunk=128):
         """log p(tokens[i] | tokens[:i]) for i = 1 .. n-1, as float64, from H_o of the same tokens."""

@@ -548,7 +548,7 @@ typedef struct attention_case {
     size_t n_scratch;
     const float *q[MAX_QUERIES];
     float *out[MAX_QUERIES];
-    uint32_t n_prefix[MAX_QUERIES], n_tail[MAX_QUERIES], slots[MAX_QUERIES][40];
+    uint32_t n_prefix[MAX_QUERIES], n_tail[MAX_QUERIES], n_unseen[MAX_QUERIES], slots[MAX_QUERIES][40];
     const uint32_t *tail[MAX_QUERIES];
     uint8_t *pages[N_UNITS];
     const uint8_t *units[N_UNITS];
@@ -626,6 +626,10 @@ static void check_attention(uint32_t head_dim, uint32_t n_queries, uint32_t n_sl
     static float expected[MAX_QUERIES * 256];
     const size_t n = (size_t)n_queries * head_dim;
     REQUIRE(attention_open(&c, head_dim, n_queries, n_slots, type));
+    c.group.softcap = below(3) ? 0.0f : 3.0f;
+    c.group.n_unseen = below(3) ? NULL : c.n_unseen;
+    for (uint32_t i = 0; i < n_queries; i++)
+        c.n_unseen[i] = below(2) ? 0 : below(c.n_prefix[i] + c.n_tail[i] + 1);
     ot_test_context("%s, head_dim %u, %u queries, %u slots, kv type %d", fast->name, head_dim, n_queries, n_slots, type);
     ref->attention(&c.group);
     memcpy(expected, c.outs, n * sizeof *expected);
@@ -639,6 +643,7 @@ static void check_attention(uint32_t head_dim, uint32_t n_queries, uint32_t n_sl
         ot_attn_group one = c.group;
         one.n_queries = 1;
         one.q += i, one.out += i, one.n_prefix += i, one.n_tail += i, one.tail += i;
+        one.n_unseen = one.n_unseen != NULL ? one.n_unseen + i : NULL;
         fast->attention(&one);
     }
     CHECK(same(c.outs, expected, n, "attention, each query alone"));
@@ -646,6 +651,38 @@ static void check_attention(uint32_t head_dim, uint32_t n_queries, uint32_t n_sl
     run_steps(fast, &c);
     CHECK(same(c.outs, expected, n, "attention in steps"));
     attention_close(&c);
+}
+
+/* Against the definition in double: the seen keys of a prefix alone, scores through the cap. */
+static void windows_and_caps_are_accurate(void)
+{
+    static attention_case c;
+    static float scratch[2048];
+    enum { HD = 32, KEYS = 700 };
+    for (uint32_t unseen = 0; unseen < KEYS; unseen += 1 + below(220)) {
+        double out[HD] = {0}, z = 0;
+        REQUIRE(attention_open(&c, HD, 1, KEYS, OT_KV_F32));
+        ot_test_context("%s, %u keys unseen", fast->name, unseen);
+        c.n_prefix[0] = KEYS, c.n_tail[0] = 0, c.n_unseen[0] = unseen;
+        c.group.n_unseen = c.n_unseen;
+        c.group.scratch = scratch, c.group.scratch_stride = ot_attn_scratch_floats(KEYS);
+        c.group.softcap = unseen & 1 ? 2.0f : 0.0f;
+        for (uint32_t s = unseen; s < KEYS; s++) {
+            const float *k = (const float *)(const void *)(c.units[s / OT_PAGE_TOKENS] + c.group.k_offset);
+            const float *v = (const float *)(const void *)(c.units[s / OT_PAGE_TOKENS] + c.group.v_offset);
+            double score = 0;
+            for (uint32_t i = 0; i < HD; i++)
+                score += (double)c.q[0][i] * k[i * OT_PAGE_TOKENS + s % OT_PAGE_TOKENS] * c.group.scale;
+            const double p = exp(unseen & 1 ? 2.0 * tanh(score / 2.0) : score);
+            z += p;
+            for (uint32_t i = 0; i < HD; i++)
+                out[i] += p * v[s % OT_PAGE_TOKENS * HD + i];
+        }
+        fast->attention(&c.group);
+        for (uint32_t i = 0; i < HD; i++)
+            CHECK_NEAR(c.out[0][i], out[i] / z, 2e-5);
+        attention_close(&c);
+    }
 }
 
 static void attention_matches(void)
@@ -816,6 +853,7 @@ static void run_set(const ot_kernels *set)
     RUN(products_match);
     RUN(kv_store_matches);
     RUN(attention_matches);
+    RUN(windows_and_caps_are_accurate);
     RUN(chunks_are_one_softmax);
     RUN(tails_equal_prefixes);
     RUN(gradient_products_match);

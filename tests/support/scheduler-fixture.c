@@ -65,6 +65,13 @@ static ot_status add_heads(ot_fixture *f, ot_error *err)
     return st == OT_OK ? add_stacked(f, err) : st;
 }
 
+static bool caps_logits;
+
+void ot_fixture_cap_logits(void)
+{
+    caps_logits = true;
+}
+
 ot_fixture *ot_fixture_get(void)
 {
     if (is_open)
@@ -72,6 +79,7 @@ ot_fixture *ot_fixture_get(void)
     ot_error err = {0};
     const char *path = ot_test_temp_path("fixture.gguf");
     ot_tiny_model_options options = ot_tiny_model_defaults();
+    options.gemma2 = caps_logits;
     options.separate_output = true; /* with a tied one a random model repeats its last token for ever */
     ot_status st = ot_tiny_model_write(path, &options, &err);
     if (st == OT_OK)
@@ -332,6 +340,7 @@ bool ot_by_hand_open(ot_by_hand *h, const ot_request_params *params, uint32_t n_
     o.n_threads = n_threads;
     o.max_rows = 512;
     h->logits = malloc(ot_model_get_info(f->model)->n_vocab * sizeof(float));
+    h->uncapped = malloc(ot_model_get_info(f->model)->n_vocab * sizeof(float));
     return CHECK(h->logits != NULL) && CHECK_OK(ot_engine_open(&h->engine, f->model, &o, &err), &err) &&
            CHECK_INT(ot_test_kv_open(&h->kv, f->model, OT_KV_F16, h->insertions, h->n_insertions, 512, 5), OT_OK);
 }
@@ -341,6 +350,7 @@ void ot_by_hand_close(ot_by_hand *h)
     ot_test_kv_close(&h->kv);
     ot_engine_close(&h->engine);
     free(h->logits);
+    free(h->uncapped);
 }
 
 bool ot_by_hand_add(ot_by_hand *h, const int32_t *tokens, uint32_t n, const ot_request_params *params, float *scores)
@@ -356,7 +366,8 @@ bool ot_by_hand_add(ot_by_hand *h, const int32_t *tokens, uint32_t n, const ot_r
     h->n += n;
     uint32_t last = n - 1;
     if (!CHECK_OK(ot_engine_forward(h->engine, &h->batch, &err), &err) ||
-        !CHECK_OK(ot_engine_project(h->engine, &last, 1, &h->logits, &err), &err))
+        !CHECK_OK(ot_engine_project(h->engine, &last, 1, &h->logits, &err), &err) ||
+        !CHECK_OK(ot_engine_project_uncapped(h->engine, &last, 1, &h->uncapped, &err), &err))
         return false;
     for (uint32_t i = 0; scores != NULL && i < params->intervention.n_signals; i++) {
         const ot_insertion *x = ot_head_insertion(params->intervention.signals[i].head);

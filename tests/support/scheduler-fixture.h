@@ -21,6 +21,8 @@ typedef struct ot_fixture {
 /* One for the whole program; opened at the first call. NULL (and a failed check) if that fails. */
 ot_fixture *ot_fixture_get(void);
 void ot_fixture_close(void);
+/* The base is of architecture gemma2, which caps logits, when the fixture is opened next. */
+void ot_fixture_cap_logits(void);
 
 /* Small and deterministic: 2 threads, context 512, 4 MiB of KV, 64 rows a step, drafts by built-in costs. */
 ot_scheduler_options ot_fixture_options(void);
@@ -98,6 +100,7 @@ typedef struct ot_by_hand {
     uint32_t n_insertions;
     const ot_insertion *insertions[OT_TEST_KV_MAX_INSERTIONS];
     float *logits;          /* (n_vocab) after the last token */
+    float *uncapped;        /* the same before the cap of the base, if it has one */
     ot_batch batch;         /* the last one, which the engine still looks at */
 } ot_by_hand;
 

@@ -119,6 +119,13 @@ static void put_size(ot_gguf_writer *w, const char *arch, const char *name, uint
     ot_gguf_put_u32(w, key, value);
 }
 
+static void put_number(ot_gguf_writer *w, const char *arch, const char *name, float value)
+{
+    char key[64];
+    snprintf(key, sizeof key, "%s.%s", arch, name);
+    ot_gguf_put_f32(w, key, value);
+}
+
 static void put_extra_key(ot_gguf_writer *w, const char *arch, const ot_tiny_model_options *o)
 {
     char key[64];
@@ -126,13 +133,13 @@ static void put_extra_key(ot_gguf_writer *w, const char *arch, const ot_tiny_mod
     if (o->key_value == 0.0f || o->key_value == 1.0f)
         ot_gguf_put_bool(w, key, o->key_value != 0.0f);
     else
-        ot_gguf_put_f32(w, key, o->key_value);
+        put_number(w, arch, o->key, o->key_value);
 }
 
 /* Failed puts are remembered by the writer. */
 static void put_sizes(ot_gguf_writer *w, const ot_tiny_model_options *o)
 {
-    const char *arch = o->gpt2 ? "gpt2" : "llama";
+    const char *arch = o->gpt2 ? "gpt2" : o->gemma2 ? "gemma2" : "llama";
     ot_gguf_put_str(w, "general.architecture", arch);
     ot_gguf_put_str(w, "general.type", "model");
     ot_gguf_put_str(w, "general.name", "Tiny");
@@ -153,8 +160,13 @@ static void put_sizes(ot_gguf_writer *w, const ot_tiny_model_options *o)
         put_size(w, arch, "attention.key_length", o->head_dim);
         put_size(w, arch, "attention.value_length", o->head_dim);
     }
-    ot_gguf_put_f32(w, "llama.rope.freq_base", o->rope_freq_base);
-    ot_gguf_put_f32(w, "llama.attention.layer_norm_rms_epsilon", 1e-5f);
+    put_number(w, arch, "rope.freq_base", o->rope_freq_base);
+    put_number(w, arch, "attention.layer_norm_rms_epsilon", 1e-5f);
+    if (o->gemma2) {
+        put_size(w, arch, "attention.sliding_window", 24);
+        put_number(w, arch, "attn_logit_softcapping", 20.0f);
+        put_number(w, arch, "final_logit_softcapping", 3.0f);
+    }
     put_size(w, arch, "vocab_size", N_VOCAB);
     put_size(w, arch, "rope.dimension_count", o->head_dim);
 }
@@ -298,6 +310,10 @@ static ot_status put_layer(tiny *t, uint32_t layer)
     snprintf(name, sizeof name, "blk.%u.ffn_norm", layer);
     if (status == OT_OK)
         status = put_norm(t, name, o->n_embd);
+    for (int k = 0; status == OT_OK && o->gemma2 && k < 2; k++) {
+        snprintf(name, sizeof name, "blk.%u.%s", layer, k == 0 ? "post_attention_norm" : "post_ffw_norm");
+        status = put_norm(t, name, o->n_embd);
+    }
     for (size_t i = 0; status == OT_OK && i < sizeof matrices / sizeof matrices[0]; i++) {
         const uint32_t n_in = matrices[i].n_in, n_out = matrices[i].n_out;
         if (!matrices[i].exists)

@@ -39,6 +39,8 @@ typedef struct ot_tiny_model_options {
     const char *stranger;   /* a vector that no architecture has a place for, in addition; NULL: none */
     const char *key;        /* a key after "ARCHITECTURE.", in addition; NULL: none */
     float key_value;        /* a boolean if it is 0 or 1 */
+    bool gemma2;            /* architecture gemma2: norms of what is added, a window of 24 keys in the first of two layers, caps of 20 on scores
+                             * and 3 on logits */
     bool gpt2;              /* architecture gpt2: LayerNorm, learned positions, fused W_QKV, biases, no gate. n_embd is
                              * n_heads * head_dim then, and n_kv_heads is n_heads */
 } ot_tiny_model_options;

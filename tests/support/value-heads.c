@@ -40,9 +40,11 @@ static bool add(ot_insertion_spec spec, const char *parent, uint64_t seed)
 
 bool ot_value_heads_load(void)
 {
+    static const ot_model *model;
     static bool loaded;
-    if (loaded || ot_fixture_get() == NULL)
-        return loaded;
+    if (ot_fixture_get() == NULL || model == ot_fixture_get()->model)
+        return ot_fixture_get() != NULL && loaded;
+    model = ot_fixture_get()->model;
     ot_insertion_spec swish = ot_tiny_insertion_spec("swish", OT_HEAD_GENERATION, 0, 1);
     swish.activation = OT_ACT_SILU_RESIDUAL;
     ot_insertion_spec flat = ot_tiny_insertion_spec("flat", OT_HEAD_LOOKAHEAD, 0, 2);
@@ -117,7 +119,9 @@ bool ot_by_hand_steer(ot_by_hand *h, uint32_t row, const ot_request_params *p, f
         (e->negative != NULL && !ot_by_hand_values(h, row, e->negative, e->negative_output, minus)))
         return false;
     for (uint32_t i = 0; i < vocab(); i++)
-        logits[i] = e->negative != NULL ? h->logits[i] + e->alpha * (plus[i] - minus[i]) : h->logits[i];
+        logits[i] = e->negative != NULL ? h->uncapped[i] + e->alpha * (plus[i] - minus[i]) : h->logits[i];
+    if (e->negative != NULL)
+        ot_engine_cap_logits(h->engine, logits);
     if (e->negative != NULL && e->top_p < 1)
         cut(h->logits, e->top_p, logits);
     return true;

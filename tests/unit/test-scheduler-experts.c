@@ -479,5 +479,9 @@ int main(int argc, char **argv)
         RUN(experts_are_held_while_they_are_used); /* the last: it unloads them */
     }
     ot_fixture_close();
+    ot_fixture_cap_logits();
+    if (ot_value_heads_load())
+        ot_test_run("equal_a_loop_by_hand_on_a_base_that_caps_logits", equal_a_loop_by_hand);
+    ot_fixture_close();
     return ot_test_finish();
 }
