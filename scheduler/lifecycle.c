@@ -148,7 +148,7 @@ void ot_choice_end(ot_scheduler *s, ot_choice *c, ot_finish finish)
     ot_output_flush(&c->output, s->decoder.text_scratch);
     s->stats.finished[finish]++;
     ot_histogram_observe(&s->stats.request_generation_tokens, c->n_generated);
-    atomic_store_explicit(&c->finish, finish, memory_order_release);
+    c->ended_as = finish;
     ot_note_news(s, r);
     if (--r->n_unfinished == 0)
         finish_request(s, r);
@@ -212,6 +212,14 @@ static bool push_ready(ot_scheduler *s, ot_request *r)
     return true;
 }
 
+/* Readers see an end only now, when the counters that others may look at have it. */
+static void publish_ends(ot_request *r)
+{
+    for (uint32_t i = 0; i < r->n_choices; i++)
+        if (r->choices[i].ended_as != OT_FINISH_NONE)
+            atomic_store_explicit(&r->choices[i].finish, r->choices[i].ended_as, memory_order_release);
+}
+
 void ot_announce(ot_scheduler *s)
 {
     bool pushed = false;
@@ -221,6 +229,7 @@ void ot_announce(ot_scheduler *s)
             ot_request *r = s->news;
             s->news = r->news_next;
             r->has_news = false;
+            publish_ends(r);
             pushed |= push_ready(s, r);
         }
         pthread_cond_broadcast(&s->outbox.cond);

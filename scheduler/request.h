@@ -138,7 +138,8 @@ typedef struct ot_choice {
     ot_output output;
     double last_token_s;   /* when the last token was decided */
     struct ot_choice *next, *prev; /* list of waiting choices */
-    _Atomic int finish;        /* ot_finish, stored after the last entry was published */
+    ot_finish ended_as;        /* OT_FINISH_NONE until the choice ends; readers are told at the end of the step, by ... */
+    _Atomic int finish;        /* ... this, stored after the last entry and the counters were published */
     _Atomic bool reader_wakes; /* the engine thread wants to know when the ring is read */
 } ot_choice;
 
