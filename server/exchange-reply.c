@@ -25,8 +25,11 @@ void ot_exchange_reply_json(ot_exchange *x)
     ot_exchange_reply(x, 200, "application/json");
 }
 
-static void put_error(ot_text *out, const char *type, const char *param, const char *code, const char *message)
+static void put_error(ot_text *out, const char *type, const char *param, const char *code, const char *text)
 {
+    char message[sizeof(((ot_error *)0)->message)];
+    snprintf(message, sizeof message, "%s", text);
+    ot_error_hide_folders(message);
     ot_json_begin_object(out, NULL);
     ot_json_begin_object(out, "error");
     ot_json_string(out, "message", message);

@@ -101,6 +101,8 @@ void ot_exchange_fail_with(ot_exchange *x, unsigned status, const char *type, co
 void ot_exchange_fail(ot_exchange *x, const ot_error *error);
 /* An error object without an exchange, for events of a stream. */
 void ot_error_object(ot_text *out, const ot_error *error);
+/* Leaves the folders out of the paths in a message, for a client's eyes (error-text.c). */
+void ot_error_hide_folders(char *message);
 /* Gives the exchange a job; to be called before offload, wait and stream. */
 void ot_exchange_set_job(ot_exchange *x, void *job, const ot_job_ops *ops);
 /* Runs work(job) on a worker and then after(x) on the loop, unless the client has gone by then (the job is

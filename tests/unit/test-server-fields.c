@@ -1,7 +1,9 @@
 /* A client's JSON: limits before parsing, fields by type and range, and errors that name the field. */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "server/exchange.h"
 #include "server/request-fields.h"
 #include "tests/support/test-support.h"
 
@@ -217,6 +219,26 @@ static void names_the_field_at_fault(void)
     json_decref(o);
 }
 
+static void tells_clients_no_folder(void)
+{
+    static const struct {
+        const char *message, *told;
+    } rows[] = {
+        {"/srv/heads/one.gguf: cut at byte 17", "one.gguf: cut at byte 17"},
+        {"head 'x' of /srv/heads/one.gguf, and /a/b", "head 'x' of one.gguf, and b"},
+        {"/v1/models lists them", "/v1/models lists them"},
+        {"no such path; /openapi.json lists them", "no such path; /openapi.json lists them"},
+        {"names no model: '/a/b'; it is 3 / 4", "names no model: '/a/b'; it is 3 / 4"},
+        {"", ""},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        char message[128];
+        snprintf(message, sizeof message, "%s", rows[i].message);
+        ot_error_hide_folders(message);
+        CHECK_STR(message, rows[i].told);
+    }
+}
+
 int main(int argc, char **argv)
 {
     ot_test_start(argc, argv);
@@ -227,5 +249,6 @@ int main(int argc, char **argv)
     RUN(reads_long_runs_of_digits_once);
     RUN(reads_fields_by_type);
     RUN(names_the_field_at_fault);
+    RUN(tells_clients_no_folder);
     return ot_test_finish();
 }
