@@ -52,13 +52,26 @@ static ot_status check_lookahead(const ot_intervention *v, ot_error *err)
     return OT_OK;
 }
 
+/* "toxicity" and "toxicity/toxic" are two names of one output. */
+static ot_status check_weighted_once(const ot_intervention *v, ot_error *err)
+{
+    for (uint32_t i = 0; i < v->n_signals; i++)
+        for (uint32_t j = 0; j < i && v->signals[i].weight != 0; j++)
+            if (v->signals[j].weight != 0 && v->signals[j].head == v->signals[i].head && v->signals[j].output == v->signals[i].output)
+                return ot_fail_param(err, OT_ERR_INVALID, "intervention.reward.heads",
+                                     "'%.100s' and '%.100s' are the same output, whose weight would count twice", v->signals[j].name,
+                                     v->signals[i].name);
+    return OT_OK;
+}
+
 static ot_status check_reward(const ot_intervention *v, ot_error *err)
 {
     if (!v->reward)
         return check_lookahead(v, err);
     if (v->n_signals == 0)
         return ot_fail_param(err, OT_ERR_INVALID, "intervention.reward.heads", "no head to steer with");
-    return check_lookahead(v, err);
+    ot_status st = check_weighted_once(v, err);
+    return st == OT_OK ? check_lookahead(v, err) : st;
 }
 
 static ot_status check_guard(const ot_intervention *v, ot_error *err)

@@ -48,6 +48,7 @@ typedef struct ot_prompt {
     const char *text;  /* as the client sent it; NULL where token ids were sent */
     size_t text_bytes;
     bool from_ids;
+    uint32_t n_added;  /* tokens at the beginning that no text of the client's stands for */
 } ot_prompt;
 
 typedef struct ot_prompts {
@@ -55,8 +56,9 @@ typedef struct ot_prompts {
     uint32_t n;
 } ot_prompts;
 
-/* A string, a list of strings, a list of token ids or a list of such lists. Memory is the arena's. */
-ot_status ot_parse_prompts(const ot_api_context *api, ot_arena *arena, ot_fields f, const char *name, bool bos,
+/* A string, a list of strings, a list of token ids or a list of such lists; texts are tokenised with these ot_tokenize_flags. A text
+ * that begins with BOS in letters, as chat templates write it, gets no second one where specials are read. Memory is the arena's. */
+ot_status ot_parse_prompts(const ot_api_context *api, ot_arena *arena, ot_fields f, const char *name, unsigned flags,
                            ot_prompts *out, ot_error *err);
 /* `messages` through the chat template, as one prompt. */
 ot_status ot_parse_messages(const ot_api_context *api, ot_arena *arena, ot_fields f, bool add_generation_prompt,

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "server/completion.h"
+#include "server/token-name.h"
 
 /* What is infinitely improbable; JSON has no infinity, and OpenAI's API writes this. */
 #define LOWEST_LOGPROB (-9999.0f)
@@ -20,50 +21,14 @@ static void put_logprob(ot_text *out, const char *key, float logprob)
     ot_json_float(out, key, logprob < LOWEST_LOGPROB ? LOWEST_LOGPROB : logprob);
 }
 
-/* ---- Names of tokens ------------------------------------------------------------------------------------- */
-
-/* A token as a string: its text, or "bytes:\xf0\x9f" where it is no text by itself, as OpenAI's API writes it; or its id. */
-typedef struct token_name {
-    char data[2200];
-    size_t size;
-} token_name;
-
-static bool is_utf8(ot_str s)
+static void name_token(const ot_completion *c, int32_t token, ot_token_name *out)
 {
-    size_t bad;
-    for (size_t at = 0; at < s.size;) {
-        size_t length = ot_text_utf8_character(s.data + at, s.size - at, &bad);
-        if (length == 0)
-            return false;
-        at += length;
-    }
-    return true;
-}
-
-static void name_token(const ot_completion *c, int32_t token, token_name *out)
-{
-    if (c->tokens_as_ids) {
-        out->size = (size_t)snprintf(out->data, sizeof out->data, "token_id:%" PRId32, token);
-        return;
-    }
-    ot_str bytes = ot_token_bytes(c->api->tokenizer, token);
-    if (bytes.size > 512)
-        bytes.size = 512;
-    if (is_utf8(bytes)) {
-        memcpy(out->data, bytes.data, bytes.size);
-        out->size = bytes.size;
-        return;
-    }
-    out->size = (size_t)snprintf(out->data, sizeof out->data, "bytes:");
-    for (size_t i = 0; i < bytes.size; i++)
-        out->size += (size_t)snprintf(out->data + out->size, 5, "\\x%02x", (unsigned char)bytes.data[i]);
+    ot_name_token(c->api->tokenizer, token, c->tokens_as_ids, out);
 }
 
 static void put_token_value(const ot_completion *c, ot_text *out, const char *key, int32_t token)
 {
-    token_name name;
-    name_token(c, token, &name);
-    ot_json_bytes(out, key, name.data, name.size);
+    ot_put_token_name(out, key, c->api->tokenizer, token, c->tokens_as_ids);
 }
 
 /* ---- Log-probabilities, text completions ----------------------------------------------------------------- */
@@ -73,7 +38,7 @@ static void put_token_value(const ot_completion *c, ot_text *out, const char *ke
 static void put_top_object(const ot_completion *c, ot_text *out, const ot_token_logprob *top, uint32_t n, int32_t token,
                            float logprob)
 {
-    token_name name, earlier;
+    ot_token_name name, earlier;
     bool listed = false;
     while (n > 0 && top[n - 1].token < 0)
         n--; /* a vocabulary of fewer tokens than were asked for */
@@ -116,19 +81,20 @@ static size_t prefix_bytes(const ot_tokenizer *tokenizer, int32_t token)
     return ot_token_bytes(tokenizer, token).size - size;
 }
 
-/* Where each token begins in the choice's text, in characters, as a client indexes its string. A token that goes on with a cut
- * character begins after it. What the server put before a client's text, specials or a space, is no part of it. */
+/* Where each token begins, in characters from the start of the prompt, as a client indexes its string: OpenAI counts so whether or not the
+ * prompt is echoed. A token that goes on with a cut character begins after it. What the server put before a client's text, a start token or
+ * a space, is no part of it. */
 static void put_text_offsets(const ot_completion *c, const ot_answer_choice *choice, const ot_prompt *prompt, uint32_t n_prompt,
                              ot_text *out)
 {
-    size_t characters = 0, before = c->echo ? ot_text_utf8_count(prompt->text, prompt->text_bytes) : 0;
+    size_t characters = 0, before = ot_text_utf8_count(prompt->text, prompt->text_bytes);
     bool opens = !prompt->from_ids;
     ot_json_begin_array(out, "text_offset");
     for (uint32_t i = 0; i < n_prompt; i++) {
         ot_json_uint(out, NULL, characters);
         ot_str piece = ot_token_bytes(c->api->tokenizer, prompt->tokens[i]);
         size_t skip = 0;
-        if (!prompt->from_ids && ot_tokenizer_is_special(c->api->tokenizer, prompt->tokens[i])) {
+        if (i < prompt->n_added) {
             skip = piece.size;
         } else if (opens) {
             skip = prefix_bytes(c->api->tokenizer, prompt->tokens[i]);

@@ -79,17 +79,19 @@ static ot_status parse_chat_prompt(ot_completion *c, ot_fields f, ot_error *err)
 
 static ot_status parse_text_prompts(ot_completion *c, ot_fields f, ot_error *err)
 {
-    bool bos = true;
+    bool bos = true, specials = true;
     ot_status status = ot_fields_bool(f, "add_special_tokens", &bos, err);
     if (!status)
-        status = ot_parse_prompts(c->api, &c->arena, f, "prompt", bos, &c->prompts, err);
-    return status;
+        status = ot_fields_bool(f, "parse_special", &specials, err);
+    unsigned flags = (bos ? OT_TOKENIZE_BOS : 0) | (specials ? OT_TOKENIZE_SPECIAL : 0);
+    return status ? status : ot_parse_prompts(c->api, &c->arena, f, "prompt", flags, &c->prompts, err);
 }
 
-/* An echoed prompt of token ids needs its text. */
-static ot_status make_echo_text(ot_completion *c, ot_error *err)
+/* A prompt of token ids needs its text to be echoed, and to count offsets from. */
+static ot_status make_prompt_text(ot_completion *c, ot_error *err)
 {
-    for (uint32_t i = 0; c->echo && i < c->prompts.n; i++) {
+    bool needed = c->echo || (c->params.logprobs && !c->chat);
+    for (uint32_t i = 0; needed && i < c->prompts.n; i++) {
         ot_prompt *p = &c->prompts.items[i];
         char *text = NULL;
         if (p->text)
@@ -134,7 +136,7 @@ static ot_status parse_object(ot_completion *c, ot_fields f, ot_error *err)
     if (!status)
         status = ot_check_lengths(c->api, &c->prompts, c->chat ? "messages" : "prompt", c->params.max_tokens > 0, err);
     if (!status)
-        status = make_echo_text(c, err);
+        status = make_prompt_text(c, err);
     /* Last, so that nothing after it can fail without giving the heads back. */
     if (!status)
         status = ot_parse_intervention(c->api, preset, request, &c->params.intervention, err);

@@ -51,7 +51,7 @@ static const ot_known_field rows[] = {
     DONE("per_token", OT_ON_SCORE),
     DONE("content", OT_ON_TOKENIZE),
     DONE("add_special", OT_ON_TOKENIZE),
-    DONE("parse_special", OT_ON_TOKENIZE),
+    DONE("parse_special", OT_ON_COMPLETIONS | OT_ON_SCORE | OT_ON_TOKENIZE),
     DONE("return_token_strs", OT_ON_TOKENIZE),
     DONE("tokens", OT_ON_DETOKENIZE),
     DONE("name", OT_ON_LOAD_HEAD),
@@ -204,6 +204,7 @@ static const ot_known_field rows[] = {
 
     /* ---- Change the prompt ---- */
     REFUSED("prompt_embeds", BOTH, EMPTY, NULL),
+    REFUSED("parse_special", OT_ON_CHAT, FALSE, "prompt"), /* a message's text is never more than text */
     REFUSED("messages", OT_ON_COMPLETIONS, NONE, "prompt"),
     REFUSED("prompt", OT_ON_CHAT, NONE, "messages"),
     REFUSED("input_ids", BOTH, EMPTY, "prompt"),

@@ -243,6 +243,19 @@ static json_t *pick(const json_t *preset, const json_t *request, const char *nam
     return json_is_null(value) || json_is_false(value) ? NULL : value;
 }
 
+/* A guard that cannot refuse anything is a slip: nobody would notice that it is off. */
+static ot_status refuse_idle_guard(const ot_intervention *v, ot_error *err)
+{
+    if (v->guard == OT_GUARD_NONE || v->guard_above < 1)
+        return OT_OK;
+    const ot_head *head = v->signals[v->guard_signal].head;
+    if (ot_insertion_get_info(ot_head_insertion(head))->spec.activation != OT_ACT_SIGMOID)
+        return OT_OK;
+    return ot_fields_fail((ot_fields){NULL, "intervention.guard"}, "above", OT_ERR_INVALID, err,
+                          "must be less than 1: the scores of '%.60s' are probabilities, which never pass it",
+                          v->signals[v->guard_signal].name);
+}
+
 /* Who says nothing about drafts gets the server's own. */
 static void take_default_drafting(const ot_api_context *api, const json_t *preset, const json_t *request, ot_intervention *out)
 {
@@ -267,7 +280,9 @@ static ot_status parse_members(const parser *p, const json_t *preset, const json
     }
     if (!status)
         take_default_drafting(p->api, preset, request, p->out);
-    return status ? status : ot_intervention_check(p->out, p->err);
+    if (!status)
+        status = ot_intervention_check(p->out, p->err);
+    return status ? status : refuse_idle_guard(p->out, p->err);
 }
 
 ot_status ot_parse_intervention(const ot_api_context *api, const json_t *preset, const json_t *request,

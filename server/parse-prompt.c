@@ -45,22 +45,33 @@ static ot_status start_token(const ot_api_context *api, ot_arena *arena, const c
     if (!out->tokens)
         return out_of_memory(err);
     out->tokens[0] = token;
-    out->n_tokens = 1;
+    out->n_tokens = out->n_added = 1;
     return OT_OK;
 }
 
-static ot_status tokenize_text(const ot_api_context *api, ot_arena *arena, const json_t *text, const char *name, bool bos,
+/* Whether the text opens with the letters of BOS. */
+static bool begins_with_bos(const ot_tokenizer *tokenizer, const char *text, size_t size)
+{
+    int32_t bos = ot_tokenizer_bos(tokenizer);
+    ot_str letters = bos < 0 ? (ot_str){0} : ot_token_bytes(tokenizer, bos);
+    return letters.size > 0 && size >= letters.size && memcmp(text, letters.data, letters.size) == 0;
+}
+
+static ot_status tokenize_text(const ot_api_context *api, ot_arena *arena, const json_t *text, const char *name, unsigned flags,
                                ot_prompt *out, ot_error *err)
 {
     out->text_bytes = json_string_length(text);
     out->text = ot_arena_copy(arena, json_string_value(text), out->text_bytes);
     if (!out->text)
         return out_of_memory(err);
+    if ((flags & OT_TOKENIZE_SPECIAL) && begins_with_bos(api->tokenizer, out->text, out->text_bytes))
+        flags &= ~(unsigned)OT_TOKENIZE_BOS;
     int32_t *tokens = NULL;
     size_t n = 0;
-    ot_status status = ot_tokenize(api->tokenizer, out->text, out->text_bytes, bos ? OT_TOKENIZE_BOS : 0, &tokens, &n, err);
+    ot_status status = ot_tokenize(api->tokenizer, out->text, out->text_bytes, flags, &tokens, &n, err);
     if (status)
         return status;
+    out->n_added = (flags & OT_TOKENIZE_BOS) && ot_tokenizer_adds_bos(api->tokenizer) && ot_tokenizer_bos(api->tokenizer) >= 0;
     if (n == 0) {
         free(tokens);
         return start_token(api, arena, name, out, err);
@@ -104,7 +115,7 @@ static ot_status prompt_from_ids(const ot_api_context *api, ot_arena *arena, con
 }
 
 /* A list: its first element tells whether it is one prompt of ids or a batch, which must be of one kind. */
-static ot_status parse_list(const ot_api_context *api, ot_arena *arena, const json_t *list, const char *name, bool bos,
+static ot_status parse_list(const ot_api_context *api, ot_arena *arena, const json_t *list, const char *name, unsigned flags,
                             ot_prompts *out, ot_error *err)
 {
     size_t count = json_array_size(list);
@@ -129,34 +140,34 @@ static ot_status parse_list(const ot_api_context *api, ot_arena *arena, const js
         char param[64];
         snprintf(param, sizeof param, "%s[%zu]", name, i);
         ot_status status;
-        if (json_is_string(entry))
-            status = tokenize_text(api, arena, entry, param, bos, &out->items[i], err);
-        else if (json_is_array(entry))
-            status = prompt_from_ids(api, arena, entry, param, &out->items[i], err);
+        if (json_typeof(entry) != json_typeof(first))
+            status = ot_fail_param(err, OT_ERR_INVALID, param, "'%s' must be %s as the first entry is, not %s", param,
+                                   json_is_string(first) ? "a string" : "a list of token ids", ot_json_kind(entry));
+        else if (json_is_string(entry))
+            status = tokenize_text(api, arena, entry, param, flags, &out->items[i], err);
         else
-            status = ot_fail_param(err, OT_ERR_INVALID, param, "'%s' must be a string or a list of token ids, not %s", param,
-                                   ot_json_kind(entry));
+            status = prompt_from_ids(api, arena, entry, param, &out->items[i], err);
         if (status)
             return status;
     }
     return OT_OK;
 }
 
-ot_status ot_parse_prompts(const ot_api_context *api, ot_arena *arena, ot_fields f, const char *name, bool bos,
+ot_status ot_parse_prompts(const ot_api_context *api, ot_arena *arena, ot_fields f, const char *name, unsigned flags,
                            ot_prompts *out, ot_error *err)
 {
     const json_t *value = ot_fields_get(f, name);
     if (!value)
         return ot_fields_fail(f, name, OT_ERR_INVALID, err, "is required");
     if (json_is_array(value))
-        return parse_list(api, arena, value, name, bos, out, err);
+        return parse_list(api, arena, value, name, flags, out, err);
     if (!json_is_string(value))
         return ot_fields_fail(f, name, OT_ERR_INVALID, err, "must be a string or a list, not %s", ot_json_kind(value));
     out->items = ot_arena_alloc(arena, 1, sizeof *out->items);
     if (!out->items)
         return out_of_memory(err);
     out->n = 1;
-    return tokenize_text(api, arena, value, name, bos, &out->items[0], err);
+    return tokenize_text(api, arena, value, name, flags, &out->items[0], err);
 }
 
 /* ---- Chat messages --------------------------------------------------------------------------------------- */

@@ -105,7 +105,7 @@ static ot_status parse_conversation(ot_score_job *job, ot_fields f, ot_error *er
 static ot_status parse_score(ot_score_job *job, ot_fields f, ot_error *err)
 {
     const json_t *preset;
-    bool messages = ot_fields_get(f, "messages"), bos = true;
+    bool messages = ot_fields_get(f, "messages"), bos = true, specials = false; /* a text that is judged is content */
     ot_status status = ot_api_find_model(job->api, f, &job->model_id, &preset, err);
     if (!status && messages && ot_fields_get(f, "input"))
         status = ot_fields_fail(f, "messages", OT_ERR_INVALID, err, "and 'input' exclude each other");
@@ -114,8 +114,11 @@ static ot_status parse_score(ot_score_job *job, ot_fields f, ot_error *err)
     if (!status)
         status = ot_fields_bool(f, "add_special_tokens", &bos, err);
     if (!status)
+        status = ot_fields_bool(f, "parse_special", &specials, err);
+    unsigned flags = (bos ? OT_TOKENIZE_BOS : 0) | (specials ? OT_TOKENIZE_SPECIAL : 0);
+    if (!status)
         status = messages ? parse_conversation(job, f, err)
-                          : ot_parse_prompts(job->api, &job->arena, f, "input", bos, &job->prompts, err);
+                          : ot_parse_prompts(job->api, &job->arena, f, "input", flags, &job->prompts, err);
     return status ? status : parse_heads(job, f, err);
 }
 
@@ -136,7 +139,7 @@ static ot_status parse_moderation(ot_score_job *job, ot_fields f, const char *he
     if (!ot_head_serves(reference, OT_USE_SCORE))
         status = ot_fail(err, OT_ERR_UNSUPPORTED, "the moderation head '%s' is neither a scalar head nor a reward model", head);
     if (!status)
-        status = ot_parse_prompts(job->api, &job->arena, f, "input", true, &job->prompts, err);
+        status = ot_parse_prompts(job->api, &job->arena, f, "input", OT_TOKENIZE_BOS, &job->prompts, err);
     if (!status)
         status = add_outputs(job, reference, head, err);
     ot_head_release(&reference);

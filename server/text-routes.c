@@ -5,6 +5,7 @@
 
 #include "server/exchange.h"
 #include "server/known-fields.h"
+#include "server/token-name.h"
 
 typedef enum { TOKENIZE, DETOKENIZE, APPLY_TEMPLATE } text_task;
 
@@ -25,10 +26,8 @@ static void put_tokens(const ot_text_job *job, const int32_t *tokens, size_t n, 
     ot_json_end_array(job->out);
     if (pieces) {
         ot_json_begin_array(job->out, "token_strs");
-        for (size_t i = 0; i < n; i++) {
-            ot_str bytes = ot_token_bytes(job->api->tokenizer, tokens[i]);
-            ot_json_bytes(job->out, NULL, bytes.data, bytes.size);
-        }
+        for (size_t i = 0; i < n; i++)
+            ot_put_token_name(job->out, NULL, job->api->tokenizer, tokens[i], false);
         ot_json_end_array(job->out);
     }
     ot_json_uint(job->out, "count", n);
@@ -53,11 +52,28 @@ static ot_status tokenize_messages(ot_text_job *job, ot_fields f, int32_t **toke
     return status;
 }
 
+/* One text alone, by the name that llama-server's, vLLM's or chat clients have for it. */
+static ot_status refuse_two_texts(ot_fields f, ot_error *err)
+{
+    static const char *const names[] = {"content", "prompt", "messages"};
+    const char *first = NULL;
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        if (!ot_fields_get(f, names[i]))
+            continue;
+        if (first)
+            return ot_fields_fail(f, names[i], OT_ERR_INVALID, err, "and '%s' exclude each other", first);
+        first = names[i];
+    }
+    return OT_OK;
+}
+
 static ot_status tokenize(ot_text_job *job, ot_fields f, ot_error *err)
 {
     const json_t *content = ot_fields_get(f, "content"), *prompt = ot_fields_get(f, "prompt");
     bool specials = prompt != NULL, parse_specials = false, pieces = false; /* llama.cpp's content has none by default */
-    ot_status status = ot_fields_bool(f, "add_special", &specials, err);
+    ot_status status = refuse_two_texts(f, err);
+    if (!status)
+        status = ot_fields_bool(f, "add_special", &specials, err);
     if (!status)
         status = ot_fields_bool(f, "add_special_tokens", &specials, err);
     if (!status)

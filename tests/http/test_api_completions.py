@@ -43,7 +43,7 @@ def takes_all_shapes_of_prompts(server):
     ids = tokenize(server, PROMPT)
     whole = choice_of(server)["text"]
     expect(choice_of(server, ids)["text"], whole, "token ids")
-    for batch in ([PROMPT, "Once"], [ids, tokenize(server, "Once")], [ids, "Once"]):
+    for batch in ([PROMPT, "Once"], [ids, tokenize(server, "Once")]):
         choices = server.complete(batch)["choices"]
         expect([c["index"] for c in choices], [0, 1])
         expect(choices[0]["text"], whole)
@@ -90,6 +90,13 @@ def echoes(server):
     expect_true(choice["text"].startswith(PROMPT) and len(choice["text"]) > len(PROMPT), choice["text"])
     for token, offset in zip(choice["logprobs"]["tokens"], choice["logprobs"]["text_offset"]):
         expect(choice["text"][offset:offset + len(token)], token)
+    # Offsets count from the start of the prompt, echoed or not, whatever its form.
+    for prompt in (PROMPT, tokenize(server, PROMPT)):
+        expect(choice_of(server, prompt, max_tokens=5, logprobs=2)["logprobs"]["text_offset"],
+               choice["logprobs"]["text_offset"][-5:])
+        streamed = [offset for event in server.stream("/v1/completions", {"prompt": prompt, "max_tokens": 5, "temperature": 0, "logprobs": 2})
+                    for part in event["choices"] for offset in (part["logprobs"] or {}).get("text_offset", [])]
+        expect(streamed, choice["logprobs"]["text_offset"][-5:], "streamed")
     awkward = "Ünï \"q\" \\ \n\t\u20ac \U0001f9a6 end"
     for prompt in (awkward, tokenize(server, awkward)):
         expect(choice_of(server, prompt, echo=True, max_tokens=0)["text"], awkward)
@@ -257,7 +264,7 @@ def refuses_by_name(server):
     bad = [
         ({}, "prompt"), ({"prompt": None}, "prompt"), ({"prompt": 5}, "prompt"), ({"prompt": {}}, "prompt"),
         ({"prompt": []}, "prompt"), ({"prompt": [[]]}, "prompt[0]"), ({"prompt": [{}]}, "prompt"),
-        ({"prompt": ["a", 5]}, "prompt[1]"), ({"prompt": [1, "a"]}, "prompt[1]"), ({"prompt": [-1]}, "prompt[0]"),
+        ({"prompt": ["a", 5]}, "prompt[1]"), ({"prompt": [[1], "a"]}, "prompt[1]"), ({"prompt": ["a", [1]]}, "prompt[1]"), ({"prompt": [1, "a"]}, "prompt[1]"), ({"prompt": [-1]}, "prompt[0]"),
         ({"prompt": [10**6]}, "prompt[0]"), ({"prompt": [1.5]}, "prompt"), ({"prompt": ["x"] * 1000}, "prompt"),
         ({"prompt": [1] * 9000}, "prompt"), ({"prompt": "word " * 9000}, "prompt"), ({"prompt": [[1, True]]}, "prompt[0][1]"),
         ({"max_tokens": -1}, "max_tokens"), ({"max_tokens": "5"}, "max_tokens"), ({"max_tokens": 1.5}, "max_tokens"),
@@ -303,6 +310,26 @@ def refuses_by_name(server):
         server.complete("x", max_tokens=1, **harmless)
 
 
+def reads_control_tokens_of_a_text_prompt(server):
+    """What /apply-template gives can be sent back; `parse_special` turns it off, and a message's text is never more than text."""
+    messages = [{"role": "user", "content": "What is the capital of France?"}]
+    text = server.post("/apply-template", {"messages": messages}).ok()["prompt"]
+    ids = server.post("/tokenize", {"messages": messages}).ok()["tokens"]
+    chat = server.post("/v1/chat/completions", {"messages": messages, "max_tokens": 12, "temperature": 0}).ok()["choices"][0]
+    for fields in ({}, {"parse_special": True}, {"add_special_tokens": False}):
+        choice = choice_of(server, text, max_tokens=12, return_token_ids=True, **fields)
+        expect(choice["prompt_token_ids"], ids, str(fields))
+        expect(choice["text"], chat["message"]["content"])
+    letters = choice_of(server, text, parse_special=False, return_token_ids=True)["prompt_token_ids"]
+    expect_true(len(letters) > len(ids), f"{len(letters)} tokens of letters")
+    expect(letters, server.post("/tokenize", {"content": text}).ok()["tokens"])
+    echoed = choice_of(server, text, max_tokens=2, echo=True, logprobs=0)
+    for token, offset in zip(echoed["logprobs"]["tokens"], echoed["logprobs"]["text_offset"]):
+        expect(echoed["text"][offset:offset + len(token)], token, "a control token counts as the letters that were sent")
+    expect_error(server.post("/v1/chat/completions", {"messages": messages, "parse_special": True}), 400, "parse_special", "unsupported")
+    expect_error(server.post("/v1/completions", {"prompt": "x", "parse_special": 1}), 400, "parse_special")
+
+
 def takes_other_names(server):
     """What llama-server, SGLang and Ollama call what OpenAI's or vLLM's fields say."""
     expect(choice_of(server, n_predict=3, max_tokens=None, ignore_eos=True, return_token_ids=True),
@@ -330,6 +357,8 @@ def refuses_bad_interventions_by_name(server):
         ({"reward": {"heads": {"toxicity": None}}}, "intervention.reward.heads.toxicity"),
         ({"reward": {"heads": {"toxicity": 1e39}}}, "intervention.reward.heads.toxicity"),
         ({"reward": {"heads": {"policy/nobody": 1}}}, "intervention.reward.heads.policy/nobody"),
+        ({"reward": {"heads": {"toxicity": -4, "toxicity/toxic": -4}}}, "intervention.reward.heads"),
+        ({"guard": {**guard, "above": 1}}, "intervention.guard.above"), ({"guard": {**guard, "above": 1e9}}, "intervention.guard.above"),
         ({"reward": {**reward, "candidates": 0}}, "intervention.reward.candidates"),
         ({"reward": {**reward, "candidates": 65}}, "intervention.reward.candidates"),
         ({"reward": {**reward, "candidate": 5}}, "intervention.reward.candidate"),
@@ -380,7 +409,7 @@ def main():
     cases = [has_openais_shape, takes_all_shapes_of_prompts, uses_defaults_like_openai, numbers_choices_by_prompt, echoes,
              reports_logprobs, stops, streams_what_a_whole_answer_says, streams_events_one_by_one, reports_signals, steers, guards,
              drafts_change_nothing_but_the_passes, priority_changes_no_answer,
-             refuses_by_name, takes_other_names, refuses_bad_interventions_by_name, answers_many_alike]
+             refuses_by_name, takes_other_names, reads_control_tokens_of_a_text_prompt, refuses_bad_interventions_by_name, answers_many_alike]
     with Server(*head_flags(heads)) as server:
         return run_cases(cases, server)
 

@@ -118,6 +118,10 @@ def tokenizes_and_back(server):
         expect(back["prompt"], text)
     answer = server.post("/tokenize", {"prompt": TEXTS[0], "return_token_strs": True}).ok()
     expect("".join(answer["token_strs"]), TEXTS[0])
+    answer = server.post("/tokenize", {"content": "\u65e5\u672c \U0001f43b", "return_token_strs": True}).ok()
+    expect(len(set(answer["token_strs"])), len(set(answer["tokens"])), f"token_strs tell tokens apart: {answer['token_strs']}")
+    for two in ({"content": "a", "prompt": "b"}, {"prompt": "b", "messages": [{"role": "user", "content": "c"}]}):
+        expect_error(server.post("/tokenize", two), 400, list(two)[1])
     expect(answer["max_model_len"], 8192)
     expect_true(len(server.post("/tokenize", {"content": "<|im_end|>"}).ok()["tokens"]) > 1, "a special token from content")
     # A token that is a part of a character comes back as U+FFFD, and the answer is still UTF-8.

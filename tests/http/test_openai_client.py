@@ -115,7 +115,7 @@ def reports_logprobs(api):
         expect(logprob, max(top.values()), f"greedy takes the most probable ({token!r} of {top})")
         expect(top[token], logprob, "the same token in both lists")
         expect_true(sum(map(math.exp, top.values())) <= 1 + 1e-4, f"probabilities of {top} are over 1")
-    expect(got.text_offset, [len("".join(got.tokens[:i])) for i in range(12)], "text_offset")
+    expect(got.text_offset, [len(PROMPT) + len("".join(got.tokens[:i])) for i in range(12)], "text_offset, from the prompt's start")
 
 
 def echoes_with_the_same_logprobs(api):
