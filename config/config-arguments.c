@@ -15,7 +15,7 @@ static ot_status split(int argc, char **argv, int at, const ot_option **option, 
     snprintf(name, sizeof name, "%.*s", (int)(size < 63 ? size : 63), argument + 2);
     *option = size < 63 ? ot_option_find(name) : NULL;
     *used = 1;
-    if (!*option || (*option)->kind == OT_OPTION_PRESETS)
+    if (!*option || (*option)->kind == OT_OPTION_PRESETS || (*option)->kind == OT_OPTION_MAP)
         return ot_fail_param(err, OT_ERR_INVALID, name, "--%s: no such flag", name);
     if (argument[2 + size] == '=')
         *value = argument + 2 + size + 1;

@@ -69,6 +69,17 @@ static ot_status set_list(ot_config *config, const ot_option *option, const ot_y
     return status;
 }
 
+static ot_status set_map(ot_config *config, const ot_option *option, const ot_yaml *value, const char *where, ot_error *err)
+{
+    if (value->kind != OT_YAML_MAP)
+        return wrong_shape(option, where, "a map", err);
+    json_t *json = ot_yaml_to_json(value);
+    char *text = ot_config_keep(config, json ? json_dumps(json, JSON_COMPACT | JSON_REAL_PRECISION(15)) : NULL);
+    json_decref(json);
+    *(const char **)((char *)config + option->offset) = text;
+    return text ? OT_OK : ot_fail(err, OT_ERR_NOMEM, "%s: out of memory", where);
+}
+
 /* presets: a map of names to interventions, which the server checks against the loaded heads. */
 static ot_status set_presets(ot_config *config, const ot_option *option, const ot_yaml *value, const char *path, ot_error *err)
 {
@@ -105,6 +116,8 @@ static ot_status set_from_file(ot_config *config, const char *key, const ot_yaml
         return ot_fail_param(err, OT_ERR_INVALID, key, "%s: no such setting", where);
     if (option->kind == OT_OPTION_PRESETS)
         return set_presets(config, option, value, path, err);
+    if (option->kind == OT_OPTION_MAP)
+        return set_map(config, option, value, where, err);
     if (value->kind != OT_YAML_SCALAR && takes_names(option))
         return set_heads(config, option, value, path, err);
     if (value->kind == OT_YAML_LIST && option->kind == OT_OPTION_LIST)

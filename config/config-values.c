@@ -186,6 +186,7 @@ ot_status ot_config_set(ot_config *config, const ot_option *option, const char *
     case OT_OPTION_EXPERT_MODEL: return set_model(config, OT_ROLE_EXPERT_MODEL, text, where, err);
     case OT_OPTION_DRAFT_MODEL: return set_model(config, OT_ROLE_DRAFT_MODEL, text, where, err);
     case OT_OPTION_PRESETS:
+    case OT_OPTION_MAP:
     case OT_OPTION_CONFIG:
     case OT_OPTION_HELP: break;
     }

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "config/config-values.h"
+#include "config/option-table.h"
 #include "config/yaml-tree.h"
 
 ot_status ot_config_open(ot_config **out, ot_error *err)
@@ -76,20 +77,67 @@ ot_status ot_config_check(const ot_config *config, ot_error *err)
     return OT_OK;
 }
 
+static void put_size(char *out, size_t out_size, size_t bytes)
+{
+    static const char units[] = {'\0', 'K', 'M', 'G'};
+    size_t unit = 0;
+    while (unit + 1 < sizeof units && bytes >= 1024 && bytes % 1024 == 0) {
+        bytes /= 1024;
+        unit++;
+    }
+    snprintf(out, out_size, "%zu%c", bytes, units[unit]);
+}
+
+void ot_config_describe_default(const ot_config *defaults, const ot_option *option, char *out, size_t size)
+{
+    const void *at = (const char *)defaults + option->offset;
+    out[0] = '\0';
+    switch (option->kind) {
+    case OT_OPTION_STRING: {
+        const char *text = *(const char *const *)at;
+        snprintf(out, size, "%s", text ? text : "");
+        break;
+    }
+    case OT_OPTION_U32: snprintf(out, size, "%u", *(const uint32_t *)at); break;
+    case OT_OPTION_PORT: snprintf(out, size, "%u", *(const uint16_t *)at); break;
+    case OT_OPTION_BYTES: put_size(out, size, *(const size_t *)at); break;
+    case OT_OPTION_FLOAT: snprintf(out, size, "%g", (double)*(const float *)at); break;
+    case OT_OPTION_BOOL: snprintf(out, size, "%s", *(const bool *)at ? "true" : "false"); break;
+    case OT_OPTION_WORD: snprintf(out, size, "%s", option->words[*(const unsigned *)at]); break;
+    case OT_OPTION_BACKEND: snprintf(out, size, "cpu"); break;
+    case OT_OPTION_HEAD:
+    case OT_OPTION_LIST:
+    case OT_OPTION_PRESETS:
+    case OT_OPTION_MAP:
+    case OT_OPTION_REWARD_MODEL:
+    case OT_OPTION_EXPERT_MODEL:
+    case OT_OPTION_DRAFT_MODEL:
+    case OT_OPTION_CONFIG:
+    case OT_OPTION_HELP: break;
+    }
+}
+
 void ot_config_print_help(FILE *to)
 {
+    ot_config *defaults = NULL;
     fprintf(to, "Usage: otter serve --model FILE [OPTION]...\n\n"
                 "Serves a model and its heads over HTTP, with OpenAI's API. Settings come from --config FILE (YAML, the same names\n"
-                "without dashes) and from flags, which beat the file.\n\n");
+                "without dashes) and from flags, which beat the file. In brackets: the default.\n\n");
+    if (ot_config_open(&defaults, NULL))
+        return;
     for (size_t i = 0; i < ot_option_count; i++) {
         const ot_option *o = &ot_option_table[i];
-        if (o->kind == OT_OPTION_PRESETS)
-            fprintf(to, "    %-24s %s\n", o->name, o->help);
+        char value[128];
+        ot_config_describe_default(defaults, o, value, sizeof value);
+        if (o->kind == OT_OPTION_PRESETS || o->kind == OT_OPTION_MAP)
+            fprintf(to, "    %-24s %s", o->name, o->help);
         else
-            fprintf(to, "  --%s%s%*s %s\n", o->name, o->value ? " " : "",
+            fprintf(to, "  --%s%s%*s %s", o->name, o->value ? " " : "",
                     24 - (int)strlen(o->name) - (o->value ? 1 : 0), o->value ? o->value : "", o->help);
+        fprintf(to, "%s%s%s\n", value[0] ? " [" : "", value, value[0] ? "]" : "");
     }
     fprintf(to, "\nExit status: 0 after SIGTERM or SIGINT, 1 failed, 2 wrong usage.\n");
+    ot_config_close(&defaults);
 }
 
 ot_status ot_config_yaml_to_json(const char *yaml, size_t size, const char *name, char **out, ot_error *err)

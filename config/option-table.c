@@ -24,6 +24,8 @@ const ot_option ot_option_table[] = {
      "drafts for requests that say nothing: lookup, a head, model, or lookup,NAME"},
     {"moderation-head", OT_OPTION_STRING, AT(server.moderation_head), 0, 0, NULL, "NAME", "head behind /v1/moderations"},
     {"moderation-threshold", OT_OPTION_FLOAT, AT(server.moderation_threshold), -1e6, 1e6, NULL, "X", "flagged above this score"},
+    {"moderation-categories", OT_OPTION_MAP, AT(server.moderation_categories), 0, 0, NULL, NULL,
+     "file only: a map of categories to heads, or to {head, above}"},
     {"host", OT_OPTION_STRING, AT(server.host), 0, 0, NULL, "ADDRESS", "to listen on"},
     {"port", OT_OPTION_PORT, AT(server.port), 0, 65535, NULL, "N", "to listen on; 0: any free one"},
     {"api-key-file", OT_OPTION_STRING, AT(server.api_key_file), 0, 0, NULL, "FILE", "keys that clients need, one a line"},

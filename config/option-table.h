@@ -17,6 +17,7 @@ typedef enum ot_option_kind {
     OT_OPTION_HEAD,   /* NAME=FILE, repeatable; in a file also a map */
     OT_OPTION_LIST,   /* comma-separated, repeatable; in a file also a list */
     OT_OPTION_PRESETS,
+    OT_OPTION_MAP,    /* any map, stored as JSON; in a file only, as presets are */
     OT_OPTION_BACKEND,
     OT_OPTION_REWARD_MODEL, /* NAME=MODEL,HEAD, repeatable; in a file also a map of names to MODEL,HEAD */
     OT_OPTION_EXPERT_MODEL, /* NAME=MODEL, likewise */
@@ -38,5 +39,7 @@ typedef struct ot_option {
 extern const ot_option ot_option_table[];
 extern const size_t ot_option_count;
 const ot_option *ot_option_find(const char *name);
+/* What a setting is where nobody says anything, as it would be written; "" where there is nothing. `defaults` was just opened. */
+void ot_config_describe_default(const ot_config *defaults, const ot_option *option, char *out, size_t size);
 
 #endif

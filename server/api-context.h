@@ -34,6 +34,7 @@ typedef struct ot_api_context {
     ot_api_preset *presets;
     ot_drafting drafting;    /* of requests that say nothing about it: max_draft 0 if there is none. Holds its head */
     ot_json_limits json;
+    const struct ot_categories *moderation; /* as configured; NULL: those of the moderation head */
 } ot_api_context;
 
 /* The `model` field: absent or the base's id, or a preset's. *id is borrowed from the context, *preset is NULL for the base.
@@ -60,6 +61,9 @@ typedef struct ot_prompts {
  * that begins with BOS in letters, as chat templates write it, gets no second one where specials are read. Memory is the arena's. */
 ot_status ot_parse_prompts(const ot_api_context *api, ot_arena *arena, ot_fields f, const char *name, unsigned flags,
                            ot_prompts *out, ot_error *err);
+/* A list of content parts as one prompt: their texts one after the other, as in a message. */
+ot_status ot_parse_parts(const ot_api_context *api, ot_arena *arena, const json_t *parts, const char *name, unsigned flags,
+                         ot_prompts *out, ot_error *err);
 /* `messages` through the chat template, as one prompt. */
 ot_status ot_parse_messages(const ot_api_context *api, ot_arena *arena, ot_fields f, bool add_generation_prompt,
                             bool continue_final, ot_prompt *out, ot_error *err);

@@ -57,13 +57,12 @@ static bool begins_with_bos(const ot_tokenizer *tokenizer, const char *text, siz
     return letters.size > 0 && size >= letters.size && memcmp(text, letters.data, letters.size) == 0;
 }
 
-static ot_status tokenize_text(const ot_api_context *api, ot_arena *arena, const json_t *text, const char *name, unsigned flags,
+/* A text in arena memory to a prompt. */
+static ot_status tokenize_text(const ot_api_context *api, ot_arena *arena, const char *text, size_t size, const char *name, unsigned flags,
                                ot_prompt *out, ot_error *err)
 {
-    out->text_bytes = json_string_length(text);
-    out->text = ot_arena_copy(arena, json_string_value(text), out->text_bytes);
-    if (!out->text)
-        return out_of_memory(err);
+    out->text = text;
+    out->text_bytes = size;
     if ((flags & OT_TOKENIZE_SPECIAL) && begins_with_bos(api->tokenizer, out->text, out->text_bytes))
         flags &= ~(unsigned)OT_TOKENIZE_BOS;
     int32_t *tokens = NULL;
@@ -105,6 +104,14 @@ ot_status ot_parse_token_ids(const ot_api_context *api, ot_arena *arena, const j
     return OT_OK;
 }
 
+static ot_status prompt_from_text(const ot_api_context *api, ot_arena *arena, const json_t *text, const char *name, unsigned flags,
+                                  ot_prompt *out, ot_error *err)
+{
+    size_t size = json_string_length(text);
+    const char *copy = ot_arena_copy(arena, json_string_value(text), size);
+    return copy ? tokenize_text(api, arena, copy, size, name, flags, out, err) : out_of_memory(err);
+}
+
 static ot_status prompt_from_ids(const ot_api_context *api, ot_arena *arena, const json_t *array, const char *name,
                                  ot_prompt *out, ot_error *err)
 {
@@ -144,7 +151,7 @@ static ot_status parse_list(const ot_api_context *api, ot_arena *arena, const js
             status = ot_fail_param(err, OT_ERR_INVALID, param, "'%s' must be %s as the first entry is, not %s", param,
                                    json_is_string(first) ? "a string" : "a list of token ids", ot_json_kind(entry));
         else if (json_is_string(entry))
-            status = tokenize_text(api, arena, entry, param, flags, &out->items[i], err);
+            status = prompt_from_text(api, arena, entry, param, flags, &out->items[i], err);
         else
             status = prompt_from_ids(api, arena, entry, param, &out->items[i], err);
         if (status)
@@ -167,7 +174,7 @@ ot_status ot_parse_prompts(const ot_api_context *api, ot_arena *arena, ot_fields
     if (!out->items)
         return out_of_memory(err);
     out->n = 1;
-    return tokenize_text(api, arena, value, name, flags, &out->items[0], err);
+    return prompt_from_text(api, arena, value, name, flags, &out->items[0], err);
 }
 
 /* ---- Chat messages --------------------------------------------------------------------------------------- */
@@ -206,6 +213,18 @@ static ot_status join_parts(ot_arena *arena, const json_t *parts, const char *pr
     }
     *out = joined;
     return OT_OK;
+}
+
+ot_status ot_parse_parts(const ot_api_context *api, ot_arena *arena, const json_t *parts, const char *name, unsigned flags,
+                         ot_prompts *out, ot_error *err)
+{
+    const char *text;
+    out->items = ot_arena_alloc(arena, 1, sizeof *out->items);
+    if (!out->items)
+        return out_of_memory(err);
+    out->n = 1;
+    ot_status status = join_parts(arena, parts, name, &text, err);
+    return status ? status : tokenize_text(api, arena, text, strlen(text), name, flags, &out->items[0], err);
 }
 
 static ot_status parse_message(ot_arena *arena, const json_t *message, const char *prefix, ot_chat_message *out,

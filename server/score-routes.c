@@ -5,6 +5,7 @@
 
 #include "server/exchange.h"
 #include "server/known-fields.h"
+#include "server/moderation.h"
 
 typedef struct ot_score_job {
     const ot_api_context *api;
@@ -13,7 +14,9 @@ typedef struct ot_score_job {
     json_t *body;
     ot_text *source;
     bool moderation;
-    float threshold; /* moderation: above it a text is flagged */
+    const char *moderation_head; /* where no categories are configured, and ... */
+    float threshold;             /* ... above which of its scores a text is flagged */
+    ot_categories categories;    /* of a moderation */
     ot_error error;
     const char *model_id;
     bool per_token;
@@ -122,28 +125,26 @@ static ot_status parse_score(ot_score_job *job, ot_fields f, ot_error *err)
     return status ? status : parse_heads(job, f, err);
 }
 
-/* The categories are what the head knows: its labels, or its own name. `model` is free text there: OpenAI's clients send
+/* A text, a list of texts, one of content parts, or what prompts may be beside. `model` is free text there: OpenAI's clients send
  * "omni-moderation-latest". */
-static ot_status parse_moderation(ot_score_job *job, ot_fields f, const char *head, ot_error *err)
+static ot_status parse_moderation(ot_score_job *job, ot_fields f, ot_error *err)
 {
     const char *model = NULL;
-    ot_head *reference = NULL;
-    uint32_t output;
-    ot_error cause;
-    job->model_id = job->api->model_id;
+    const ot_api_context *api = job->api;
+    const json_t *input = ot_fields_get(f, "input");
+    job->model_id = api->model_id;
     ot_status status = ot_fields_string(f, "model", 4096, &model, err);
     if (status)
         return status;
-    if (!head || !job->api->heads || ot_heads_find(job->api->heads, head, &reference, &output, &cause))
-        return ot_fail(err, OT_ERR_NOT_FOUND, "no moderation head is loaded (--moderation-head names it: '%s')", head ? head : "");
-    if (!ot_head_serves(reference, OT_USE_SCORE))
-        status = ot_fail(err, OT_ERR_UNSUPPORTED, "the moderation head '%s' is neither a scalar head nor a reward model", head);
-    if (!status)
-        status = ot_parse_prompts(job->api, &job->arena, f, "input", OT_TOKENIZE_BOS, &job->prompts, err);
-    if (!status)
-        status = add_outputs(job, reference, head, err);
-    ot_head_release(&reference);
-    return status;
+    if (api->moderation)
+        job->categories = *api->moderation;
+    else
+        status = ot_categories_of_head(&job->categories, api, &job->arena, job->moderation_head, job->threshold, err);
+    if (!status && json_is_object(json_array_get(input, 0)))
+        status = ot_parse_parts(api, &job->arena, input, "input", OT_TOKENIZE_BOS, &job->prompts, err);
+    else if (!status)
+        status = ot_parse_prompts(api, &job->arena, f, "input", OT_TOKENIZE_BOS, &job->prompts, err);
+    return status ? status : ot_categories_resolve(&job->categories, api, &job->params.intervention, err);
 }
 
 static void parse(void *state)
@@ -151,20 +152,16 @@ static void parse(void *state)
     ot_score_job *job = state;
     ot_status status = ot_json_read(job->source->data, job->source->size, &job->api->json, &job->body, &job->error);
     ot_fields f = {job->body, ""};
-    const char *head = job->names[0];
     if (!status)
         status = ot_check_known_fields(f, job->moderation ? OT_ON_MODERATIONS : OT_ON_SCORE, &job->error);
     if (!status)
-        status = job->moderation ? parse_moderation(job, f, head, &job->error) : parse_score(job, f, &job->error);
+        status = job->moderation ? parse_moderation(job, f, &job->error) : parse_score(job, f, &job->error);
     job->prompt_field = ot_fields_get(f, "input") ? "input" : "messages";
     if (!status)
         status = ot_check_lengths(job->api, &job->prompts, job->prompt_field, false, &job->error);
     const ot_intervention *v = &job->params.intervention;
     for (uint32_t i = 0; i < v->n_signals && !status; i++) {
-        const char *name = v->signals[i].name;
-        if (job->moderation && v->n_signals > 1)
-            name += strlen(head) + 1; /* "policy/label": the label is the category */
-        job->names[i] = ot_arena_copy(&job->arena, name, strlen(name));
+        job->names[i] = ot_arena_copy(&job->arena, v->signals[i].name, strlen(v->signals[i].name));
         if (!job->names[i])
             status = ot_fail(&job->error, OT_ERR_NOMEM, "out of memory while reading the request");
     }
@@ -201,32 +198,6 @@ static void put_scores(const ot_score_job *job, uint32_t i, ot_text *out)
     ot_json_end_object(out);
 }
 
-static void put_moderation(const ot_score_job *job, uint32_t i, ot_text *out)
-{
-    ot_prompt_out results = ot_request_prompt(job->requests[i]);
-    bool flagged = false;
-    for (uint32_t s = 0; s < job->n_names && results.last_scores; s++)
-        flagged |= results.last_scores[s] > job->threshold;
-    ot_json_begin_object(out, NULL);
-    ot_json_bool(out, "flagged", flagged);
-    ot_json_begin_object(out, "categories");
-    for (uint32_t s = 0; s < job->n_names && results.last_scores; s++)
-        ot_json_bool(out, job->names[s], results.last_scores[s] > job->threshold);
-    ot_json_end_object(out);
-    ot_json_begin_object(out, "category_scores");
-    for (uint32_t s = 0; s < job->n_names && results.last_scores; s++)
-        ot_json_float(out, job->names[s], results.last_scores[s]);
-    ot_json_end_object(out);
-    ot_json_begin_object(out, "category_applied_input_types");
-    for (uint32_t s = 0; s < job->n_names; s++) {
-        ot_json_begin_array(out, job->names[s]);
-        ot_json_string(out, NULL, "text");
-        ot_json_end_array(out);
-    }
-    ot_json_end_object(out);
-    ot_json_end_object(out);
-}
-
 static void put_usage(const ot_score_job *job, ot_text *out)
 {
     uint64_t prompt = 0, cached = 0;
@@ -255,7 +226,7 @@ static void format(void *state)
     ot_json_begin_array(job->out, job->moderation ? "results" : "data");
     for (uint32_t i = 0; i < job->n_requests; i++) {
         if (job->moderation)
-            put_moderation(job, i, job->out);
+            ot_categories_put(&job->categories, ot_request_prompt(job->requests[i]).last_scores, job->out);
         else
             put_scores(job, i, job->out);
     }
@@ -366,7 +337,7 @@ static void handle(ot_exchange *x, bool moderation)
     job->source = &x->body;
     job->moderation = moderation;
     job->threshold = x->server->options.moderation_threshold;
-    job->names[0] = moderation ? x->server->options.moderation_head : NULL;
+    job->moderation_head = x->server->options.moderation_head;
     memcpy(job->params.cache_salt, x->salt, sizeof job->params.cache_salt);
     memcpy(&job->params.client, x->salt, sizeof job->params.client);
     ot_exchange_set_job(x, job, &ops);

@@ -8,6 +8,7 @@
 #include <time.h>
 
 #include "server/http-loop.h"
+#include "server/moderation.h"
 
 void ot_server_options_default(ot_server_options *options)
 {
@@ -41,7 +42,7 @@ static ot_status copy_options(ot_server *server, const ot_server_options *option
     ot_server_options *o = &server->options;
     *o = *options;
     const char **strings[] = {&o->host, &o->model_name, &o->api_key_file, &o->heads_dir, &o->chat_template,
-                              &o->moderation_head, &o->speculative, &o->openapi_json};
+                              &o->moderation_head, &o->moderation_categories, &o->speculative, &o->openapi_json};
     for (size_t i = 0; i < sizeof strings / sizeof strings[0]; i++) {
         if (!*strings[i])
             continue;
@@ -159,6 +160,27 @@ static ot_status open_preset(ot_server *server, const ot_server_preset *preset, 
     return OT_OK;
 }
 
+/* Heads are found by name at each request, as they may come and go; that they are there now catches a slip of the pen. */
+static ot_status open_moderation(ot_server *server, ot_error *err)
+{
+    const char *json = server->options.moderation_categories;
+    ot_error cause = {.message = ""};
+    ot_intervention heads = {0};
+    if (!json)
+        return OT_OK;
+    ot_categories *categories = ot_arena_alloc(&server->arena, 1, sizeof *categories);
+    if (!categories)
+        return out_of_memory(err);
+    ot_status status = ot_categories_read(categories, &server->arena, json, server->options.moderation_threshold, &cause);
+    if (!status)
+        status = ot_categories_resolve(categories, &server->api, &heads, &cause);
+    ot_intervention_release(&heads);
+    if (status)
+        return ot_fail_param(err, status, "moderation-categories", "moderation-categories: %s", cause.message);
+    server->api.moderation = categories;
+    return OT_OK;
+}
+
 static ot_status open_presets(ot_server *server, const ot_server_options *options, ot_error *err)
 {
     ot_api_context *api = &server->api;
@@ -223,6 +245,8 @@ static ot_status open_parts(ot_server *server, const ot_model *model, const ot_s
         status = open_api(server, model, server->heads, err);
     if (!status)
         status = open_drafting(server, err);
+    if (!status)
+        status = open_moderation(server, err);
     if (!status)
         status = open_presets(server, options, err);
     if (!status)

@@ -37,6 +37,7 @@ typedef struct ot_server_options {
     bool allow_base_mismatch;     /* for heads loaded while serving */
     const char *moderation_head;
     float moderation_threshold;   /* flagged above it */
+    const char *moderation_categories; /* JSON: {category: head or {head, above}}; NULL: those of moderation_head */
     const char *speculative;      /* drafts for requests that say nothing: "lookup", a head, "model", "lookup,head"; NULL: none */
     uint32_t drain_timeout_s;     /* after SIGTERM, until what still runs is cancelled */
     uint32_t idle_timeout_s;      /* a connection without traffic */

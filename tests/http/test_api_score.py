@@ -5,7 +5,9 @@ test-timeout: 200
 """
 
 import re
+import pathlib
 import sys
+import tempfile
 
 from api_support import expect_error, head_flags, make_heads
 from server_process import Failed, Server, combined, expect, expect_true, require_model, run_cases
@@ -87,26 +89,70 @@ def refuses_by_name(server):
     expect_error(server.post("/v1/score", {"input": "x", "model": "gpt-4"}), 404, "model", "model_not_found")
 
 
+OPENAI_CATEGORIES = ["harassment", "harassment/threatening", "hate", "hate/threatening", "illicit", "illicit/violent", "self-harm",
+                     "self-harm/instructions", "self-harm/intent", "sexual", "sexual/minors", "violence", "violence/graphic"]
+
+
 def moderates(server):
     answer = server.post("/v1/moderations", {"input": TEXTS, "model": "omni-moderation-latest"}).ok()
     expect(len(answer["results"]), 3)
     scores = [entry["scores"]["toxicity"] for entry in score(server, input=TEXTS, heads=["toxicity"])["data"]]
     for result, value in zip(answer["results"], scores):
         expect(sorted(result), ["categories", "category_applied_input_types", "category_scores", "flagged"])
-        expect(result["category_scores"], {"toxicity": value})
-        expect(result["categories"], {"toxicity": value > 0.5})
+        expect(sorted(result["categories"]), sorted([*OPENAI_CATEGORIES, "toxicity"]))
+        judged = {"toxicity": value, "harassment": value}
+        expect(result["category_scores"], {**dict.fromkeys(OPENAI_CATEGORIES, 0), **judged})
+        expect(result["categories"], {**dict.fromkeys(OPENAI_CATEGORIES, False), **dict.fromkeys(judged, value > 0.5)})
+        expect(result["category_applied_input_types"], {**{name: [] for name in OPENAI_CATEGORIES}, **dict.fromkeys(judged, ["text"])})
         expect(result["flagged"], value > 0.5)
     expect_error(server.post("/v1/moderations", {}), 400, "input")
+
+
+def moderates_content_parts(server):
+    """One input, as one message would be."""
+    parts = [{"type": "text", "text": TEXTS[0]}, {"type": "text", "text": TEXTS[1]}]
+    results = server.post("/v1/moderations", {"input": parts}).ok()["results"]
+    expect(results, server.post("/v1/moderations", {"input": TEXTS[0] + TEXTS[1]}).ok()["results"])
+    for bad, param, code in (([{"type": "image_url", "image_url": {"url": "x"}}], "input[0].type", "unsupported"),
+                             ([{"type": "text"}], "input[0].text", "invalid_value"), ([{"type": "text", "text": "a"}, "b"], "input[1]", None)):
+        expect_error(server.post("/v1/moderations", {"input": bad}), 400, param, code)
 
 
 def moderates_by_the_configured_head(server, heads):
     with Server(*head_flags(heads), "--moderation-head", "policy", "--moderation-threshold", "-1") as other:
         result = other.post("/v1/moderations", {"input": "x"}).ok()["results"][0]
-        expect(sorted(result["categories"]), ["insult", "threat"])
+        expect(sorted(result["categories"]), sorted([*OPENAI_CATEGORIES, "insult", "threat"]))
         expect(result["flagged"], True, "all scores are above -1")
+        expect({name for name, flagged in result["categories"].items() if flagged}, {"insult", "threat"}, "a category without a head is never flagged")
     with Server() as other:
         expect_error(other.post("/v1/moderations", {"input": "x"}), 404)
         expect_error(other.post("/v1/score", {"input": "x"}), 400, "heads")
+
+
+def moderates_by_configured_categories(server, heads):
+    with tempfile.TemporaryDirectory(prefix="otter-test-") as folder:
+        config = pathlib.Path(folder) / "otter.yaml"
+
+        def serve(categories):
+            config.write_text(f"moderation-threshold: 0.25\nmoderation-categories: {categories}\n")
+            return Server(*head_flags(heads), "--config", config)
+
+        with serve("{violence: {head: policy/threat, above: -1}, harassment: toxicity, spam: {head: policy/insult, above: 2}}") as other:
+            result = other.post("/v1/moderations", {"input": TEXTS[0]}).ok()["results"][0]
+            scores = score(other, input=TEXTS[0])["data"][0]["scores"]
+            expect(sorted(result["categories"]), sorted([*OPENAI_CATEGORIES, "spam"]))
+            expect({name: result["category_scores"][name] for name in ("violence", "harassment", "spam", "hate")},
+                   {"violence": scores["policy/threat"], "harassment": scores["toxicity"], "spam": scores["policy/insult"], "hate": 0})
+            expect((result["categories"]["violence"], result["categories"]["harassment"], result["categories"]["spam"]),
+                   (True, scores["toxicity"] > 0.25, False))
+        for wrong, told in (("{violence: nobody}", "violence"), ("{violence: {above: 1}}", "must be a head"), ("{violence: 5}", "must be a head"),
+                            ("{violence: {head: toxicity, over: 1}}", "must be a head"), ("[violence]", "a map")):
+            other = serve(wrong)
+            try:
+                with other:
+                    raise Failed(f"served with {wrong}")
+            except Failed as failure:
+                expect_true("moderation-categories" in str(failure) and told in str(failure), f"{wrong}: {failure}")
 
 
 def tokenizes_and_back(server):
@@ -146,7 +192,7 @@ def many_outputs_and_long_names():
         message = expect_error(server.post("/v1/score", {"input": "a"}), 400, "heads")["message"]
         expect_true("20 outputs" in message, message)
         result = server.post("/v1/moderations", {"input": "a"}).ok()["results"][0]
-        expect(sorted(result["category_scores"]), labels, "categories")
+        expect(sorted(set(result["categories"]) - set(OPENAI_CATEGORIES)), labels, "categories")
 
 
 def prompts_as_long_as_the_context():
@@ -183,8 +229,12 @@ def main():
     def moderates_by_another_head(server):
         moderates_by_the_configured_head(server, heads)
 
+    def moderates_by_categories(server):
+        moderates_by_configured_categories(server, heads)
+
     cases = [scores_every_loaded_head, scores_batches_like_single_texts, agrees_with_signals, scores_conversations,
-             finds_prefixes_again, refuses_by_name, moderates, moderates_by_another_head, tokenizes_and_back,
+             finds_prefixes_again, refuses_by_name, moderates, moderates_content_parts, moderates_by_another_head,
+             moderates_by_categories, tokenizes_and_back,
              tokenizes_large_texts_aside]
     with Server(*head_flags(heads)) as server:
         return combined(run_cases(cases, server), run_cases([many_outputs_and_long_names, prompts_as_long_as_the_context]))

@@ -43,6 +43,7 @@ static void reads_a_whole_file(void)
                          "cors-origins: [https://a.example, https://b.example]\n"
                          "access-log: json\n"
                          "backend: cpu\n"
+                         "moderation-categories: {violence: {head: policy/threat, above: 0.75}, hate: toxicity}\n"
                          "presets:\n"
                          "  kind: {reward: {heads: {toxicity: -4.0}, candidates: 10}, signals: [toxicity]}\n"
                          "  'quiet': {guard: {head: toxicity, above: .8}}\n",
@@ -66,6 +67,7 @@ static void reads_a_whole_file(void)
     CHECK_STR(c->server.presets[0].name, "kind");
     CHECK_STR(c->server.presets[0].intervention, "{\"reward\":{\"heads\":{\"toxicity\":-4.0},\"candidates\":10},\"signals\":[\"toxicity\"]}");
     CHECK_STR(c->server.presets[1].intervention, "{\"guard\":{\"head\":\"toxicity\",\"above\":0.8}}");
+    CHECK_STR(c->server.moderation_categories, "{\"violence\":{\"head\":\"policy/threat\",\"above\":0.75},\"hate\":\"toxicity\"}");
     CHECK_OK(ot_config_check(c, &err), &err);
     ot_config_close(&c);
 }
@@ -154,6 +156,7 @@ static void names_file_line_and_key(void)
         {"draft-model: ''\n", "draft-model", "'' is not MODEL"},
         {"presets: 5\n", "presets", "expected a map"},
         {"presets: {a: 5}\n", "presets", "an intervention"},
+        {"moderation-categories: toxicity\n", "moderation-categories", "expected a map"},
         {"config: other.yaml\n", "config", "no such setting"},
         {"- model\n", "", "must be a map"},
         {"model: [\n", "", ":2:"},
@@ -317,6 +320,33 @@ static void ships_examples_that_load(void)
     ot_test_context(NULL);
 }
 
+static void tells_defaults(void)
+{
+    static const struct {
+        const char *name, *value;
+    } rows[] = {{"port", "8080"},       {"host", "127.0.0.1"},  {"kv-memory", "1G"},   {"kv-type", "f16"},          {"prefix-cache", "true"},
+                {"access-log", "off"}, {"max-body", "16M"},   {"threads", "0"},      {"moderation-threshold", "0.5"}, {"backend", "cpu"},
+                {"model", ""},         {"head", ""},          {"config", ""}};
+    ot_config *c = open_config();
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        char value[64];
+        ot_config_describe_default(c, ot_option_find(rows[i].name), value, sizeof value);
+        ot_test_context("%s", rows[i].name);
+        CHECK_STR(value, rows[i].value);
+    }
+    ot_test_context(NULL);
+    ot_config_close(&c);
+    char *help = NULL;
+    size_t size = 0;
+    FILE *to = open_memstream(&help, &size);
+    REQUIRE(to != NULL);
+    ot_config_print_help(to);
+    fclose(to);
+    CHECK_CONTAINS(help, "waiting requests; past it 429 [256]\n");
+    CHECK_CONTAINS(help, "base model (GGUF); required\n");
+    free(help);
+}
+
 int main(int argc, char **argv)
 {
     ot_test_start(argc, argv);
@@ -329,6 +359,7 @@ int main(int argc, char **argv)
     RUN(knows_each_name_in_both);
     RUN(turns_yaml_into_json);
     RUN(survives_damaged_files);
+    RUN(tells_defaults);
     RUN(ships_examples_that_load);
     return ot_test_finish();
 }
