@@ -11,20 +11,25 @@
 
 #include "train/train.h"
 
+enum { MAX_JUDGED = 32 };
+
 typedef struct eval_arguments {
-    ot_eval_options options;
+    ot_eval_options options; /* head is set for each in turn */
+    const char *heads[MAX_JUDGED];
+    uint32_t n_heads;
     bool json, half, quiet;
 } eval_arguments;
 
 static void print_help(void)
 {
-    printf("Usage: otter eval --model FILE --head FILE --data FILE [OPTION]...\n\n"
+    printf("Usage: otter eval --model FILE --head FILE... --data FILE [OPTION]...\n\n"
            "Scores the rows of a JSON Lines file (plain or gzip): {text, label} gives AUC with its 95%% interval, accuracy,\n"
            "calibration, and these by source, and how early the score passes --threshold; {messages, chosen, rejected} the accuracy on\n"
            "pairs; {prompt} how quiet the head is.\n"
            "Generation heads: perplexity, and how often each head's first or first five guesses are right, of texts as they stand, or\n"
            "of the completion of {prompt, completion}; tokens a pass: greedy decoding of these texts with a chain of drafts.\n"
            "Lookahead heads: against the exact scores of the head they are stacked on, for the base's ten likeliest next tokens.\n\n"
+           "  --head FILE            the head to judge; repeated: each of them, one after the other\n"
            "  --half                 figures for the first half of each text's tokens, too\n"
            "  --chat                 texts as a user's message in the chat template\n"
            "  --only-label 0|1       of {text, label} rows only those with this label\n"
@@ -89,7 +94,7 @@ static int set_option(eval_arguments *a, const char *name, const char *value)
 {
     ot_eval_options *o = &a->options;
     const struct { const char *name; char *field; size_t size; } texts[] = {
-        {"--model", o->model, sizeof o->model}, {"--head", o->head, sizeof o->head}, {"--data", o->data, sizeof o->data},
+        {"--model", o->model, sizeof o->model}, {"--data", o->data, sizeof o->data},
         {"--chat-template", o->chat_template, sizeof o->chat_template},
         {"--only-label", o->only_label, sizeof o->only_label},
     };
@@ -105,6 +110,8 @@ static int set_option(eval_arguments *a, const char *name, const char *value)
             return set_count(counts[i].field, value) ? 1 : -1;
     if (strcmp(name, "--threshold") == 0)
         return set_number(&o->threshold, value) ? 1 : -1;
+    if (strcmp(name, "--head") == 0)
+        return a->n_heads < MAX_JUDGED && strlen(value) < OT_TRAIN_PATH && (a->heads[a->n_heads++] = value)[0] ? 1 : -1;
     if (strcmp(name, "--parent") == 0)
         return o->n_parents < OT_MAX_PARENTS && set_text(o->parents[o->n_parents++], OT_TRAIN_PATH, value) ? 1 : -1;
     return 0;
@@ -125,7 +132,7 @@ static bool parse(eval_arguments *a, int argc, char **argv)
             return false;
         i++;
     }
-    const char *missing = !a->options.model[0] ? "--model" : !a->options.head[0] ? "--head" : !a->options.data[0] ? "--data" : NULL;
+    const char *missing = !a->options.model[0] ? "--model" : a->n_heads == 0 ? "--head" : !a->options.data[0] ? "--data" : NULL;
     if (missing != NULL)
         fprintf(stderr, "otter eval: %s is missing\n", missing);
     return missing == NULL;
@@ -276,7 +283,7 @@ static void add_language(json_t *root, const ot_eval_result *r)
         json_object_set_new(root, "tokens_per_pass", number(r->tokens_per_pass));
 }
 
-static bool print_json(const eval_arguments *a, const ot_eval_result *r)
+static json_t *result_json(const eval_arguments *a, const ot_eval_result *r)
 {
     json_t *root = json_pack("{s:I, s:I, s:o}", "rows", (json_int_t)r->n_rows, "tokens", (json_int_t)r->n_tokens, "seconds",
                              number(r->seconds));
@@ -299,16 +306,39 @@ static bool print_json(const eval_arguments *a, const ot_eval_result *r)
                                                      number(r->quiet_above_half)));
     if (r->is_streamed)
         json_object_set_new(root, "stream", stream_json(&r->stream, a->options.threshold));
+    return root;
+}
+
+static bool print_json(const json_t *root)
+{
     const bool good = root != NULL && json_dumpf(root, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(7)) == 0;
     putchar('\n');
-    json_decref(root);
     return good;
+}
+
+/* One head: its figures, or an object for `all`, which several share. */
+static ot_status judge(eval_arguments *a, const char *head, json_t *all, ot_error *err)
+{
+    ot_eval_result result;
+    strcpy(a->options.head, head);
+    const ot_status st = ot_eval_file(&a->options, a->quiet ? NULL : stderr, &result, err);
+    if (st != OT_OK)
+        return st;
+    if (!a->json) {
+        if (a->n_heads > 1)
+            printf("%s== %s\n", head == a->heads[0] ? "" : "\n", head);
+        print_text(a, &result);
+        return OT_OK;
+    }
+    json_t *figures = result_json(a, &result);
+    if (a->n_heads > 1)
+        json_object_set_new(figures, "head", json_string(head));
+    return json_array_append_new(all, figures) == 0 ? OT_OK : ot_fail(err, OT_ERR_NOMEM, "out of memory");
 }
 
 int ot_cli_eval(int argc, char **argv)
 {
     eval_arguments a = {0};
-    ot_eval_result result;
     ot_error err = {0};
     ot_eval_options_default(&a.options);
     for (int i = 1; i < argc; i++)
@@ -318,14 +348,15 @@ int ot_cli_eval(int argc, char **argv)
         }
     if (!parse(&a, argc, argv))
         return 2;
-    const ot_status st = ot_eval_file(&a.options, a.quiet ? NULL : stderr, &result, &err);
+    json_t *all = json_array();
+    ot_status st = OT_OK;
+    for (uint32_t i = 0; i < a.n_heads && st == OT_OK; i++)
+        st = judge(&a, a.heads[i], all, &err);
+    const bool printed = st != OT_OK || !a.json || print_json(a.n_heads == 1 ? json_array_get(all, 0) : all);
+    json_decref(all);
     if (st != OT_OK) {
         fprintf(stderr, "otter eval: %s\n", err.message);
         return st == OT_ERR_INVALID && err.param[0] != '\0' ? 2 : 1;
     }
-    if (!a.json)
-        print_text(&a, &result);
-    else if (!print_json(&a, &result))
-        return 1;
-    return 0;
+    return printed ? 0 : 1;
 }

@@ -38,6 +38,10 @@ int ot_cli_train(int argc, char **argv)
         print_help();
         return 0;
     }
+    if (ot_train_options_check_names(&options, &err) != OT_OK) {
+        fprintf(stderr, "otter train: %s\n", err.message);
+        return 2;
+    }
     signal(SIGINT, on_signal);
     signal(SIGTERM, on_signal);
     const ot_status st = ot_train_run(&options, &stop, stderr, &err);

@@ -93,6 +93,7 @@ static const option table[] = {
     TEXT_OPTION("checkpoint", checkpoint, false, "FILE  where to keep the state of the run"),
     UINT_OPTION("checkpoint-every", checkpoint_every, 0, 1u << 30, false, "N  steps between checkpoints; 0: only when interrupted (200)"),
     SWITCH_OPTION("resume", resume, false, "go on from --checkpoint"),
+    SWITCH_OPTION("force", force, false, "begin anew where --checkpoint is that of an earlier run, and write over it"),
     TEXT_OPTION("curve", curve, false, "FILE  the training curve: a JSON object a line, at every line of progress and evaluation"),
     UINT_OPTION("log-every", log_every, 1, 1u << 30, false, "N  steps between lines of progress (10)"),
     UINT_OPTION("threads", threads, 0, 1024, false, "N  threads; 0: all cores (0)"),
@@ -302,6 +303,23 @@ static ot_status flag_value(int argc, char **argv, int *i, char *name, size_t si
     return OT_OK;
 }
 
+ot_status ot_train_options_check_names(const ot_train_options *o, ot_error *err)
+{
+    const char *slash = strrchr(o->out, '/'), *file = slash != NULL ? slash + 1 : o->out;
+    const size_t stem = strcspn(file, ".");
+    const bool own = o->out[0] == '\0' || (strlen(o->name) == stem && strncmp(o->name, file, stem) == 0);
+    const bool scalar = o->kind[0] == '\0' || strcmp(o->kind, "scalar") == 0;
+    if (o->name_from_file && !own)
+        return ot_fail_param(err, OT_ERR_INVALID, "name", "--name is missing: the configuration is that of the head '%s', and this one goes to %s",
+                             o->name, o->out);
+    if (scalar && o->labels_from_file && !o->name_from_file && o->name[0] != '\0')
+        return ot_fail_param(err, OT_ERR_INVALID, "label", "--label is missing: what the head's score means (the configuration says '%s'; give it "
+                             "again if that is it)", o->labels[0]);
+    if (scalar && o->n_labels == 0 && o->outputs <= 1 && o->init_from[0] == '\0')
+        return ot_fail_param(err, OT_ERR_INVALID, "label", "--label is missing: what the head's score means, such as toxic");
+    return OT_OK;
+}
+
 ot_status ot_train_options_parse(ot_train_options *options, int argc, char **argv, bool *help, ot_error *err)
 {
     char name[OT_TRAIN_PATH + 64];
@@ -316,6 +334,8 @@ ot_status ot_train_options_parse(ot_train_options *options, int argc, char **arg
     for (int i = 1; st == OT_OK && i < argc; i++)
         if ((st = flag_value(argc, argv, &i, name, sizeof name, &value, err)) == OT_OK && strcmp(name, "config") == 0)
             st = ot_train_options_load(options, value, err);
+    options->name_from_file = options->name[0] != '\0';
+    options->labels_from_file = options->n_labels > 0;
     for (int i = 1; st == OT_OK && i < argc; i++) {
         st = flag_value(argc, argv, &i, name, sizeof name, &value, err);
         const option *o = find_option(name);
@@ -328,6 +348,8 @@ ot_status ot_train_options_parse(ot_train_options *options, int argc, char **arg
             dropped[o - table] = true;
         }
         st = set_value(options, o, value, err);
+        options->name_from_file &= strcmp(name, "name") != 0;
+        options->labels_from_file &= strcmp(name, "label") != 0;
     }
     return st;
 }

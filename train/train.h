@@ -72,7 +72,8 @@ typedef struct ot_train_options {
     double change_weight, rank_weight;        /* lookahead */
     uint32_t candidates, random_candidates;
     double head_lr;                           /* of the heads' own parameters, relative to lr */
-    bool resume, allow_base_mismatch;
+    bool resume, force, allow_base_mismatch;
+    bool name_from_file, labels_from_file; /* --config says so, and no flag does */
 } ot_train_options;
 
 void ot_train_options_default(ot_train_options *options);
@@ -86,6 +87,9 @@ ot_status ot_train_options_load(ot_train_options *options, const char *path, ot_
 /* Reads argv[1..): a --config file first, then flags, which beat it: the first use of a repeatable flag drops the file's list.
  * *help is set if --help was there; nothing is checked then. */
 ot_status ot_train_options_parse(ot_train_options *options, int argc, char **argv, bool *help, ot_error *err);
+/* A recipe names the head that it was written for: OT_ERR_INVALID if --out is another file and no flag says what the new head and its
+ * labels are called; so it is for a scalar head without any label. */
+ot_status ot_train_options_check_names(const ot_train_options *options, ot_error *err);
 /* Prints one line for each option, for --help: those of `init` only, or all. */
 void ot_train_options_print(FILE *to, bool init_only);
 /* Sizes and kind as a spec; errors name the option. */

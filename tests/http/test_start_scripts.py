@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 
-from server_process import ROOT, expect, expect_true, run_cases
+from server_process import ROOT, SkipCase, expect, expect_true, run_cases
 
 STUB = """#!/bin/sh
 for word in "$@"; do echo "$word"; done >"$0.called"
@@ -16,7 +16,7 @@ for word in "$@"; do echo "$word"; done >"$0.called"
 echo "otter: farewell" >&2
 """
 DEFAULT_MODEL = "models/smollm2-135m-instruct-q4_1.gguf"
-SHIPPED = sorted(path.stem for path in (ROOT / "heads").glob("*.gguf"))
+SHIPPED = (ROOT / "heads" / "shipped").read_text().split()
 DEFAULTS = ["--model", DEFAULT_MODEL, *(flag for name in SHIPPED for flag in ("--head", f"{name}=heads/{name}.gguf"))]
 
 
@@ -39,6 +39,8 @@ class Tree:
         for file in (*models, *(f"heads/{name}.gguf" for name in heads)):
             (self.path / file).parent.mkdir(exist_ok=True)
             (self.path / file).touch()
+        (self.path / "heads").mkdir(exist_ok=True)
+        shutil.copy(ROOT / "heads" / "shipped", self.path / "heads")
         (self.path / "models").mkdir(exist_ok=True)
         inside = (ROOT / "docker" / "serve-container").read_text()
         for folder in ("/models", "/heads"):
@@ -70,6 +72,18 @@ def run_adds_the_model_and_every_head():
     expect(tree.call("run").scripts, ["install-packages", "get-model"])
 
 
+def run_loads_no_head_of_yours():
+    """heads/mine.gguf is where a user trained it; who wants it served says so."""
+    expect(Tree(heads=[*SHIPPED, "mine", "another"]).call("run").called, ["serve", *DEFAULTS])
+
+
+def ships_what_is_listed():
+    tracked = subprocess.run(["git", "ls-files", "heads/*.gguf"], cwd=ROOT, capture_output=True, text=True).stdout.split()
+    if not tracked:
+        raise SkipCase("no git here")
+    expect(sorted(pathlib.Path(file).stem for file in tracked), sorted(SHIPPED))
+
+
 def run_passes_arguments_on():
     for arguments in (["--port", "9000", "--threads", "4"], ["--host=::1"], ["--model-name", "x y"], ["--model-name=x"],
                       ["--reward-model", "judge=m.gguf,h.gguf"], ["--head", "toxicity=other.gguf"]):
@@ -93,7 +107,7 @@ def run_announces_the_address_that_the_server_names():
         expect_true(f"\nReady at {shown}." in done.stdout and f"\ncurl -s {shown}/v1/completions " in done.stdout, done.stdout)
         expect_true('"intervention": {"signals": ["toxicity"]}' in done.stdout, done.stdout)
         expect(done.stderr.splitlines()[-2:], [f"otter: listening on {address}", "otter: farewell"])
-    done = Tree(heads=["other"]).call("run", address="http://127.0.0.1:8080")
+    done = Tree(heads=["nontoxic"]).call("run", address="http://127.0.0.1:8080")
     expect_true("Ready at" in done.stdout and "intervention" not in done.stdout, done.stdout)
     expect(Tree().call("run").stdout, "", "announced without a server")
 
@@ -121,6 +135,6 @@ def the_container_wants_one_model():
 
 
 if __name__ == "__main__":
-    sys.exit(run_cases([run_adds_the_model_and_every_head, run_passes_arguments_on, run_leaves_a_model_of_yours_alone,
+    sys.exit(run_cases([run_adds_the_model_and_every_head, run_loads_no_head_of_yours, ships_what_is_listed, run_passes_arguments_on, run_leaves_a_model_of_yours_alone,
                         run_announces_the_address_that_the_server_names, the_container_adds_the_model_and_every_head,
                         the_container_leaves_a_model_of_yours_alone, the_container_wants_one_model]))

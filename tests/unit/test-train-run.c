@@ -250,8 +250,127 @@ static void several_outputs(void)
     REQUIRE_OK(ot_train_run(&o, NULL, quiet, &err), &err);
     CHECK(!has_key(o.out, "otter.training.dev_output"));
     strcpy(o.labels[o.n_labels++], "rude");
+    CHECK_STATUS(ot_train_run(&o, NULL, quiet, &err), OT_ERR_INVALID, &err);
+    CHECK_CONTAINS(err.message, "no row has a label for 'rude'");
+    write_text("both.jsonl", "{\"text\": \"abc\", \"labels\": {\"toxic\": 0, \"rude\": 1}}\n{\"text\": \"zq\", \"labels\": {\"toxic\": 1, \"rude\": 0}}\n");
+    strcpy(o.data[o.n_data++], ot_test_temp_path("both.jsonl"));
     REQUIRE_OK(ot_train_run(&o, NULL, quiet, &err), &err);
     check_text_key(o.out, "otter.training.dev_output", "toxic");
+}
+
+/* ---- Said before the first step ---------------------------------------------------------------------------- */
+
+static void checks_files_first(void)
+{
+    ot_train_options o = make_options("nowhere/x.gguf");
+    CHECK_STATUS(ot_train_run(&o, NULL, quiet, &err), OT_ERR_INVALID, &err);
+    CHECK_STR(err.param, "out");
+    strcpy(o.out, ot_test_temp_path(""));
+    CHECK_STATUS(ot_train_run(&o, NULL, quiet, &err), OT_ERR_INVALID, &err);
+    CHECK_CONTAINS(err.message, "is no file");
+    strcpy(o.out, ot_test_temp_path("first.gguf"));
+    strcpy(o.checkpoint, "/nobody/x.checkpoint");
+    CHECK_STATUS(ot_train_run(&o, NULL, quiet, &err), OT_ERR_INVALID, &err);
+    CHECK_STR(err.param, "checkpoint");
+    CHECK(access(o.out, F_OK) != 0);
+}
+
+static void keeps_the_checkpoint_of_another_run(void)
+{
+    ot_train_options o = make_options("kept.gguf");
+    o.steps = 2;
+    o.checkpoint_every = 1;
+    strcpy(o.checkpoint, ot_test_temp_path("kept.checkpoint"));
+    o.resume = true;
+    CHECK_STATUS(ot_train_run(&o, NULL, quiet, &err), OT_ERR_INVALID, &err);
+    CHECK_STR(err.param, "resume");
+    o.resume = false;
+    REQUIRE_OK(ot_train_run(&o, NULL, quiet, &err), &err);
+    CHECK_STATUS(ot_train_run(&o, NULL, quiet, &err), OT_ERR_INVALID, &err);
+    CHECK_STR(err.param, "checkpoint");
+    CHECK_CONTAINS(err.message, "--resume goes on from it, --force begins anew");
+    o.force = true;
+    CHECK_OK(ot_train_run(&o, NULL, quiet, &err), &err);
+}
+
+static void wants_rows_to_tell_apart(void)
+{
+    static const struct { const char *rows, *told; } bad[] = {
+        {"{\"text\": \"abc\", \"label\": 1}\n{\"text\": \"zq\", \"label\": 1}\n", "every label of 'toxic' is 1"},
+        {"{\"text\": \"abc\", \"label\": 0}\n", "every label of 'toxic' is 0"},
+    };
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        ot_train_options o = make_options("apart.gguf");
+        write_text("apart.jsonl", bad[i].rows);
+        strcpy(o.data[0], ot_test_temp_path("apart.jsonl"));
+        ot_test_context("%s", bad[i].told);
+        CHECK_STATUS(ot_train_run(&o, NULL, quiet, &err), OT_ERR_INVALID, &err);
+        CHECK_STR(err.param, "data");
+        CHECK_CONTAINS(err.message, bad[i].told);
+    }
+    ot_test_context(NULL);
+    ot_train_options o = make_options("apart.gguf");
+    write_text("apart.jsonl", "{\"text\": \"\", \"label\": 0}\n");
+    strcpy(o.data[0], ot_test_temp_path("apart.jsonl"));
+    CHECK_STATUS(ot_train_run(&o, NULL, quiet, &err), OT_ERR_FORMAT, &err);
+    CHECK_CONTAINS(err.message, "no usable rows: 1 skipped");
+}
+
+static void tells_of_a_long_warmup(void)
+{
+    char *text = NULL;
+    size_t size = 0;
+    for (int i = 0; i < 2; i++) {
+        FILE *log = open_memstream(&text, &size);
+        REQUIRE(log != NULL);
+        ot_train_options o = make_options("warm.gguf");
+        o.steps = 3;
+        o.warmup = i == 0 ? 4 : 3;
+        REQUIRE_OK(ot_train_run(&o, NULL, log, &err), &err);
+        fclose(log);
+        CHECK((strstr(text, "--warmup of 4 steps is longer than the run of 3") != NULL) == (i == 0));
+        free(text);
+    }
+}
+
+/* A recipe is for the head that it names. */
+static void asks_what_a_head_is_called(void)
+{
+    static const char yaml[] = "name: toxicity\nlabel: toxic\n";
+    write_text("recipe.yaml", yaml);
+    char config[600];
+    snprintf(config, sizeof config, "--config=%s", ot_test_temp_path("recipe.yaml"));
+    static const struct { const char *flags[3]; const char *missing; } rows[] = {
+        {{"--out=heads/toxicity.gguf"}, NULL},
+        {{"--out=toxicity"}, NULL},
+        {{"--out=mine.gguf"}, "name"},
+        {{"--out=mine.gguf", "--label=rude"}, "name"},
+        {{"--out=mine.gguf", "--name=mine"}, "label"},
+        {{"--out=mine.gguf", "--name=other"}, "label"},
+        {{"--out=mine.gguf", "--name=mine", "--label=rude"}, NULL},
+        {{"--out=mine.gguf", "--name=mine", "--label=toxic"}, NULL},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        ot_train_options o;
+        bool help;
+        char *argv[5] = {"train", config};
+        int argc = 2;
+        for (int j = 0; j < 3 && rows[i].flags[j] != NULL; j++)
+            argv[argc++] = (char *)rows[i].flags[j];
+        ot_train_options_default(&o);
+        REQUIRE_OK(ot_train_options_parse(&o, argc, argv, &help, &err), &err);
+        ot_test_context("row %zu", i);
+        CHECK_STATUS(ot_train_options_check_names(&o, &err), rows[i].missing ? OT_ERR_INVALID : OT_OK, &err);
+        if (rows[i].missing)
+            CHECK_STR(err.param, rows[i].missing);
+    }
+    ot_test_context(NULL);
+    ot_train_options bare;
+    ot_train_options_default(&bare);
+    CHECK_STATUS(ot_train_options_check_names(&bare, &err), OT_ERR_INVALID, &err);
+    CHECK_STR(err.param, "label");
+    strcpy(bare.kind, "generation");
+    CHECK_OK(ot_train_options_check_names(&bare, &err), &err);
 }
 
 static void quiet_texts_join_labelled_ones_only(void)
@@ -466,6 +585,11 @@ int main(int argc, char **argv)
     RUN(learns_pairs);
     RUN(held_out_rows_of_other_shapes);
     RUN(several_outputs);
+    RUN(checks_files_first);
+    RUN(keeps_the_checkpoint_of_another_run);
+    RUN(wants_rows_to_tell_apart);
+    RUN(tells_of_a_long_warmup);
+    RUN(asks_what_a_head_is_called);
     RUN(quiet_texts_join_labelled_ones_only);
     RUN(evaluates_chats_within_max_length);
     RUN(stacks_on_a_parent);

@@ -293,6 +293,7 @@ static void resume_and_threads(ot_train_options o)
     o.checkpoint_every = 6;
     strcpy(o.type, "f32");
     strcpy(o.checkpoint, ot_test_temp_path("value.checkpoint"));
+    o.force = true; /* the case before left its own */
     strcpy(o.out, ot_test_temp_path("straight.gguf"));
     REQUIRE_OK(ot_train_run(&o, NULL, quiet, &err), &err);
     o.resume = true;

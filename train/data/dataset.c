@@ -130,12 +130,13 @@ ot_status ot_dataset_load_files(ot_dataset **out, const char (*paths)[OT_TRAIN_P
     ot_loader l = {.d = d, .o = options, .err = err};
     ot_status st = OT_OK;
     for (uint32_t i = 0; st == OT_OK && i < n; i++) {
-        const uint32_t before = d->n_rows;
+        const uint32_t before = d->n_rows, skipped = d->n_skipped;
         if ((st = ot_jsonl_open(&l.file, paths[i], err)) == OT_OK)
             st = load_rows(&l, paths[i], i == 0);
         ot_jsonl_close(&l.file);
         if (st == OT_OK && d->n_rows == before)
-            st = ot_fail(err, OT_ERR_FORMAT, "%s: no usable rows", paths[i]);
+            st = ot_fail(err, OT_ERR_FORMAT, "%s: no usable rows: %u skipped (empty, or alike or without an answer within the length)", paths[i],
+                         d->n_skipped - skipped);
     }
     d->n_tokens = l.n_tokens;
     if (st != OT_OK)

@@ -5,6 +5,7 @@
 
 #include "train/run/evaluate-lookahead.h"
 #include "train/data/chat-text.h"
+#include "train/run/preflight.h"
 #include "train/run/run.h"
 
 /* ---- The insertion ------------------------------------------------------------------------------------------ */
@@ -333,13 +334,14 @@ ot_status ot_run_open(ot_run *run, const ot_train_options *o, FILE *log, ot_erro
     char parents[OT_MAX_PARENTS][OT_TRAIN_PATH];
     memcpy(parents, o->parents, sizeof parents);
     ot_status st = require_options(o, err);
-    if (st != OT_OK || (st = ot_model_open(&run->model, o->model, err)) != OT_OK ||
+    if (st != OT_OK || (st = ot_preflight_files(o, err)) != OT_OK || (st = ot_model_open(&run->model, o->model, err)) != OT_OK ||
         (st = require_llama(run->model, err)) != OT_OK ||
         (st = ot_train_open_parents(run->model, parents, o->n_parents, o->allow_base_mismatch, run->parents, &run->n_parents,
                                     err)) != OT_OK ||
         (st = ot_train_options_spec(o, &run->spec, err)) != OT_OK ||
         (o->init_from[0] != '\0' && (st = open_from_file(run, err)) != OT_OK) ||
         (st = load_data(run, err)) != OT_OK || (st = choose_loss(run, err)) != OT_OK ||
+        (st = ot_preflight_rows(run, err)) != OT_OK ||
         (run->insertion == NULL && (st = make_insertion(o, run->model, run->parents, run->n_parents, run->loss == OT_LOSS_PAIRWISE,
                                                         log, &run->insertion, err)) != OT_OK) ||
         (st = open_engine(run, err)) != OT_OK || (st = open_learner(run, err)) != OT_OK)

@@ -260,17 +260,28 @@ static ot_status housekeeping(ot_run *run, double lr, double left, ot_error *err
     return st;
 }
 
+/* Only the plan of an epoch tells how long a run is that --epochs ends. */
+static void tell_of_warmup(const ot_run *run, double left)
+{
+    const double total = (double)run->state.n_steps + left;
+    if (run->options->warmup > total)
+        fprintf(run->log, "--warmup of %g steps is longer than the run of %g: the learning rate stays below --lr\n", run->options->warmup,
+                total);
+}
+
 static ot_status loop(ot_run *run, const volatile int *stop, ot_error *err)
 {
     const ot_train_options *o = run->options;
     run->started = ot_clock_s() - run->state.seconds;
     run->cpu_started = ot_clock_process_s();
     run->tokens_started = run->state.n_tokens;
-    for (;;) {
+    for (bool first = true;; first = false) {
         ot_status st = next_epoch_if_needed(run, err);
         const double left = st == OT_OK ? steps_left(run) : 0;
         if (st != OT_OK || left <= 0)
             return st;
+        if (first)
+            tell_of_warmup(run, left);
         const double warm = o->warmup > 0 ? fmin(1.0, ((double)run->state.n_steps + 1) / o->warmup) : 1.0;
         const double lr = o->lr * warm * (1 - run->state.progress);
         if ((st = take_step(run, lr, err)) != OT_OK)
