@@ -14,7 +14,5 @@ void ot_take_cancellations(ot_scheduler *s);
 void ot_note_news(ot_scheduler *s, ot_request *r);
 /* Announces news and lets go of requests that ended. */
 void ot_announce(ot_scheduler *s);
-void ot_stats_open(ot_scheduler *s);
-void ot_stats_publish(ot_scheduler *s);
 
 #endif

@@ -311,6 +311,12 @@ ot_finish ot_request_finish(const ot_request *r, uint32_t choice)
     return ot_output_is_empty(&c->output) ? finish : OT_FINISH_NONE;
 }
 
+ot_refusal ot_request_refusal(const ot_request *r, uint32_t choice)
+{
+    bool filtered = ot_request_finish(r, choice) == OT_FINISH_FILTER;
+    return filtered ? r->choices[choice].refused : (ot_refusal){.token = -1};
+}
+
 bool ot_request_done(const ot_request *r)
 {
     for (uint32_t i = 0; i < r->n_choices; i++)

@@ -137,6 +137,7 @@ typedef struct ot_choice {
     ot_proposal proposal;
     ot_output output;
     double last_token_s;   /* when the last token was decided */
+    ot_refusal refused;    /* by the guard, last */
     struct ot_choice *next, *prev; /* list of waiting choices */
     ot_finish ended_as;        /* OT_FINISH_NONE until the choice ends; readers are told at the end of the step, by ... */
     _Atomic int finish;        /* ... this, stored after the last entry and the counters were published */
@@ -201,6 +202,7 @@ struct ot_request {
     float *prompt_score;          /* (n_signals, n_prompt) */
     float last_scores[OT_MAX_SIGNALS];
     bool prompt_done, was_admitted;
+    double admitted_s, first_token_s;
     uint32_t cached_tokens;
 
     uint64_t client;              /* see ot_request_params */

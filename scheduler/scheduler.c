@@ -5,6 +5,7 @@
  *     stats_lock  the counters' copy
  * No thread holds two of them at once, and none is held while the engine computes. The struct itself is counted: a
  * request that outlives ot_scheduler_close still finds its locks. */
+#include "scheduler/counters.h"
 #include "scheduler/lifecycle.h"
 
 #include <stdlib.h>

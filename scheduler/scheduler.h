@@ -193,6 +193,9 @@ void *ot_request_owner(const ot_request *r);
 size_t ot_request_read(ot_request *r, uint32_t choice, ot_token_out *out, size_t max);
 /* OT_FINISH_NONE until the choice has ended *and* its ring has been read empty. */
 ot_finish ot_request_finish(const ot_request *r, uint32_t choice);
+/* What the guard refused last, where that ended the choice (OT_FINISH_FILTER, once it is visible); else the token is -1. */
+typedef struct ot_refusal { int32_t token; float score; } ot_refusal;
+ot_refusal ot_request_refusal(const ot_request *r, uint32_t choice);
 /* True once every choice has finished and was read. */
 bool ot_request_done(const ot_request *r);
 const ot_error *ot_request_error(const ot_request *r);

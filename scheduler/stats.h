@@ -45,6 +45,7 @@ extern const char *const ot_wait_names[OT_N_WAITS];             /* "capacity", "
 
 #define OT_STATS_MAX_HEADS 32
 #define OT_STATS_MAX_STAGES 16
+#define OT_STATS_DRAFT_POSITIONS 16 /* OT_MAX_DRAFT */
 
 typedef struct ot_stats {
     uint32_t requests_running, requests_waiting[OT_N_WAITS];
@@ -54,14 +55,20 @@ typedef struct ot_stats {
     uint32_t page_tokens;
     uint64_t prompt_tokens, generation_tokens, preemptions;
     uint64_t prefix_cache_queries, prefix_cache_hits; /* tokens */
-    uint64_t finished[OT_N_FINISHES];
+    uint64_t finished[OT_N_FINISHES]; /* requests, by the last of these that one of its choices ended with */
     uint64_t cancelled[OT_N_PHASES];
     uint64_t rejected[OT_N_REJECTS];
-    uint64_t draft_tokens, accepted_tokens;
+    uint64_t draft_turns, draft_tokens, accepted_tokens; /* turns with at least one guess */
+    uint64_t accepted_at[OT_STATS_DRAFT_POSITIONS];     /* accepted guesses by how far ahead they were; each counts in accepted_tokens */
     uint64_t candidates_scored;
     uint64_t intervention_requests[OT_N_MODES], intervention_changed[OT_N_MODES];
     ot_histogram time_to_first_token_s, inter_token_latency_s, e2e_latency_s, queue_time_s;
-    ot_histogram request_prompt_tokens, request_generation_tokens, iteration_tokens;
+    /* Once for each request that ended, over all its choices; times from admission on for those that were admitted. */
+    ot_histogram prefill_time_s, decode_time_s, inference_time_s; /* to the first token, from there to the last, to the end */
+    ot_histogram time_per_output_token_s;                         /* of the longest choice, with at least two tokens */
+    ot_histogram request_prompt_tokens, request_generation_tokens, request_longest_tokens;
+    ot_histogram request_choices, request_max_tokens;             /* as asked for, cut to the context */
+    ot_histogram iteration_tokens;
     ot_histogram step_s[OT_N_STEP_PHASES];
     uint32_t n_stages;
     ot_stage_time stages[OT_STATS_MAX_STAGES]; /* of the base's engine; separate models have engines of their own */

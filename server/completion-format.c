@@ -213,11 +213,25 @@ static void put_ids(ot_text *out, const char *key, const int32_t *ids, uint32_t 
     ot_json_end_array(out);
 }
 
+/* What the guard refused, where that ended the choice. */
+static void put_guard(const ot_completion *c, uint32_t index, ot_text *out)
+{
+    const ot_answer_choice *choice = &c->choices[index];
+    if (choice->finish != OT_FINISH_FILTER || choice->refused.token < 0)
+        return;
+    ot_json_begin_object(out, "guard");
+    ot_json_string(out, "head", c->guard_name);
+    ot_json_float(out, "score", choice->refused.score);
+    put_token_value(c, out, "token", choice->refused.token);
+    ot_json_end_object(out);
+}
+
 static void put_extensions(const ot_completion *c, uint32_t index, bool first, ot_text *out)
 {
     const ot_answer_choice *choice = &c->choices[index];
     const ot_prompt *prompt = &c->prompts.items[index / c->n];
     put_signals(c, choice, out);
+    put_guard(c, index, out);
     if (!c->return_token_ids)
         return;
     put_ids(out, "token_ids", choice->tokens, choice->n_tokens);

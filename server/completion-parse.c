@@ -116,6 +116,7 @@ static ot_status keep_signal_names(ot_completion *c, ot_error *err)
         if (!c->signal_names[i])
             return ot_fail(err, OT_ERR_NOMEM, "out of memory while reading the request");
     }
+    c->guard_name = v->guard == OT_GUARD_NONE ? NULL : c->signal_names[v->guard_signal];
     return OT_OK;
 }
 

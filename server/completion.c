@@ -74,6 +74,7 @@ bool ot_completion_read(ot_completion *c, uint32_t index, size_t *n)
         if (!add_token(c, choice, &tokens[i]))
             return false;
     choice->finish = ot_request_finish(request, index % c->n);
+    choice->refused = ot_request_refusal(request, index % c->n);
     return true;
 }
 

@@ -24,6 +24,7 @@ typedef struct ot_answer_choice {
     uint32_t *offsets;       /* (n_tokens): characters of text before the token */
     uint32_t n_characters;   /* of all text so far */
     ot_finish finish;
+    ot_refusal refused;      /* by a guard, once finish says so */
     /* A stream's progress */
     bool opened;             /* the first chunk (role, echo) is out */
     bool closed;             /* the chunk with finish_reason is out */
@@ -48,6 +49,7 @@ typedef struct ot_completion {
     ot_request_params params; /* common to all prompts; holds the heads until submission */
     const char *signal_names[OT_MAX_SIGNALS]; /* outlive submission */
     uint32_t n_signals;
+    const char *guard_name;  /* the head that guards, among them; NULL: none */
 
     /* Running */
     char id[40];

@@ -1,6 +1,7 @@
 /* /metrics in Prometheus' text format (https://prometheus.io/docs/instrumenting/exposition_formats/). Names, types and labels
  * are vLLM's where it has them. Every label value is ours or the operator's: routes are the table's templates, and a head that
  * was loaded over HTTP goes by the name of its file. */
+#include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -64,17 +65,28 @@ static void put_labels(ot_text *out, const ot_labels *labels, const char *le)
         ot_text_append(out, "}", 1);
 }
 
-static void put_number(ot_text *out, double value)
+enum { NUMBER_BYTES = 32 };
+
+/* Most numbers are counts, which need no search for the shortest digits that read back the same. */
+static void format_number(double value, char digits[NUMBER_BYTES])
 {
-    char digits[32];
-    if (isnan(value) || isinf(value))
-        snprintf(digits, sizeof digits, "%s", isnan(value) ? "NaN" : value > 0 ? "+Inf" : "-Inf");
-    else
+    if (isnan(value) || isinf(value)) {
+        snprintf(digits, NUMBER_BYTES, "%s", isnan(value) ? "NaN" : value > 0 ? "+Inf" : "-Inf");
+    } else if (fabs(value) < 1e15 && value == (double)(int64_t)value) {
+        snprintf(digits, NUMBER_BYTES, "%" PRId64, (int64_t)value);
+    } else {
         for (int precision = 6; precision <= 17; precision++) {
-            snprintf(digits, sizeof digits, "%.*g", precision, value);
+            snprintf(digits, NUMBER_BYTES, "%.*g", precision, value);
             if (strtod(digits, NULL) == value)
                 break;
         }
+    }
+}
+
+static void put_number(ot_text *out, double value)
+{
+    char digits[NUMBER_BYTES];
+    format_number(value, digits);
     ot_text_puts(out, digits);
 }
 
@@ -91,14 +103,12 @@ void ot_metrics_histogram(ot_text *out, const char *name, const ot_labels *label
 {
     uint64_t sum = 0;
     for (uint32_t i = 0; i <= h->n_bounds; i++) {
-        ot_text bound;
-        ot_text_init(&bound, 64);
-        put_number(&bound, i < h->n_bounds ? h->bounds[i] : INFINITY);
+        char bound[NUMBER_BYTES];
+        format_number(i < h->n_bounds ? h->bounds[i] : INFINITY, bound);
         sum += h->counts[i];
         ot_text_printf(out, "%s_bucket", name);
-        put_labels(out, labels, bound.data ? bound.data : "+Inf");
+        put_labels(out, labels, bound);
         ot_text_printf(out, " %llu\n", (unsigned long long)sum);
-        ot_text_free(&bound);
     }
     ot_text_printf(out, "%s_sum", name);
     put_labels(out, labels, NULL);
@@ -229,6 +239,47 @@ static void put_waiting(ot_text *out, const ot_stats *s, const ot_labels *m)
     }
 }
 
+static void put_drafts(ot_text *out, const ot_stats *s, const ot_labels *m)
+{
+    static const char *const by_position = "vllm:spec_decode_num_accepted_tokens_per_pos_total";
+    put_one(out, "vllm:spec_decode_num_drafts_total", "counter", "Turns with draft tokens", m, (double)s->draft_turns);
+    put_one(out, "vllm:spec_decode_num_draft_tokens_total", "counter", "Draft tokens proposed", m, (double)s->draft_tokens);
+    put_one(out, "vllm:spec_decode_num_accepted_tokens_total", "counter", "Draft tokens accepted", m, (double)s->accepted_tokens);
+    ot_metrics_family(out, by_position, "counter", "Draft tokens accepted, by how many were accepted before them");
+    for (size_t i = 0; i < OT_STATS_DRAFT_POSITIONS; i++) {
+        char position[8];
+        snprintf(position, sizeof position, "%zu", i);
+        ot_labels l = ot_labels_with(m, "position", position);
+        ot_metrics_sample(out, by_position, &l, (double)s->accepted_at[i]);
+    }
+}
+
+/* Of requests and steps. A request is a prompt with all its choices, and counts once in each. */
+static void put_requests(ot_text *out, const ot_stats *s, const ot_labels *m)
+{
+    const struct {
+        const char *name, *help;
+        const ot_histogram *values;
+    } rows[] = {
+        {"vllm:time_to_first_token_seconds", "From arrival to the first token", &s->time_to_first_token_s},
+        {"vllm:inter_token_latency_seconds", "Between two tokens of a sequence", &s->inter_token_latency_s},
+        {"vllm:e2e_request_latency_seconds", "From arrival to the end of a request", &s->e2e_latency_s},
+        {"vllm:request_queue_time_seconds", "From arrival to admission", &s->queue_time_s},
+        {"vllm:request_prefill_time_seconds", "From admission to the first token", &s->prefill_time_s},
+        {"vllm:request_decode_time_seconds", "From the first token to the last", &s->decode_time_s},
+        {"vllm:request_inference_time_seconds", "From admission to the end of a request", &s->inference_time_s},
+        {"vllm:request_time_per_output_token_seconds", "Mean time between the tokens of a request", &s->time_per_output_token_s},
+        {"vllm:request_prompt_tokens", "Prompt tokens of a request", &s->request_prompt_tokens},
+        {"vllm:request_generation_tokens", "Generated tokens of a request", &s->request_generation_tokens},
+        {"vllm:request_max_num_generation_tokens", "Generated tokens of a request's longest choice", &s->request_longest_tokens},
+        {"vllm:request_params_n", "Choices that a request asks for", &s->request_choices},
+        {"vllm:request_params_max_tokens", "Tokens that a choice may have, cut to the context", &s->request_max_tokens},
+        {"vllm:iteration_tokens_total", "Rows in a step", &s->iteration_tokens},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++)
+        put_histogram(out, rows[i].name, rows[i].help, m, rows[i].values);
+}
+
 static void put_vllm(ot_text *out, const ot_metrics_input *in, const ot_labels *m)
 {
     const ot_stats *s = in->stats;
@@ -245,18 +296,12 @@ static void put_vllm(ot_text *out, const ot_metrics_input *in, const ot_labels *
             (double)s->prefix_cache_queries);
     put_one(out, "vllm:prefix_cache_hits_total", "counter", "Prompt tokens found in the prefix cache", m,
             (double)s->prefix_cache_hits);
-    put_counters(out, "vllm:request_success_total", "Finished requests", m, "finished_reason", ot_finish_names + 1, s->finished + 1,
+    put_one(out, "vllm:prompt_tokens_cached_total", "counter", "Prompt tokens that were not computed, as a cache had them", m,
+            (double)s->prefix_cache_hits);
+    put_counters(out, "vllm:request_success_total", "Finished requests, each counted once whatever its choices", m, "finished_reason", ot_finish_names + 1, s->finished + 1,
                  OT_N_FINISHES - 1); /* not those that still run */
-    put_one(out, "vllm:spec_decode_num_draft_tokens_total", "counter", "Draft tokens proposed", m, (double)s->draft_tokens);
-    put_one(out, "vllm:spec_decode_num_accepted_tokens_total", "counter", "Draft tokens accepted", m,
-            (double)s->accepted_tokens);
-    put_histogram(out, "vllm:time_to_first_token_seconds", "From arrival to the first token", m, &s->time_to_first_token_s);
-    put_histogram(out, "vllm:inter_token_latency_seconds", "Between two tokens of a sequence", m, &s->inter_token_latency_s);
-    put_histogram(out, "vllm:e2e_request_latency_seconds", "From arrival to the end of a request", m, &s->e2e_latency_s);
-    put_histogram(out, "vllm:request_queue_time_seconds", "From arrival to admission", m, &s->queue_time_s);
-    put_histogram(out, "vllm:request_prompt_tokens", "Prompt tokens of a request", m, &s->request_prompt_tokens);
-    put_histogram(out, "vllm:request_generation_tokens", "Generated tokens of a request", m, &s->request_generation_tokens);
-    put_histogram(out, "vllm:iteration_tokens_total", "Rows in a step", m, &s->iteration_tokens);
+    put_drafts(out, s, m);
+    put_requests(out, s, m);
 }
 
 /* ---- Ours ------------------------------------------------------------------------------------------------ */

@@ -144,6 +144,9 @@ void ot_draft_end_turn(ot_decoder *d, ot_choice *c, const ot_turn *t)
         accepted += t->path[i] >= n_plain;
     d->stats->draft_tokens += t->n_optional;
     d->stats->accepted_tokens += accepted;
+    d->stats->draft_turns += t->n_optional > 0;
+    for (uint32_t i = 0; i < accepted && i < OT_STATS_DRAFT_POSITIONS; i++)
+        d->stats->accepted_at[i]++;
     atomic_fetch_add_explicit(&r->accepted_drafts, accepted, memory_order_relaxed);
     atomic_fetch_add_explicit(&r->rejected_drafts, t->n_optional - accepted, memory_order_relaxed);
     bool was_guessed = c->proposal.n_depths > 0 && c->proposal.at == t->start;

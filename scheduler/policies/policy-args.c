@@ -215,12 +215,12 @@ static uint32_t next_in_order(const contest *k, const ot_choice *c, uint32_t att
 }
 
 /* The first candidate, in order of choice, that the guard lets pass; k->n if it refuses all that may be tried. */
-static uint32_t pick_winner(contest *k, const ot_choice *c)
+static uint32_t pick_winner(contest *k, ot_choice *c)
 {
     const ot_request *r = c->request;
     for (uint32_t attempt = 0; attempt < ot_guard_attempts(r); attempt++) {
         uint32_t i = next_in_order(k, c, attempt);
-        if (i == k->n || !ot_guard_refuses(r, k->scores[i]))
+        if (i == k->n || !ot_guard_refuses(c, c->pending.candidates[i].token, k->scores[i]))
             return i;
         k->out[i] = k->refused = true;
     }

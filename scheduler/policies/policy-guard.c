@@ -3,11 +3,14 @@
  * `stop` ends the choice there; `resample` lets the policy offer its next best token, a limited number of times. */
 #include "scheduler/policies/policy.h"
 
-bool ot_guard_refuses(const ot_request *r, const float *scores)
+bool ot_guard_refuses(ot_choice *c, int32_t token, const float *scores)
 {
     /* Written so that a score that is no number is refused. */
-    const ot_intervention *v = r->intervention;
-    return v->guard != OT_GUARD_NONE && !(scores[v->guard_signal] <= v->guard_above);
+    const ot_intervention *v = c->request->intervention;
+    if (v->guard == OT_GUARD_NONE || scores[v->guard_signal] <= v->guard_above)
+        return false;
+    c->refused = (ot_refusal){token, scores[v->guard_signal]};
+    return true;
 }
 
 uint32_t ot_guard_attempts(const ot_request *r)

@@ -153,6 +153,7 @@ static void count_token(ot_decoder *d, ot_choice *c, const float *scores)
     atomic_fetch_add_explicit(&r->completion_tokens, 1, memory_order_relaxed);
     if (!r->had_token) {
         r->had_token = true;
+        r->first_token_s = d->now_s;
         atomic_store_explicit(&r->steps_to_first_token, (uint32_t)(d->n_steps - r->begun_step), memory_order_relaxed);
         ot_histogram_observe(&d->stats->time_to_first_token_s, d->now_s - r->submitted_s);
     }
@@ -240,7 +241,7 @@ bool ot_policy_take(ot_decoder *d, ot_choice *c, ot_turn *t, uint32_t node)
     }
     float scores[OT_MAX_SIGNALS];
     ot_policy_scores(d, t, node, scores);
-    if (ot_guard_refuses(r, scores)) {
+    if (ot_guard_refuses(c, p->candidates[p->at].token, scores)) {
         if (p->at + 1 < p->n)
             p->at++;
         else

@@ -117,7 +117,7 @@ bool ot_args_decide(ot_decoder *d, ot_choice *c, const ot_position *at);
 /* ---- Guard (policy-guard.c): asked by every policy before a token is accepted -------------------------------- */
 
 /* Whether the text up to and including a token with these scores is refused. */
-bool ot_guard_refuses(const ot_request *r, const float *scores);
+bool ot_guard_refuses(ot_choice *c, int32_t token, const float *scores);
 /* How many tokens may be tried for one position. */
 uint32_t ot_guard_attempts(const ot_request *r);
 

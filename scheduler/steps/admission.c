@@ -249,7 +249,8 @@ static void note_first_admission(ot_scheduler *s, ot_request *r, uint32_t matche
         s->stats.prefix_cache_queries += r->n_prompt;
         s->stats.prefix_cache_hits += matched;
     }
-    ot_histogram_observe(&s->stats.queue_time_s, ot_clock_s() - r->submitted_s);
+    r->admitted_s = ot_clock_s();
+    ot_histogram_observe(&s->stats.queue_time_s, r->admitted_s - r->submitted_s);
 }
 
 /* False if the units do not suffice. */

@@ -17,6 +17,7 @@
 #include "base/clock.h"
 #include "scheduler/steps/choice-pages.h"
 #include "scheduler/companion.h"
+#include "scheduler/counters.h"
 #include "scheduler/damaged-files.h"
 #include "scheduler/drafts/drafts.h"
 #include "scheduler/policies/experts.h"

@@ -233,6 +233,13 @@ def guards(server):
     choice = choice_of(server, max_tokens=12, return_token_ids=True, intervention={"guard": guard})
     expect(choice["finish_reason"], "content_filter")
     expect(len(choice["token_ids"]), at, "tokens before the offending one")
+    free = choice_of(server, max_tokens=12, logprobs=0, intervention={"signals": ["toxicity"]})
+    refused = {"head": "toxicity", "score": signals[at], "token": free["logprobs"]["tokens"][at]}
+    expect(choice["guard"], refused, "what was refused")
+    events = list(server.stream("/v1/completions", {"prompt": PROMPT, "max_tokens": 12, "temperature": 0, "intervention": {"guard": guard}}))
+    told = [part["guard"] for event in events for part in event["choices"] if "guard" in part]
+    expect(told, [refused], "in a stream, with the end")
+    expect_true("guard" not in choice_of(server, max_tokens=12, intervention={"guard": {**guard, "above": 0.999}}), "a guard that refused nothing")
     guard["action"] = "resample"
     choice = choice_of(server, max_tokens=12, intervention={"guard": guard})
     expect_true("toxicity" in choice["signals"], "a guard's head is reported")

@@ -18,13 +18,16 @@ TYPES = {
               "process_open_fds"],
     "counter": ["vllm:prompt_tokens_total", "vllm:generation_tokens_total", "vllm:num_preemptions_total",
                 "vllm:prefix_cache_queries_total", "vllm:prefix_cache_hits_total", "vllm:request_success_total",
+                "vllm:prompt_tokens_cached_total", "vllm:spec_decode_num_drafts_total", "vllm:spec_decode_num_accepted_tokens_per_pos_total",
                 "vllm:spec_decode_num_draft_tokens_total", "vllm:spec_decode_num_accepted_tokens_total",
                 "otter_intervention_requests_total", "otter_candidates_scored_total",
                 "otter_intervention_changed_tokens_total", "otter_requests_rejected_total", "otter_requests_cancelled_total",
                 "otter_http_requests_total", "process_cpu_seconds_total"],
     "histogram": ["vllm:time_to_first_token_seconds", "vllm:inter_token_latency_seconds", "vllm:e2e_request_latency_seconds",
                   "vllm:request_queue_time_seconds", "vllm:request_prompt_tokens", "vllm:request_generation_tokens",
-                  "vllm:iteration_tokens_total", "otter_step_seconds"],
+                  "vllm:request_prefill_time_seconds", "vllm:request_decode_time_seconds", "vllm:request_inference_time_seconds",
+                  "vllm:request_time_per_output_token_seconds", "vllm:request_max_num_generation_tokens", "vllm:request_params_n",
+                  "vllm:request_params_max_tokens", "vllm:iteration_tokens_total", "otter_step_seconds"],
 }
 DASHBOARD = ROOT / "docker" / "grafana" / "dashboards" / "otter.json"
 
@@ -82,6 +85,61 @@ def counts_what_is_asked_for(server):
                    "vllm:request_success_total": 1, "vllm:e2e_request_latency_seconds_count": 1,
                    "vllm:time_to_first_token_seconds_count": 1, "vllm:request_generation_tokens_sum": 7,
                    "vllm:inter_token_latency_seconds_count": 6})
+
+
+PER_REQUEST = ["vllm:request_success_total", "vllm:e2e_request_latency_seconds_count", "vllm:request_prompt_tokens_count",
+               "vllm:time_to_first_token_seconds_count", "vllm:request_queue_time_seconds_count", "vllm:request_generation_tokens_count",
+               "vllm:request_prefill_time_seconds_count", "vllm:request_decode_time_seconds_count",
+               "vllm:request_inference_time_seconds_count", "vllm:request_time_per_output_token_seconds_count",
+               "vllm:request_max_num_generation_tokens_count", "vllm:request_params_n_count", "vllm:request_params_max_tokens_count"]
+
+
+def totals(server):
+    sums = {}
+    for key, value in server.metrics().items():
+        name = key.split("{", 1)[0]
+        sums[name] = sums.get(name, 0) + value
+    return sums
+
+
+def counts_a_request_once(server):
+    """A prompt with all its choices is one request, in every counter of requests."""
+    before = totals(server)
+    server.complete(["one", "two"], n=3, max_tokens=2, ignore_eos=True)
+    after = totals(server)
+    moved = {name: after[name] - before[name] for name in after}
+    expect({name: moved[name] for name in PER_REQUEST}, dict.fromkeys(PER_REQUEST, 2))
+    expect({name: moved[name] for name in ("vllm:request_generation_tokens_sum", "vllm:request_max_num_generation_tokens_sum",
+                                           "vllm:request_params_n_sum", "vllm:request_params_max_tokens_sum")},
+           {"vllm:request_generation_tokens_sum": 12, "vllm:request_max_num_generation_tokens_sum": 4, "vllm:request_params_n_sum": 6,
+            "vllm:request_params_max_tokens_sum": 4})
+    parts = ("prefill", "decode", "inference")
+    prefill, decode, inference = (moved[f"vllm:request_{part}_time_seconds_sum"] for part in parts)
+    expect_true(0 < prefill and 0 < decode and abs(prefill + decode - inference) < 0.05, f"{prefill} + {decode} s of {inference} s")
+    # Who leaves a request of several choices ends one request.
+    before = totals(server)
+    connection = server.connect()
+    body = json.dumps({"prompt": "Once", "n": 4, "max_tokens": 4000, "ignore_eos": True})
+    connection.request("POST", "/v1/completions", body, {"Content-Type": "application/json"})
+    server.wait_for_metric("vllm:num_requests_running", 1)
+    connection.close()
+    server.wait_for_metric("vllm:num_requests_running", 0)
+    after = totals(server)
+    expect({name: after[name] - before[name] for name in ("vllm:request_success_total", "otter_requests_cancelled_total",
+                                                          "vllm:e2e_request_latency_seconds_count")},
+           {"vllm:request_success_total": 1, "otter_requests_cancelled_total": 1, "vllm:e2e_request_latency_seconds_count": 1})
+
+
+def counts_drafts_by_position(server):
+    before = totals(server)
+    usage = server.complete("one, two, three, four. " * 6, max_tokens=40, temperature=0, ignore_eos=True,
+                            intervention={"speculative": {"draft": "lookup", "max_draft": 4, "adaptive": False}})["usage"]
+    after = totals(server)
+    details = usage["completion_tokens_details"]
+    moved = {name: after[name] - before[name] for name in after if name.startswith("vllm:spec_decode")}
+    expect(moved["vllm:spec_decode_num_accepted_tokens_per_pos_total"], details["accepted_prediction_tokens"])
+    expect(moved["vllm:spec_decode_num_accepted_tokens_total"], details["accepted_prediction_tokens"])
+    expect_true(0 < moved["vllm:spec_decode_num_drafts_total"] <= moved["vllm:spec_decode_num_draft_tokens_total"], moved)
 
 
 def counts_steering(server):
@@ -162,7 +220,8 @@ def main():
     require_model()
     head = ["--head", f"toxicity={HEAD}"] if HEAD.exists() else []
     with Server("--threads", "2", *head) as server:
-        return run_cases([is_accepted_by_promtool, has_every_metric_with_its_type, counts_what_is_asked_for, counts_steering,
+        return run_cases([is_accepted_by_promtool, has_every_metric_with_its_type, counts_what_is_asked_for, counts_a_request_once, counts_drafts_by_position,
+                          counts_steering,
                           labels_never_come_from_clients, buckets_are_cumulative, serves_while_busy, feeds_the_dashboard,
                           configures_prometheus], server)
 
