@@ -270,8 +270,8 @@ static void handle(ot_exchange *x, bool chat)
     c->x = x;
     c->source = &x->body;
     c->chat = chat;
-    memcpy(c->params.cache_salt, x->salt, sizeof c->params.cache_salt);
-    memcpy(&c->params.client, x->salt, sizeof c->params.client); /* clients are told apart by their keys */
+    memcpy(c->params.cache_salt, x->key.salt, sizeof c->params.cache_salt);
+    memcpy(&c->params.client, x->key.salt, sizeof c->params.client); /* clients are told apart by their keys */
     ot_exchange_set_job(x, c, &ops);
     ot_exchange_offload(x, x->body.size >= OT_LARGE_BODY_BYTES, ot_completion_parse, after_parse);
 }

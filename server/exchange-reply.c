@@ -5,6 +5,7 @@
 #include <string.h>
 
 #define STREAM_BLOCK_BYTES 16384
+#define WHOLE_BLOCK_BYTES 65536 /* of a large answer of one piece: what a client must take within send-timeout */
 
 /* ---- How a handler ends ---------------------------------------------------------------------------------- */
 
@@ -113,6 +114,17 @@ void ot_exchange_wake(ot_exchange *x)
 
 /* ---- Responses ------------------------------------------------------------------------------------------- */
 
+static ssize_t give_piece(ot_exchange *x, char *buffer, size_t max)
+{
+    size_t n = x->out.size - x->out_at;
+    if (n > max)
+        n = max;
+    memcpy(buffer, x->out.data + x->out_at, n);
+    x->out_at += n;
+    ot_connection_enter(x->server, x->peer, OT_CONNECTION_SENDING);
+    return (ssize_t)n;
+}
+
 static ssize_t on_stream_read(void *state, uint64_t position, char *buffer, size_t max)
 {
     (void)position;
@@ -132,12 +144,15 @@ static ssize_t on_stream_read(void *state, uint64_t position, char *buffer, size
             return 0;
         }
     }
-    size_t n = x->out.size - x->out_at;
-    if (n > max)
-        n = max;
-    memcpy(buffer, x->out.data + x->out_at, n);
-    x->out_at += n;
-    return (ssize_t)n;
+    return give_piece(x, buffer, max);
+}
+
+/* libmicrohttpd asks for a block when the last one has gone out, which tells a slow reader from one that stopped. */
+static ssize_t on_whole_read(void *state, uint64_t position, char *buffer, size_t max)
+{
+    ot_exchange *x = state;
+    x->out_at = position;
+    return give_piece(x, buffer, max);
 }
 
 static void add_headers(const ot_exchange *x, struct MHD_Response *response)
@@ -170,6 +185,8 @@ enum MHD_Result ot_exchange_send(ot_exchange *x)
     struct MHD_Response *response;
     if (x->state == OT_EXCHANGE_STREAMING) {
         response = MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, STREAM_BLOCK_BYTES, on_stream_read, x, NULL);
+    } else if (x->out.size > WHOLE_BLOCK_BYTES) {
+        response = MHD_create_response_from_callback(x->out.size, WHOLE_BLOCK_BYTES, on_whole_read, x, NULL);
     } else {
         response = MHD_create_response_from_buffer(x->out.size, x->out.data, MHD_RESPMEM_MUST_FREE);
         if (response)
@@ -177,6 +194,8 @@ enum MHD_Result ot_exchange_send(ot_exchange *x)
     }
     if (!response)
         return MHD_NO;
+    ot_connection_enter(x->server, x->peer, OT_CONNECTION_SENDING);
+    x->closes |= x->peer->spare || x->server->n_parked > 0; /* others wait for its place */
     add_headers(x, response);
     enum MHD_Result result = MHD_queue_response(x->connection, x->status, response);
     MHD_destroy_response(response);

@@ -77,6 +77,7 @@ void ot_exchange_unwatch(ot_exchange *x)
 void ot_exchange_suspend(ot_exchange *x)
 {
     x->suspended = true;
+    ot_connection_enter(x->server, x->peer, OT_CONNECTION_WORKING);
     MHD_suspend_connection(x->connection);
     start_watch(x);
 }
@@ -88,6 +89,8 @@ void ot_exchange_resume(ot_exchange *x)
     x->suspended = false;
     if (x->watch)
         uv_poll_stop(&x->watch->poll);
+    if (x->answered)
+        ot_connection_enter(x->server, x->peer, OT_CONNECTION_SENDING);
     MHD_resume_connection(x->connection);
 }
 

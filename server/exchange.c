@@ -10,7 +10,6 @@
 
 /* A response of one piece: what a full context with all its alternatives can come to. */
 #define MAX_RESPONSE_BYTES ((size_t)512 << 20)
-#define MAX_SWALLOWED_BODIES 4 /* a body this many times too large is not read to its end */
 
 uint64_t ot_random_u64(void)
 {
@@ -68,15 +67,10 @@ static void give_slot(ot_exchange *x)
 
 /* ---- The request ----------------------------------------------------------------------------------------- */
 
-static const char *header(const ot_exchange *x, const char *name)
-{
-    return MHD_lookup_connection_value(x->connection, MHD_HEADER_KIND, name);
-}
-
 /* The client's id, if it is short and printable, else one of ours. */
 static void set_request_id(ot_exchange *x)
 {
-    const char *id = header(x, "X-Request-Id");
+    const char *id = ot_exchange_header(x, "X-Request-Id");
     size_t n = id ? strlen(id) : 0;
     bool good = n > 0 && n <= OT_REQUEST_ID_BYTES;
     for (size_t i = 0; i < n && good; i++)
@@ -89,6 +83,18 @@ static void set_request_id(ot_exchange *x)
     }
 }
 
+/* A first line may name the whole address, as it does for a proxy: its host beats the Host header's
+ * (https://www.rfc-editor.org/rfc/rfc9112#section-3.2.2). */
+static const char *path_of(const char *target, char *host, size_t host_size)
+{
+    size_t scheme = strncasecmp(target, "http://", 7) == 0 ? 7 : strncasecmp(target, "https://", 8) == 0 ? 8 : 0;
+    if (!scheme)
+        return target;
+    size_t n = strcspn(target + scheme, "/?");
+    snprintf(host, host_size, "%.*s", (int)(n < host_size ? n : host_size), target + scheme);
+    return target[scheme + n] == '/' ? target + scheme + n : "/";
+}
+
 static ot_exchange *begin(ot_server *server, struct MHD_Connection *connection, const char *url, const char *method)
 {
     ot_exchange *x = calloc(1, sizeof *x);
@@ -96,125 +102,105 @@ static ot_exchange *begin(ot_server *server, struct MHD_Connection *connection, 
         return NULL;
     x->server = server;
     x->connection = connection;
-    if (!take_slot(x)) {
+    x->peer = ot_connection_of(connection);
+    if (!x->peer || !take_slot(x)) {
         free(x);
         return NULL;
     }
+    ot_connection_enter(server, x->peer, OT_CONNECTION_RECEIVING);
     ot_text_init(&x->body, server->options.max_body_bytes);
     ot_text_init(&x->out, MAX_RESPONSE_BYTES);
     x->started_ms = uv_now(&server->loop);
-    snprintf(x->path, sizeof x->path, "%s", url);
+    const char *path = path_of(url, x->host, sizeof x->host);
+    snprintf(x->path, sizeof x->path, "%s", path);
     snprintf(x->method, sizeof x->method, "%s", method);
     set_request_id(x);
     x->next = server->exchanges;
     if (x->next)
         x->next->previous = x;
     server->exchanges = x;
-    x->route = ot_route_find(method, url, x->argument, sizeof x->argument, x->allow);
+    x->route = ot_route_find(method, path, x->argument, sizeof x->argument, x->allow);
     return x;
 }
 
-static void refuse_body(ot_exchange *x)
+static void refuse_for_room(ot_exchange *x, const char *message)
 {
-    char message[128];
-    if (x->no_room) {
-        x->retry_after_s = 1;
-        ot_exchange_fail_with(x, 503, "server_error", NULL, "busy", "too many bodies are being received at once");
-        return;
-    }
-    snprintf(message, sizeof message, "the body is larger than %zu bytes", x->server->options.max_body_bytes);
-    ot_exchange_fail_with(x, 413, "invalid_request_error", NULL, "request_too_large", message);
+    x->retry_after_s = 1;
+    ot_exchange_fail_with(x, 503, "server_error", NULL, "busy", message);
 }
 
-static size_t header_bytes(const ot_exchange *x)
-{
-    const union MHD_ConnectionInfo *info = MHD_get_connection_info(x->connection, MHD_CONNECTION_INFO_REQUEST_HEADER_SIZE);
-    return info ? info->header_size : 0;
-}
-
-/* What the headers alone rule out is answered before a body is received. A body whose end is told in no way or in two could be the
- * beginning of another request to a proxy in front of us. */
-static bool refused_by_headers(ot_exchange *x)
-{
-    const char *length = header(x, MHD_HTTP_HEADER_CONTENT_LENGTH), *coding = header(x, MHD_HTTP_HEADER_TRANSFER_ENCODING);
-    char message[96];
-    if (header_bytes(x) > x->server->options.max_header_bytes) {
-        snprintf(message, sizeof message, "the headers are larger than %u bytes", x->server->options.max_header_bytes);
-        ot_exchange_fail_with(x, 431, "invalid_request_error", NULL, "headers_too_large", message);
-    } else if (coding && strcasecmp(coding, "chunked") != 0) {
-        ot_exchange_fail_with(x, 501, "invalid_request_error", NULL, "unsupported_transfer_encoding",
-                              "the only transfer encoding is chunked");
-    } else if (coding && length) {
-        ot_exchange_fail_with(x, 400, "invalid_request_error", NULL, "invalid_request",
-                              "a request has a Content-Length or a Transfer-Encoding, not both");
-    } else if (length && strtoull(length, NULL, 10) / MAX_SWALLOWED_BODIES > x->server->options.max_body_bytes) {
-        refuse_body(x);
-    } else {
-        return false;
-    }
-    x->closes = true;
-    return true;
-}
-
-/* Takes a piece; false to close the connection. Too much is counted but not kept, so that the client hears why. */
+/* Takes a piece; false to close the connection. What is refused already is counted but not kept, so that the client hears why. */
 static bool receive(ot_exchange *x, const char *data, size_t size)
 {
     ot_server *server = x->server;
-    if (uv_now(&server->loop) - x->started_ms > (uint64_t)server->options.receive_timeout_s * 1000)
-        return false;
-    if (x->too_large || x->no_room) {
+    if (x->answered) {
         x->out_at += size;
-        return x->out_at / MAX_SWALLOWED_BODIES <= server->options.max_body_bytes;
+        return x->out_at / OT_MAX_SWALLOWED_BODIES <= server->options.max_body_bytes;
     }
     if (server->bodies_bytes + size > server->options.max_bodies_bytes) {
-        x->no_room = true;
+        refuse_for_room(x, "too many bodies are being received at once");
+        ot_exchange_drop_body(x);
         return true;
     }
     size_t before = x->body.size;
     ot_text_append(&x->body, data, size);
-    if (x->body.failed)
-        x->too_large = true;
-    else
+    if (x->body.failed) {
+        ot_exchange_refuse_size(x);
+        ot_exchange_drop_body(x);
+    } else {
         server->bodies_bytes += x->body.size - before;
+    }
     return true;
 }
 
-static bool is_unreadable(const ot_exchange *x)
+/* ---- Its turn -------------------------------------------------------------------------------------------- */
+
+enum { MAX_PARKED = 48 }; /* of the spare places: the others stay free for the open routes */
+
+static void park(ot_exchange *x)
 {
-    const char *type = header(x, MHD_HTTP_HEADER_CONTENT_TYPE), *encoding = header(x, MHD_HTTP_HEADER_CONTENT_ENCODING);
-    return (encoding && strcasecmp(encoding, "identity") != 0) || (type && strncasecmp(type, "multipart/", 10) == 0);
+    ot_server *server = x->server;
+    x->parked = true;
+    *(server->last_parked ? &server->last_parked->next_parked : &server->first_parked) = x;
+    server->last_parked = x;
+    server->n_parked++;
+}
+
+static void unpark(ot_exchange *x)
+{
+    ot_server *server = x->server;
+    ot_exchange *before = NULL;
+    for (ot_exchange *p = server->first_parked; p != x; p = p->next_parked)
+        before = p;
+    *(before ? &before->next_parked : &server->first_parked) = x->next_parked;
+    if (server->last_parked == x)
+        server->last_parked = before;
+    x->next_parked = NULL;
+    x->parked = false;
+    server->n_parked--;
 }
 
 static void handle(ot_exchange *x)
 {
-    ot_server *server = x->server;
-    if (strcmp(x->method, MHD_HTTP_METHOD_OPTIONS) == 0 && x->allow[0]) {
-        ot_exchange_reply(x, 204, NULL);
+    if (x->answered)
         return;
-    }
-    if (!(x->route && x->route->open) &&
-        !ot_api_keys_check(server->keys, header(x, MHD_HTTP_HEADER_AUTHORIZATION), x->salt)) {
-        x->allow[0] = '\0';
-        ot_exchange_fail_with(x, 401, "invalid_request_error", NULL, "invalid_api_key",
-                              "a valid API key is needed: Authorization: Bearer KEY");
-        return;
-    }
-    if (!x->route) {
-        bool known = x->allow[0] != '\0';
-        ot_exchange_fail_with(x, known ? 405 : 404, "invalid_request_error", NULL, known ? "method_not_allowed" : "not_found",
-                              known ? "this path does not take that method" : "no such path; /openapi.json lists them");
-        return;
-    }
-    x->allow[0] = '\0';
-    if (x->too_large || x->no_room)
-        refuse_body(x);
-    else if (is_unreadable(x))
-        ot_exchange_fail_with(x, 415, "invalid_request_error", NULL, "unsupported_media_type",
-                              "the body must be uncompressed JSON");
-    else if (x->route->work && server->draining)
+    if (x->route->work && x->server->draining)
         ot_exchange_fail(x, &(ot_error){.code = OT_ERR_CLOSING, .message = "the server is shutting down"});
-    else
+    else if (x->route->open || ot_connection_promote(x->server, x->peer))
         x->route->handle(x);
+    else if (x->server->n_parked < MAX_PARKED)
+        park(x);
+    else
+        refuse_for_room(x, "all connections have a request that runs, and too many wait for a place");
+}
+
+void ot_exchanges_place(ot_server *server)
+{
+    while (server->first_parked && !server->closing && ot_connection_promote(server, server->first_parked->peer)) {
+        ot_exchange *x = server->first_parked;
+        unpark(x);
+        handle(x);
+    }
 }
 
 /* The body is not needed once it is parsed; its memory counts until then. */
@@ -227,7 +213,6 @@ void ot_exchange_drop_body(ot_exchange *x)
 enum MHD_Result ot_exchange_on_access(void *state, struct MHD_Connection *connection, const char *url, const char *method,
                                       const char *version, const char *data, size_t *data_size, void **exchange)
 {
-    (void)version;
     ot_exchange *x = *exchange;
     if (((ot_server *)state)->closing)
         return MHD_NO;
@@ -235,7 +220,10 @@ enum MHD_Result ot_exchange_on_access(void *state, struct MHD_Connection *connec
         x = *exchange = begin(state, connection, url, method);
         if (!x)
             return MHD_NO;
-        return refused_by_headers(x) ? ot_exchange_send(x) : MHD_YES;
+        if (!ot_exchange_refused_by_headers(x, version))
+            return MHD_YES;
+        /* Who waits to be asked for the body need not send it. */
+        return x->closes || ot_exchange_header(x, MHD_HTTP_HEADER_EXPECT) ? ot_exchange_send(x) : MHD_YES;
     }
     if (*data_size) {
         bool more = receive(x, data, *data_size);
@@ -246,6 +234,7 @@ enum MHD_Result ot_exchange_on_access(void *state, struct MHD_Connection *connec
         x->state = OT_EXCHANGE_HANDLED;
         x->out_at = 0;
         x->server->n_working++;
+        ot_connection_enter(x->server, x->peer, OT_CONNECTION_WORKING);
         handle(x);
     }
     if (x->gone)
@@ -302,11 +291,13 @@ void ot_exchange_on_completed(void *state, struct MHD_Connection *connection, vo
         return;
     *exchange = NULL;
     bool cut = x->gone || !x->answered || why == MHD_REQUEST_TERMINATED_CLIENT_ABORT;
-    unsigned status = cut ? 499 : x->status; /* as nginx counts a client that left */
+    unsigned status = x->peer->told ? x->peer->told : cut ? 499 : x->status; /* as nginx counts a client that left */
     ot_metrics_count_http(x->server, x->route, status);
     log_access(x, status);
     if (x->state != OT_EXCHANGE_RECEIVING)
         x->server->n_working--;
+    if (x->parked)
+        unpark(x);
     if (x->job)
         x->ops->release(x->job);
     ot_exchange_unwatch(x);
@@ -319,5 +310,6 @@ void ot_exchange_on_completed(void *state, struct MHD_Connection *connection, vo
         x->server->exchanges = x->next;
     if (x->next)
         x->next->previous = x->previous;
+    ot_connection_enter(x->server, x->peer, OT_CONNECTION_KEPT);
     free(x);
 }

@@ -21,6 +21,7 @@
 #include "server/api-context.h"
 #include "server/playground.h"
 #include "base/json-text.h"
+#include "server/connections.h"
 #include "server/server.h"
 
 #define OT_REQUEST_ID_BYTES 128
@@ -37,12 +38,22 @@ typedef struct ot_job_ops {
     void (*release)(void *job);               /* frees the job; its requests are cancelled */
 } ot_job_ops;
 
+typedef enum ot_key_role { OT_KEY_USE, OT_KEY_MANAGE } ot_key_role;
+
+/* What a key's line says, with the salt that keeps its cached prefixes to itself. */
+typedef struct ot_api_key {
+    char name[64];
+    ot_key_role role;
+    uint8_t salt[16];
+} ot_api_key;
+
 typedef struct ot_route {
     const char *method;
     const char *path;               /* "{...}" at its end takes all that is left, slashes, too */
     void (*handle)(ot_exchange *x);
-    bool open;                      /* needs no API key */
+    bool open;                      /* needs no API key, and answers while every place is taken */
     bool work;                      /* refused while draining */
+    bool manage;                    /* needs a key of the role `manage` where keys are used */
 } ot_route;
 
 typedef enum ot_exchange_state {
@@ -54,19 +65,22 @@ typedef enum ot_exchange_state {
 struct ot_exchange {
     ot_server *server;
     struct MHD_Connection *connection;
+    ot_connection *peer;          /* its place among the server's connections */
     ot_exchange *next, *previous; /* all exchanges of the server */
+    ot_exchange *next_parked;     /* of those that wait for a place */
+    bool parked;
     uint32_t slot;                /* of ot_server.slots */
 
     /* The request */
     const ot_route *route;        /* NULL: no such route or method */
     char method[16];              /* cut */
     char path[512];               /* cut */
+    char host[256];               /* name and port that the request is for, cut */
     char argument[256];           /* what {...} matched */
     char request_id[OT_REQUEST_ID_BYTES + 1];
     ot_text body;
     uint64_t started_ms;
-    bool too_large, no_room;      /* of the body: counted, not kept */
-    uint8_t salt[16];             /* from the API key */
+    ot_api_key key;               /* zeros without one */
 
     /* The response */
     ot_exchange_state state;
@@ -118,6 +132,7 @@ void *ot_exchange_owner(const ot_exchange *x);
 /* ---- The body -------------------------------------------------------------------------------------------- */
 
 #define OT_LARGE_BODY_BYTES (64 * 1024) /* from here on parsing goes to a worker */
+#define OT_MAX_SWALLOWED_BODIES 4        /* a body this many times too large is not read to its end */
 /* Frees the body early, once a handler has taken what it needs. */
 void ot_exchange_drop_body(ot_exchange *x);
 
@@ -168,8 +183,9 @@ struct ot_server {
     uv_loop_t loop;
     bool loop_open;
     struct MHD_Daemon *daemon;
-    int listen_fd;
+    ot_connections *connections;
     uint16_t port;
+    bool on_loopback; /* listens where only this machine can reach it */
     uv_poll_t http_poll;
     uv_timer_t http_timer;
     uv_async_t output_async; /* sent by the engine thread */
@@ -182,6 +198,8 @@ struct ot_server {
 
     /* Exchanges */
     ot_exchange *exchanges;
+    ot_exchange *first_parked, *last_parked; /* those that wait for a place */
+    uint32_t n_parked;
     uint32_t n_working;   /* handled and not over */
     uint32_t n_offloaded;
     size_t bodies_bytes;  /* received bodies in memory */
@@ -223,13 +241,24 @@ const ot_route *ot_route_at(size_t i);
 /* metrics.c */
 void ot_metrics_count_http(ot_server *server, const ot_route *route, unsigned status);
 
-/* api-keys.c: true if the header names one of the keys (or there are none); *salt follows from the key. */
+/* exchange-headers.c: true if the headers alone decide the answer, which is then set. With x->closes the body's end is in doubt. */
+bool ot_exchange_refused_by_headers(ot_exchange *x, const char *version);
+void ot_exchange_refuse_size(ot_exchange *x);
+const char *ot_exchange_header(const ot_exchange *x, const char *name);
+/* exchange.c: hands free places to the requests that wait for one. */
+void ot_exchanges_place(ot_server *server);
+
+/* api-keys.c: false if the text is none of the keys. */
 typedef struct ot_api_keys ot_api_keys;
 ot_status ot_api_keys_open(ot_api_keys **out, const char *path, ot_error *err);
 void ot_api_keys_close(ot_api_keys **keys);
-bool ot_api_keys_check(const ot_api_keys *keys, const char *authorization, uint8_t salt[16]);
+bool ot_api_keys_find(const ot_api_keys *keys, const char *text, ot_api_key *key);
 
-/* cors.c: adds the headers for an allowed Origin; the answer to a preflight request. */
+/* origins.c */
+bool ot_is_loopback(const struct sockaddr *address);
+bool ot_host_allowed(const ot_server *server, const char *authority);
+bool ot_origin_allowed(const ot_exchange *x);
+/* Adds the headers for an allowed Origin; the answer to a preflight request. */
 void ot_cors_add(const ot_exchange *x, struct MHD_Response *response);
 
 /* 24 random hexadecimal digits. */

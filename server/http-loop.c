@@ -11,7 +11,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <unistd.h>
 
 /* ---- libmicrohttpd --------------------------------------------------------------------------------------- */
@@ -48,6 +47,7 @@ void ot_server_pump(ot_server *server)
     do {
         server->pump_again = false;
         MHD_run(server->daemon);
+        ot_exchanges_place(server);
     } while (server->pump_again);
     server->pumping = false;
     MHD_UNSIGNED_LONG_LONG timeout_ms;
@@ -55,6 +55,7 @@ void ot_server_pump(ot_server *server)
         uv_timer_start(&server->http_timer, on_http_timer, timeout_ms, 0);
     else
         uv_timer_stop(&server->http_timer);
+    ot_connections_schedule(server);
     check_drained(server);
 }
 
@@ -147,47 +148,27 @@ static ot_status listen_on(ot_server *server, ot_error *err)
     char number[8] = "";
     if (getsockname(fd, (struct sockaddr *)&bound, &size) == 0)
         getnameinfo((struct sockaddr *)&bound, size, NULL, 0, number, sizeof number, NI_NUMERICSERV);
-    server->listen_fd = fd;
+    server->on_loopback = ot_is_loopback((struct sockaddr *)&bound);
     server->port = (uint16_t)atoi(number);
-    return OT_OK;
-}
-
-/* One descriptor a connection, and a reserve for the model, heads, workers and the loop. */
-static void raise_descriptor_limit(uint32_t max_connections)
-{
-    struct rlimit limit;
-    if (getrlimit(RLIMIT_NOFILE, &limit))
-        return;
-    rlim_t want = (rlim_t)max_connections + 128;
-    if (limit.rlim_cur < want) {
-        limit.rlim_cur = limit.rlim_max == RLIM_INFINITY || want < limit.rlim_max ? want : limit.rlim_max;
-        setrlimit(RLIMIT_NOFILE, &limit);
-    }
+    return ot_connections_open(server, fd, err);
 }
 
 static ot_status start_daemon(ot_server *server, ot_error *err)
 {
     const ot_server_options *o = &server->options;
-    raise_descriptor_limit(o->max_connections);
-    struct sockaddr_storage bound;
-    socklen_t size = sizeof bound;
-    unsigned flags = MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME;
-    if (getsockname(server->listen_fd, (struct sockaddr *)&bound, &size) == 0 && bound.ss_family == AF_INET6)
-        flags |= MHD_USE_IPv6;
+    const unsigned flags = MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_NO_LISTEN_SOCKET;
     /* Headers somewhat past the limit must still fit: only then are they a request that we can answer ourselves. */
     const size_t connection_bytes = 2 * (size_t)o->max_header_bytes;
     server->daemon = MHD_start_daemon(
         flags, 0, NULL, NULL, ot_exchange_on_access, server,
-        MHD_OPTION_LISTEN_SOCKET, (MHD_socket)server->listen_fd,
         MHD_OPTION_NOTIFY_COMPLETED, ot_exchange_on_completed, server,
-        MHD_OPTION_CONNECTION_LIMIT, (unsigned)o->max_connections,
-        MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)o->idle_timeout_s,
+        MHD_OPTION_NOTIFY_CONNECTION, ot_connection_on_notify, server,
+        MHD_OPTION_CONNECTION_LIMIT, (unsigned)ot_connections_limit(server),
         MHD_OPTION_CONNECTION_MEMORY_LIMIT, connection_bytes,
         MHD_OPTION_SIGPIPE_HANDLED_BY_APP, 1,
         MHD_OPTION_END);
     if (!server->daemon)
         return ot_fail(err, OT_ERR_IO, "libmicrohttpd does not start");
-    server->listen_fd = -1; /* the daemon's now */
     return OT_OK;
 }
 
@@ -235,7 +216,7 @@ ot_status ot_http_loop_listen(ot_server *server, ot_error *err)
         (code = uv_signal_start(&server->sigterm, on_signal, SIGTERM)) ||
         (code = uv_signal_start(&server->sigint, on_signal, SIGINT)))
         return loop_failed(code, err);
-    return OT_OK;
+    return ot_connections_listen(server, err);
 }
 
 ot_status ot_http_loop_run(ot_server *server, ot_error *err)
@@ -278,9 +259,6 @@ void ot_http_loop_close(ot_server *server)
 {
     if (server->daemon)
         stop_daemon(server);
-    if (server->listen_fd >= 0)
-        close(server->listen_fd);
-    server->listen_fd = -1;
 }
 
 /* After the scheduler, whose thread may still have sent to the loop. */

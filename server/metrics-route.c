@@ -25,6 +25,8 @@ void ot_handle_metrics(ot_exchange *x)
         return;
     }
     ot_scheduler_get_stats(server->scheduler, stats);
+    ot_connection_counts connections;
+    ot_connections_count(server, &connections);
     ot_metrics_input in = {
         .stats = stats,
         .model_name = server->api.model_id,
@@ -34,6 +36,7 @@ void ot_handle_metrics(ot_exchange *x)
         .http_requests = (const uint64_t(*)[OT_N_COUNTED_CODES])server->http_requests,
         .start_time_s = server->start_time_s,
         .open_fds = count_descriptors(),
+        .connections = &connections,
     };
     ot_metrics_write(&in, &x->out);
     free(stats);

@@ -29,9 +29,12 @@ typedef struct ot_metrics_input {
     const uint64_t (*http_requests)[OT_N_COUNTED_CODES]; /* (routes + 1) */
     double start_time_s;
     uint32_t open_fds;
+    const ot_connection_counts *connections; /* NULL: left out */
 } ot_metrics_input;
 
 /* Everything. in is read only here; the caller holds it still. */
 void ot_metrics_write(const ot_metrics_input *in, ot_text *out);
+/* Its part about clients (metrics-edge.c). */
+void ot_metrics_write_edge(const ot_metrics_input *in, ot_text *out);
 
 #endif

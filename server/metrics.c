@@ -12,8 +12,8 @@
 
 #include "server/metrics-text.h"
 
-static const unsigned counted_codes[OT_N_COUNTED_CODES] = {200, 201, 204, 400, 401, 403, 404, 405, 413,
-                                                           415, 429, 499, 500, 503, 0 /* any other */};
+static const unsigned counted_codes[OT_N_COUNTED_CODES] = {200, 201, 204, 400, 401, 403, 404, 405, 408, 413,
+                                                           415, 421, 429, 431, 499, 500, 501, 503, 0 /* any other */};
 
 void ot_metrics_count_http(ot_server *server, const ot_route *route, unsigned status)
 {
@@ -379,6 +379,7 @@ void ot_metrics_write(const ot_metrics_input *in, ot_text *out)
     put_vllm(out, in, &model);
     put_otter(out, in, &none);
     put_http(out, in, &none);
+    ot_metrics_write_edge(in, out);
     ot_labels build = ot_labels_with(&none, "version", OTTER_VERSION);
     build = ot_labels_with(&build, "backend", "cpu");
     put_one(out, "otter_build_info", "gauge", "The build that serves; always 1", &build, 1);

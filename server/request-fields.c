@@ -61,6 +61,10 @@ static void quoted_part(const char *text, char *out, size_t out_size)
 ot_status ot_json_read(char *text, size_t size, const ot_json_limits *limits, json_t **out, ot_error *err)
 {
     *out = NULL;
+    if (size >= 3 && memcmp(text, "\xEF\xBB\xBF", 3) == 0) { /* a byte order mark, which some editors write */
+        text += 3;
+        size -= 3;
+    }
     if (size == 0)
         return ot_fail(err, OT_ERR_INVALID, "the request has no body; a JSON object is expected");
     ot_status status = check_limits(text, size, limits, err);

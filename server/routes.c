@@ -4,27 +4,27 @@
 
 #include "server/exchange.h"
 
-static const ot_route routes[] = {
-    {"POST", "/v1/completions", ot_handle_completions, false, true},
-    {"POST", "/v1/chat/completions", ot_handle_chat_completions, false, true},
-    {"POST", "/v1/score", ot_handle_score, false, true},
-    {"POST", "/v1/moderations", ot_handle_moderations, false, true},
-    {"GET", "/v1/models", ot_handle_models, false, false},
-    {"GET", "/v1/models/{id}", ot_handle_model, false, false},
-    {"GET", "/v1/heads", ot_handle_heads, false, false},
-    {"POST", "/v1/heads", ot_handle_load_head, false, true},
-    {"DELETE", "/v1/heads/{name}", ot_handle_unload_head, false, false},
-    {"POST", "/tokenize", ot_handle_tokenize, false, false},
-    {"POST", "/detokenize", ot_handle_detokenize, false, false},
-    {"POST", "/apply-template", ot_handle_apply_template, false, false},
-    {"GET", "/tokenizer_info", ot_handle_tokenizer_info, false, false},
-    {"GET", "/health", ot_handle_health, true, false},
-    {"GET", "/livez", ot_handle_live, true, false},
-    {"GET", "/readyz", ot_handle_ready, true, false},
-    {"GET", "/metrics", ot_handle_metrics, true, false},
-    {"GET", "/version", ot_handle_version, false, false},
-    {"GET", "/openapi.json", ot_handle_openapi, false, false},
-    {"GET", "/", ot_handle_playground, true, false},
+static const ot_route routes[] = { /* open, work, manage */
+    {"POST", "/v1/completions", ot_handle_completions, false, true, false},
+    {"POST", "/v1/chat/completions", ot_handle_chat_completions, false, true, false},
+    {"POST", "/v1/score", ot_handle_score, false, true, false},
+    {"POST", "/v1/moderations", ot_handle_moderations, false, true, false},
+    {"GET", "/v1/models", ot_handle_models, false, false, false},
+    {"GET", "/v1/models/{id}", ot_handle_model, false, false, false},
+    {"GET", "/v1/heads", ot_handle_heads, false, false, false},
+    {"POST", "/v1/heads", ot_handle_load_head, false, true, true},
+    {"DELETE", "/v1/heads/{name}", ot_handle_unload_head, false, false, true},
+    {"POST", "/tokenize", ot_handle_tokenize, false, false, false},
+    {"POST", "/detokenize", ot_handle_detokenize, false, false, false},
+    {"POST", "/apply-template", ot_handle_apply_template, false, false, false},
+    {"GET", "/tokenizer_info", ot_handle_tokenizer_info, false, false, false},
+    {"GET", "/health", ot_handle_health, true, false, false},
+    {"GET", "/livez", ot_handle_live, true, false, false},
+    {"GET", "/readyz", ot_handle_ready, true, false, false},
+    {"GET", "/metrics", ot_handle_metrics, true, false, false},
+    {"GET", "/version", ot_handle_version, false, false, false},
+    {"GET", "/openapi.json", ot_handle_openapi, false, false, false},
+    {"GET", "/", ot_handle_playground, true, false, false},
 };
 _Static_assert(sizeof routes / sizeof routes[0] <= OT_MAX_ROUTES, "the counters of the metrics have a place for each");
 

@@ -338,8 +338,8 @@ static void handle(ot_exchange *x, bool moderation)
     job->moderation = moderation;
     job->threshold = x->server->options.moderation_threshold;
     job->moderation_head = x->server->options.moderation_head;
-    memcpy(job->params.cache_salt, x->salt, sizeof job->params.cache_salt);
-    memcpy(&job->params.client, x->salt, sizeof job->params.client);
+    memcpy(job->params.cache_salt, x->key.salt, sizeof job->params.cache_salt);
+    memcpy(&job->params.client, x->key.salt, sizeof job->params.client);
     ot_exchange_set_job(x, job, &ops);
     ot_exchange_offload(x, x->body.size >= OT_LARGE_BODY_BYTES, parse, after_parse);
 }

@@ -18,8 +18,10 @@ void ot_server_options_default(ot_server_options *options)
         .moderation_head = "toxicity",
         .moderation_threshold = 0.5f,
         .drain_timeout_s = 30,
+        .header_timeout_s = 20,
         .idle_timeout_s = 120,
         .receive_timeout_s = 60,
+        .send_timeout_s = 120,
         .max_connections = 1024,
         .max_body_bytes = (size_t)16 << 20,
         .max_bodies_bytes = (size_t)256 << 20,
@@ -37,6 +39,24 @@ static ot_status out_of_memory(ot_error *err)
 
 /* ---- Copies of the options ------------------------------------------------------------------------------- */
 
+/* A NULL-terminated list of the caller's, or NULL. */
+static ot_status copy_list(ot_server *server, const char *const **list, ot_error *err)
+{
+    size_t n = 0;
+    while (*list && (*list)[n])
+        n++;
+    const char **own = *list ? ot_arena_alloc(&server->arena, n + 1, sizeof *own) : NULL;
+    if (*list && !own)
+        return out_of_memory(err);
+    for (size_t i = 0; i < n; i++) {
+        own[i] = ot_arena_copy(&server->arena, (*list)[i], strlen((*list)[i]));
+        if (!own[i])
+            return out_of_memory(err);
+    }
+    *list = own;
+    return OT_OK;
+}
+
 static ot_status copy_options(ot_server *server, const ot_server_options *options, ot_error *err)
 {
     ot_server_options *o = &server->options;
@@ -50,19 +70,8 @@ static ot_status copy_options(ot_server *server, const ot_server_options *option
         if (!*strings[i])
             return out_of_memory(err);
     }
-    if (!o->cors_origins)
-        return OT_OK;
-    size_t n = 0;
-    while (options->cors_origins[n])
-        n++;
-    const char **origins = ot_arena_alloc(&server->arena, n + 1, sizeof *origins);
-    for (size_t i = 0; i < n && origins; i++) {
-        origins[i] = ot_arena_copy(&server->arena, options->cors_origins[i], strlen(options->cors_origins[i]));
-        if (!origins[i])
-            return out_of_memory(err);
-    }
-    o->cors_origins = origins;
-    return origins ? OT_OK : out_of_memory(err);
+    ot_status status = copy_list(server, &o->cors_origins, err);
+    return status ? status : copy_list(server, &o->allowed_hosts, err);
 }
 
 static ot_status check_options(const ot_server_options *o, ot_error *err)
@@ -201,8 +210,8 @@ static ot_status open_presets(ot_server *server, const ot_server_options *option
 
 static ot_status open_slots(ot_server *server, ot_error *err)
 {
-    /* Exchanges outnumber connections by none; a few more cost nothing. */
-    server->n_slots = server->options.max_connections + 16;
+    /* One for each connection, the spare ones and those that end included; a few more cost nothing. */
+    server->n_slots = server->options.max_connections + 128;
     server->slots = calloc(server->n_slots, sizeof *server->slots);
     if (!server->slots)
         return out_of_memory(err);
@@ -274,7 +283,6 @@ ot_status ot_server_open(ot_server **out, const ot_model *model, ot_heads *heads
     clock_gettime(CLOCK_REALTIME, &now);
     ot_playground_policy(server->page_policy);
     server->start_time_s = (double)now.tv_sec + (double)now.tv_nsec / 1e9;
-    server->listen_fd = -1;
     server->heads = heads;
     ot_status status = open_parts(server, model, scheduler, options, err);
     if (status)
@@ -313,6 +321,7 @@ void ot_server_close(ot_server **out)
     ot_http_loop_close(server);
     ot_scheduler_close(&server->scheduler);
     ot_http_loop_free(server);
+    ot_connections_close(server);
     for (uint32_t i = 0; i < server->api.n_presets; i++)
         json_decref(server->api.presets[i].intervention);
     ot_head_release(&server->api.drafting.head);

@@ -30,8 +30,9 @@ typedef struct ot_server_options {
     const char *host;             /* address or name to listen on */
     uint16_t port;                /* 0: any free one (ot_server_port tells) */
     const char *model_name;       /* the base's id in /v1/models; NULL: general.name of the file */
-    const char *api_key_file;     /* one key a line, # starts a comment; NULL: open to all */
-    const char *const *cors_origins; /* "*" for any; NULL-terminated, or NULL for none */
+    const char *api_key_file;     /* one key a line (api-keys.c); NULL: open to all */
+    const char *const *cors_origins;  /* "*" for any; NULL-terminated, or NULL for none */
+    const char *const *allowed_hosts; /* names besides localhost; "*" for any; likewise. NULL: all but on a loopback address without keys */
     const char *heads_dir;        /* POST /v1/heads loads from below it; NULL: loading is off */
     const char *chat_template;    /* family name; NULL: the model's own */
     bool allow_base_mismatch;     /* for heads loaded while serving */
@@ -40,8 +41,10 @@ typedef struct ot_server_options {
     const char *moderation_categories; /* JSON: {category: head or {head, above}}; NULL: those of moderation_head */
     const char *speculative;      /* drafts for requests that say nothing: "lookup", a head, "model", "lookup,head"; NULL: none */
     uint32_t drain_timeout_s;     /* after SIGTERM, until what still runs is cancelled */
-    uint32_t idle_timeout_s;      /* a connection without traffic */
+    uint32_t header_timeout_s;    /* for a new connection's first headers */
+    uint32_t idle_timeout_s;      /* from an answer to the headers of the next request */
     uint32_t receive_timeout_s;   /* for one request's body */
+    uint32_t send_timeout_s;      /* for a client to take a piece of its answer */
     uint32_t max_connections;
     size_t max_body_bytes;        /* of one request */
     size_t max_bodies_bytes;      /* of all bodies being received together */

@@ -68,7 +68,7 @@ def raw(server, data, timeout=30, half_close=False):
 
 def post_bytes(path, body, extra=b""):
     """A POST as bytes; the connection is closed after the answer."""
-    return (b"POST " + path.encode() + b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\n"
+    return (b"POST " + path.encode() + b" HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\n"
             b"Content-Length: " + str(len(body)).encode() + b"\r\n" + extra + b"\r\n" + body)
 
 

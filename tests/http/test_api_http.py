@@ -21,6 +21,7 @@ from api_support import expect_error, post_bytes, raw, status_of
 from server_process import Server, expect, expect_true, in_parallel, require_model, run_cases
 
 KEY, OTHER_KEY = "sk-test-0123456789", "sk-other"
+JSON = {"Content-Type": "application/json"}
 OPEN = ("/health", "/livez", "/readyz", "/metrics", "/")
 
 
@@ -75,53 +76,63 @@ def echoes_request_ids(server):
 def limits_bodies(server):
     expect_error(server.post("/v1/completions", b"{" + b" " * (1 << 20) + b"}"), 413, None, "request_too_large")
     # So large that it is not even read: the answer comes before the body.
-    received = raw(server, b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999\r\n\r\n")
+    received = raw(server, b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999999\r\n\r\n")
     expect(status_of(received), 413)
     # Chunks without a stated length meet the same limit.
     chunk = b"40000\r\n" + b" " * 0x40000 + b"\r\n"
-    received = raw(server, b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n" +
+    received = raw(server, b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nConnection: close\r\n"
+                           b"Transfer-Encoding: chunked\r\n\r\n" +
                    chunk * 5 + b"0\r\n\r\n")
     expect(status_of(received), 413)
-    received = raw(server, b"POST /tokenize HTTP/1.1\r\nHost: x\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
+    received = raw(server, b"POST /tokenize HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nConnection: close\r\n"
+                           b"Transfer-Encoding: chunked\r\n\r\n"
                            b"10\r\n{\"content\": \"a b\r\n3\r\n\"}\n\r\n0\r\n\r\n")
     expect(status_of(received), 200)
     expect_error(server.post("/tokenize", b"x", headers={"Content-Encoding": "gzip"}), 415)
     expect_error(server.post("/tokenize", b"x", headers={"Content-Type": "multipart/form-data; boundary=x"}), 415)
-    # A curl without -H sends this type; JSON is JSON.
-    expect(server.post("/tokenize", b'{"content": "a"}', headers={"Content-Type": "application/x-www-form-urlencoded"}).status, 200)
-    expect(server.post("/tokenize", b'{"content": "a"}', headers={"Content-Type": "text/plain"}).status, 200)
+    # What a page of another origin can send without asking its browser: a form's types, or none.
+    for kind in ("application/x-www-form-urlencoded", "text/plain", "text/plain; charset=application/json", "application/jsonp", ""):
+        expect_error(server.post("/tokenize", b'{"content": "a"}', headers={"Content-Type": kind}), 415, code="unsupported_media_type")
+    received = raw(server, post_bytes("/tokenize", b'{"content": "a"}').replace(b"Content-Type: application/json\r\n", b""))
+    expect(status_of(received), 415)
+    expect(server.post("/tokenize", b'\xef\xbb\xbf{"content": "a"}').ok()["count"], 1, "behind a byte order mark")
+    for kind in ("application/json; charset=utf-8", "Application/JSON", "application/json ;x=y"):
+        expect(server.post("/tokenize", b'{"content": "a"}', headers={"Content-Type": kind}).status, 200)
 
 
 def refuses_by_headers_alone(server):
     """An error object, and the end of the connection, so that the rest is taken for no request."""
-    head = b"POST /tokenize HTTP/1.1\r\nHost: x\r\n"
-    smuggled = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
+    head = b"POST /tokenize HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    smuggled = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
     for data, code, kind in (
             (head + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + smuggled, 400, "invalid_request"),
+            (head + b"Content-Length: 2\r\nContent-Length: 40\r\n\r\n{}" + smuggled, 400, "invalid_request"),
+            (b"GET /health HTTP/1.1\r\n\r\n" + smuggled, 400, "invalid_request"),
+            (b"GET /health HTTP/1.1\r\nHost: localhost\r\nHost: localhost\r\n\r\n" + smuggled, 400, "invalid_request"),
             (head + b"Transfer-Encoding: gzip\r\n\r\n{}" + smuggled, 501, "unsupported_transfer_encoding"),
             (head + b"Transfer-Encoding: gzip, chunked\r\n\r\n{}" + smuggled, 501, "unsupported_transfer_encoding"),
-            (b"GET /health HTTP/1.1\r\nHost: x\r\nX-Long: " + b"y" * 33000 + b"\r\n\r\n", 431, "headers_too_large"),
-            (b"GET /health HTTP/1.1\r\nHost: x\r\n" + (b"X: " + b"y" * 1000 + b"\r\n") * 33 + b"\r\n", 431, "headers_too_large"),
-            (b"GET /health?" + b"q" * 33000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 431, "headers_too_large")):
+            (b"GET /health HTTP/1.1\r\nHost: localhost\r\nX-Long: " + b"y" * 33000 + b"\r\n\r\n", 431, "headers_too_large"),
+            (b"GET /health HTTP/1.1\r\nHost: localhost\r\n" + (b"X: " + b"y" * 1000 + b"\r\n") * 33 + b"\r\n", 431, "headers_too_large"),
+            (b"GET /health?" + b"q" * 33000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n", 431, "headers_too_large")):
         header, _, body = raw(server, data, timeout=5).partition(b"\r\n\r\n")
         expect(status_of(header), code, f"{data[:90]}: {header[:300]}")
         expect_true(b"connection: close" in header.lower(), header)
         expect_true(body.endswith(b"}"), f"{data[:90]}: {header[:300]} {body[:300]}")
         expect(json.loads(body)["error"]["code"], kind, f"{data[:90]}")  # and nothing behind it
-    expect(status_of(raw(server, b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\nX: " + b"y" * 30000 + b"\r\n\r\n")), 200)
+    expect(status_of(raw(server, b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nX: " + b"y" * 30000 + b"\r\n\r\n")), 200)
 
 
 def closes_on_what_is_no_http(server):
     """libmicrohttpd answers these itself, or not at all; either way the connection ends at once and the server goes on."""
-    post = b"POST /tokenize HTTP/1.1\r\nHost: x\r\n"
+    post = b"POST /tokenize HTTP/1.1\r\nHost: localhost\r\n"
     chunked = post + b"Transfer-Encoding: chunked\r\n\r\n"
     for data, codes in ((b"GET /health\r\n\r\n", (400,)), (b"GET /health HTTP/9.9\r\n\r\n", (505,)), (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", (505,)),
-                        (b"GET\r\n\r\n", (None, 400)), (b"GET /health HTTP/1.1\r\nHost: x\r\nno colon\r\n\r\n", (400,)),
+                        (b"GET\r\n\r\n", (None, 400)), (b"GET /health HTTP/1.1\r\nHost: localhost\r\nno colon\r\n\r\n", (400,)),
                         (post + b"Content-Length: -5\r\n\r\n", (400,)), (post + b"Content-Length: z\r\n\r\n{}", (400,)),
                         (post + b"Content-Length: 18446744073709551617\r\n\r\n{}", (400, 413)),
                         (chunked + b"zz\r\n{}\r\n0\r\n\r\n", (400,)), (chunked + b"fffffffffffffffff\r\n{}", (400, 413)),
                         (chunked + b"2\r\n{}abcdef\r\n0\r\n\r\n", (400,)),
-                        (b"A" * 200000, (414, 431)), (b"GET /" + b"a" * 200000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", (414, 431)),
+                        (b"A" * 200000, (414, 431)), (b"GET /" + b"a" * 200000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n", (414, 431)),
                         (b"GET / HTTP/1.1\r\nX: " + b"y" * 200000 + b"\r\n\r\n", (431,))):
         begin = time.monotonic()
         received = raw(server, data, timeout=10)
@@ -130,14 +141,22 @@ def closes_on_what_is_no_http(server):
         expect(server.get("/health").status, 200)
 
 
+def takes_whole_addresses(server):
+    """The first line may name host and scheme, as it does for a proxy; that host beats the header's."""
+    for target, expected in ((b"http://localhost/health", 200), (b"HTTP://127.0.0.1:8080/v1/models?x=y", 200), (b"http://localhost", 200),
+                             (b"http://evil.example/v1/models", 421), (b"ftp://localhost/health", 404)):
+        received = raw(server, b"GET " + target + b" HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        expect(status_of(received), expected, f"{target}: {received[:200]}")
+
+
 def keeps_connections(server):
     connection = server.connect()
     for i in range(20):
-        connection.request("POST", "/tokenize", json.dumps({"content": "a" * i}))
+        connection.request("POST", "/tokenize", json.dumps({"content": "a" * i}), JSON)
         answer = connection.getresponse()
         expect(answer.status, 200)
         expect(json.loads(answer.read())["count"] > 0 or i == 0, True)
-    connection.request("POST", "/v1/completions", json.dumps({"prompt": "x", "max_tokens": 3, "stream": True}))
+    connection.request("POST", "/v1/completions", json.dumps({"prompt": "x", "max_tokens": 3, "stream": True}), JSON)
     expect_true(connection.getresponse().read().endswith(b"data: [DONE]\n\n"), "a stream on a kept connection")
     connection.request("GET", "/health")
     expect(connection.getresponse().read(), b'{"status":"ok"}')
@@ -146,7 +165,7 @@ def keeps_connections(server):
 
 def answers_pipelined_requests_in_order(server):
     first = post_bytes("/v1/completions", b'{"prompt": "Once", "max_tokens": 5, "temperature": 0}').replace(b"Connection: close\r\n", b"")
-    second = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
+    second = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
     third = post_bytes("/tokenize", b'{"content": "a b c"}')
     received = raw(server, first + second + third)
     expect([line.split(b" ")[1] for line in re.findall(rb"HTTP/1\.1 \d+ ", received)], [b"200"] * 3)
@@ -158,7 +177,7 @@ def speaks_http_1_0(server):
     received = raw(server, b"GET /health HTTP/1.0\r\n\r\n")
     expect_true(received.endswith(b'{"status":"ok"}'), received)
     body = b'{"prompt": "x", "max_tokens": 3, "stream": true}'
-    received = raw(server, b"POST /v1/completions HTTP/1.0\r\nContent-Length: " + str(len(body)).encode() + b"\r\n\r\n" + body)
+    received = raw(server, b"POST /v1/completions HTTP/1.0\r\nContent-Type: application/json\r\nContent-Length: " + str(len(body)).encode() + b"\r\n\r\n" + body)
     expect_true(received.endswith(b"data: [DONE]\n\n"), received[-200:])
 
 
@@ -168,7 +187,7 @@ def uses_no_time_when_idle(server):
         connection.request("GET", "/health")
         connection.getresponse().read()
     half = socket.create_connection(("127.0.0.1", server.port))
-    half.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+    half.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{")
     time.sleep(0.5)
     before = server.metric("process_cpu_seconds_total")
     time.sleep(3)
@@ -205,6 +224,9 @@ def checks_keys():
         with Server("--api-key-file", keys) as server:
             for path in OPEN:
                 expect(server.get(path).status, 200, path)
+            for name in ("x-api-key", "X-API-Key", "api-key"):
+                expect(server.get("/v1/models", headers={name: KEY}).status, 200, name)
+                expect_error(server.get("/v1/models", headers={name: KEY + "x"}), 401, None, "invalid_api_key")
             bad = [None, "", KEY, "Bearer", "Bearer ", "Bearer x", f"Bearer {KEY}x", f"Bearer {KEY[:-1]}", f"Basic {KEY}",
                    f"Bearer {KEY} {KEY}", "Bearer # a comment", "Bearer " + "x" * 5000]
             for value in bad:
@@ -225,13 +247,34 @@ def checks_keys():
                 return answer["usage"]["prompt_tokens_details"]["cached_tokens"]
 
             expect([cached(KEY), cached(KEY) > 0, cached(OTHER_KEY), cached(OTHER_KEY) > 0], [0, True, 0, True])
+        missing, malformed = pathlib.Path(folder, "missing"), pathlib.Path(folder, "malformed")
         keys.write_text("# nothing\n")
-        for path in (keys, pathlib.Path(folder, "missing")):
+        malformed.write_text("sk-one name=ci role=admin\n")
+        for path in (keys, missing, malformed):
             with Server("--api-key-file", path, ready=False) as server:
                 server.stopped_by_test = True
                 expect(server.process.wait(60), 1)
                 expect_true(str(path) in server.log(), server.log())
                 server.process.returncode = 0  # the expected end
+
+
+def knows_roles():
+    """Loading and unloading heads needs a key of the role `manage`; the default is `use`."""
+    with tempfile.TemporaryDirectory(prefix="otter-test-") as folder:
+        keys = pathlib.Path(folder, "keys")
+        keys.write_text("sk-use\nsk-also-use name=ci role=use\nsk-manage  name=ops\trole=manage\n")
+        with Server("--api-key-file", keys, "--heads-dir", folder) as server:
+            for key, may in (("sk-use", False), ("sk-also-use", False), ("sk-manage", True)):
+                headers = {"Authorization": f"Bearer {key}"}
+                expect(server.get("/v1/heads", headers=headers).status, 200)
+                load = server.post("/v1/heads", {"name": "a", "path": "none.gguf"}, headers=headers)
+                unload = server.request("DELETE", "/v1/heads/a", headers=headers)
+                if may:
+                    expect_error(load, 400, "path")
+                    expect_error(unload, 404)
+                else:
+                    expect_error(load, 403, None, "role_required")
+                    expect_error(unload, 403, None, "role_required")
 
 
 def answers_other_origins():
@@ -249,7 +292,7 @@ def answers_other_origins():
         expect_true("POST" in answer.headers["access-control-allow-methods"], answer.headers)
         connection = server.connect()
         connection.request("POST", "/v1/completions", json.dumps({"prompt": "x", "max_tokens": 1, "stream": True}),
-                           {"Origin": "https://b.example"})
+                           {"Origin": "https://b.example", **JSON})
         expect(connection.getresponse().getheader("Access-Control-Allow-Origin"), "https://b.example")
         connection.close()
     with Server("--cors-origins", "*") as server:
@@ -316,12 +359,12 @@ def starts_where_it_is_told():
 def main():
     require_model()
     cases = [answers_methods, serves_small_pages, echoes_request_ids, limits_bodies, refuses_by_headers_alone,
-             closes_on_what_is_no_http, keeps_connections, answers_pipelined_requests_in_order, speaks_http_1_0,
+             closes_on_what_is_no_http, takes_whole_addresses, keeps_connections, answers_pipelined_requests_in_order, speaks_http_1_0,
              uses_no_time_when_idle, waits_without_polling]
     with Server("--max-body", str(1 << 20)) as server:
         first = run_cases(cases, server)
     words = sys.argv[1:]
-    others = [checks_keys, answers_other_origins, says_when_the_queue_is_full, logs_requests, starts_where_it_is_told]
+    others = [checks_keys, knows_roles, answers_other_origins, says_when_the_queue_is_full, logs_requests, starts_where_it_is_told]
     if words and not any(word in case.__name__ for case in others for word in words):
         return first
     second = run_cases(others)

@@ -39,7 +39,7 @@ def survives_malformed_json(server):
               b"{\"prompt\":\"a\",\"prompt\":\"b\"}", b"{\"prompt\":\"a\",\"max_tokens\":1e999}", b"{\"prompt\":\"a\",\"max_tokens\":-1e999}",
               b"{\"prompt\":\"a\",\"seed\":123456789012345678901234567890}", b"{\"prompt\":\"a\",\"temperature\":NaN}",
               b"{\"prompt\":\"a\",\"temperature\":Infinity}", b"{\"prompt\":\"a\",\"n\":0x10}", b"{'prompt':'a'}",
-              b"\xef\xbb\xbf{\"prompt\":\"a\"}", b"{\"\\u0000\":1}", b"{\"prompt\":\"" + b"a" * 100000]
+              b"\xef\xbb{\"prompt\":\"a\"}", b"{\"\\u0000\":1}", b"{\"prompt\":\"" + b"a" * 100000]
     for path in POSTS:
         for body in bodies:
             received = raw(server, post_bytes(path, body))
@@ -79,15 +79,15 @@ def survives_awkward_texts(server):
 def survives_broken_http(server):
     good = post_bytes("/v1/completions", b'{"prompt": "a", "max_tokens": 1}')
     for data in (b"", b"\r\n\r\n", b"GET\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"A" * 100000,
-                 b"GET /" + b"a" * 100000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", b"GET /%00%ff%zz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+                 b"GET /" + b"a" * 100000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n", b"GET /%00%ff%zz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
                  b"GET / HTTP/1.1\r\n" + b"X: " + b"y" * 200000 + b"\r\n\r\n", b"GET / HTTP/1.1\r\n" + b"A: b\r\n" * 20000 + b"\r\n",
-                 b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: -5\r\n\r\n", good.replace(b"Content-Length: 3", b"Content-Length: z"),
-                 b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 18446744073709551617\r\n\r\n{}",
-                 b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n{}\r\n0\r\n\r\n",
-                 b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffff\r\n{}",
-                 b"FOO /v1/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
-                 b"M" * 500 + b" / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
-                 b"GET /metrics HTTP/1.1\r\nHost: x\r\nX-Request-Id: \xff\xfe\r\nConnection: close\r\n\r\n"):
+                 b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: -5\r\n\r\n", good.replace(b"Content-Length: 3", b"Content-Length: z"),
+                 b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 18446744073709551617\r\n\r\n{}",
+                 b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n{}\r\n0\r\n\r\n",
+                 b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffff\r\n{}",
+                 b"FOO /v1/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
+                 b"M" * 500 + b" / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
+                 b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nX-Request-Id: \xff\xfe\r\nConnection: close\r\n\r\n"):
         raw(server, data, timeout=1, half_close=True)
         raw(server, data, timeout=0.3)
     for cut in range(0, len(good), 7):
@@ -108,7 +108,7 @@ def survives_slow_bodies(server):
     sockets = []
     for _ in range(40):
         s = socket.create_connection(("127.0.0.1", server.port))
-        s.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{")
+        s.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n{")
         sockets.append(s)
     begin = time.monotonic()
     open_ones = list(sockets)
