@@ -13,4 +13,7 @@ int ot_cli_tokenize(int argc, char **argv); /* text to ids and back */
 int ot_cli_inspect(int argc, char **argv);  /* what is in a GGUF file */
 int ot_cli_bench(int argc, char **argv);    /* speed and memory of this machine */
 
+/* heap-hooks.c: settings of the C library's allocator for a process that serves. */
+void ot_cli_tame_heap(void);
+
 #endif

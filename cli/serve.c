@@ -129,6 +129,7 @@ int ot_cli_serve(int argc, char **argv)
 {
     ot_config *config = NULL;
     ot_error err;
+    ot_cli_tame_heap();
     if (ot_config_open(&config, &err))
         return failed(&err);
     int result = 0;

@@ -74,6 +74,8 @@ ot_status ot_config_check(const ot_config *config, ot_error *err)
         return ot_fail_param(err, OT_ERR_INVALID, "model", "--model FILE is required");
     if (config->server.max_bodies_bytes < config->server.max_body_bytes)
         return ot_fail_param(err, OT_ERR_INVALID, "max-bodies", "max-bodies must be at least max-body");
+    if (config->server.request_memory_bytes / 2 < config->server.max_bodies_bytes)
+        return ot_fail_param(err, OT_ERR_INVALID, "request-memory", "request-memory must be at least twice max-bodies");
     return OT_OK;
 }
 

@@ -17,7 +17,7 @@
 #include "server/exchange.h"
 
 enum {
-    SPARE_PLACES = 64,
+    SPARE_PLACES = 96,
     ENDING_PLACES = 32,        /* shut down and not yet closed */
     RESERVED_DESCRIPTORS = 16, /* for what is opened later: heads, logs, /proc */
     ACCEPT_BATCH = 16,         /* at most half of ENDING_PLACES: each may displace one */
@@ -423,6 +423,11 @@ static ot_status fit_descriptors(ot_server *server, ot_error *err)
     fprintf(stderr, "otter: the limit of %llu descriptors (ulimit -n) leaves room for %u connections, not %u\n",
             (unsigned long long)limit.rlim_cur, cs->max_ordinary, max_connections);
     return OT_OK;
+}
+
+uint32_t ot_connections_max_waiting(const ot_server *server)
+{
+    return server->connections->max_spare - server->connections->max_spare / 6;
 }
 
 uint32_t ot_connections_limit(const ot_server *server)

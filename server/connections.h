@@ -75,6 +75,8 @@ void ot_connections_close(struct ot_server *server);
 void ot_connections_schedule(struct ot_server *server);
 /* How many connections libmicrohttpd must take. */
 uint32_t ot_connections_limit(const struct ot_server *server);
+/* How many requests may wait on spare places for an ordinary one: the others are for the open routes. */
+uint32_t ot_connections_max_waiting(const struct ot_server *server);
 void ot_connections_count(const struct ot_server *server, ot_connection_counts *out);
 
 /* libmicrohttpd's callback at the beginning and end of a connection. */

@@ -12,7 +12,7 @@
 void ot_exchange_reply(ot_exchange *x, unsigned status, const char *content_type)
 {
     if (x->out.failed) {
-        ot_exchange_fail_with(x, 500, "server_error", NULL, "out_of_memory", "the response does not fit into memory");
+        ot_exchange_fail(x, &(ot_error){.code = OT_ERR_NOMEM, .message = "the answer does not fit into request-memory now"});
         return;
     }
     x->status = status;
@@ -44,7 +44,7 @@ static void put_error(ot_text *out, const char *type, const char *param, const c
 void ot_exchange_fail_with(ot_exchange *x, unsigned status, const char *type, const char *param, const char *code,
                            const char *message)
 {
-    ot_text_clear(&x->out);
+    ot_text_free(&x->out);
     put_error(&x->out, type, param, code, message);
     x->status = status;
     x->content_type = "application/json";

@@ -1,4 +1,4 @@
-/* An exchange that waits: suspension with a watch for hang-up, and work on libuv's threads.
+/* An exchange that waits: suspension with a watch for hang-up, and work on the workers' threads.
  *
  * libmicrohttpd does not watch a suspended connection. A uv_poll for hang-up does, started when the connection is suspended and
  * stopped before it is resumed, so that it never outlives the socket: libmicrohttpd closes no suspended connection, and
@@ -9,7 +9,7 @@
 #include <stdlib.h>
 
 struct ot_offload {
-    uv_work_t work;
+    ot_work work; /* first: the workers know it by this */
     ot_exchange *x;
     void (*run)(void *job);
     void (*after)(ot_exchange *x);
@@ -22,11 +22,6 @@ struct ot_watch {
 
 /* ---- Suspension and hang-up ------------------------------------------------------------------------------ */
 
-static void cancel_work(ot_exchange *x)
-{
-    uv_cancel((uv_req_t *)&x->offload->work); /* fails, and does nothing, once it runs */
-}
-
 static void on_hang_up(uv_poll_t *poll, int status, int events)
 {
     struct ot_watch *watch = poll->data;
@@ -37,7 +32,7 @@ static void on_hang_up(uv_poll_t *poll, int status, int events)
     uv_poll_stop(poll);
     x->gone = true;
     if (x->offloaded) { /* a worker holds the job: its end is noticed there, at once if it has not begun */
-        cancel_work(x);
+        ot_workers_cancel(server->workers, &x->offload->work);
         return;
     }
     ot_exchange_resume(x);
@@ -96,15 +91,15 @@ void ot_exchange_resume(ot_exchange *x)
 
 /* ---- Workers --------------------------------------------------------------------------------------------- */
 
-static void on_work(uv_work_t *work)
+static void on_work(ot_work *work)
 {
-    struct ot_offload *o = work->data;
+    struct ot_offload *o = (struct ot_offload *)work;
     o->run(o->x->job);
 }
 
-static void on_work_done(uv_work_t *work, int status)
+static void on_work_done(ot_work *work, bool cancelled)
 {
-    struct ot_offload *o = work->data;
+    struct ot_offload *o = (struct ot_offload *)work;
     ot_exchange *x = o->x;
     ot_server *server = x->server;
     void (*after)(ot_exchange *) = o->after;
@@ -112,7 +107,7 @@ static void on_work_done(uv_work_t *work, int status)
     x->offloaded = false;
     x->offload = NULL;
     server->n_offloaded--;
-    if (x->gone || status)
+    if (x->gone || cancelled)
         ot_exchange_resume(x);
     else
         after(x);
@@ -122,19 +117,14 @@ static void on_work_done(uv_work_t *work, int status)
 void ot_exchange_offload(ot_exchange *x, bool large, void (*work)(void *job), void (*after)(ot_exchange *x))
 {
     struct ot_offload *o = large ? calloc(1, sizeof *o) : NULL;
-    if (o) {
-        *o = (struct ot_offload){.x = x, .run = work, .after = after};
-        o->work.data = o;
-        x->offloaded = true;
-        x->offload = o;
-        x->server->n_offloaded++;
-        if (uv_queue_work(&x->server->loop, &o->work, on_work, on_work_done) == 0)
-            return;
-        x->offloaded = false;
-        x->offload = NULL;
-        x->server->n_offloaded--;
-        free(o);
+    if (!o) {
+        work(x->job);
+        after(x);
+        return;
     }
-    work(x->job);
-    after(x);
+    *o = (struct ot_offload){.work = {.run = on_work, .done = on_work_done}, .x = x, .run = work, .after = after};
+    x->offloaded = true;
+    x->offload = o;
+    x->server->n_offloaded++;
+    ot_workers_submit(x->server->workers, &o->work);
 }

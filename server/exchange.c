@@ -145,7 +145,10 @@ static bool receive(ot_exchange *x, const char *data, size_t size)
     size_t before = x->body.size;
     ot_text_append(&x->body, data, size);
     if (x->body.failed) {
-        ot_exchange_refuse_size(x);
+        if (size > x->body.max - x->body.size)
+            ot_exchange_refuse_size(x);
+        else
+            refuse_for_room(x, "the body does not fit into request-memory now");
         ot_exchange_drop_body(x);
     } else {
         server->bodies_bytes += x->body.size - before;
@@ -154,8 +157,6 @@ static bool receive(ot_exchange *x, const char *data, size_t size)
 }
 
 /* ---- Its turn -------------------------------------------------------------------------------------------- */
-
-enum { MAX_PARKED = 48 }; /* of the spare places: the others stay free for the open routes */
 
 static void park(ot_exchange *x)
 {
@@ -188,7 +189,7 @@ static void handle(ot_exchange *x)
         ot_exchange_fail(x, &(ot_error){.code = OT_ERR_CLOSING, .message = "the server is shutting down"});
     else if (x->route->open || ot_connection_promote(x->server, x->peer))
         x->route->handle(x);
-    else if (x->server->n_parked < MAX_PARKED)
+    else if (x->server->n_parked < ot_connections_max_waiting(x->server))
         park(x);
     else
         refuse_for_room(x, "all connections have a request that runs, and too many wait for a place");
@@ -311,5 +312,6 @@ void ot_exchange_on_completed(void *state, struct MHD_Connection *connection, vo
     if (x->next)
         x->next->previous = x->previous;
     ot_connection_enter(x->server, x->peer, OT_CONNECTION_KEPT);
+    ot_server_give_memory_back(x->server);
     free(x);
 }

@@ -20,9 +20,11 @@
 
 #include "server/api-context.h"
 #include "server/playground.h"
+#include "base/heap-limit.h"
 #include "base/json-text.h"
 #include "server/connections.h"
 #include "server/server.h"
+#include "server/workers.h"
 
 #define OT_REQUEST_ID_BYTES 128
 
@@ -170,6 +172,11 @@ typedef struct ot_slot {
     uint32_t next_free;
 } ot_slot;
 
+typedef struct ot_head_memory {
+    char name[64];
+    ptrdiff_t bytes; /* 0: an empty place */
+} ot_head_memory;
+
 struct ot_server {
     ot_server_options options; /* strings are the arena's */
     ot_arena arena;
@@ -184,6 +191,7 @@ struct ot_server {
     bool loop_open;
     struct MHD_Daemon *daemon;
     ot_connections *connections;
+    ot_workers *workers;
     uint16_t port;
     bool on_loopback; /* listens where only this machine can reach it */
     uv_poll_t http_poll;
@@ -203,6 +211,8 @@ struct ot_server {
     uint32_t n_working;   /* handled and not over */
     uint32_t n_offloaded;
     size_t bodies_bytes;  /* received bodies in memory */
+    ot_head_memory head_memory[OT_STATS_MAX_HEADS]; /* of those that were loaded while serving */
+    ot_work trim;         /* run is NULL: none is on its way */
     ot_slot *slots;
     uint32_t n_slots, free_slot;
 
@@ -247,6 +257,12 @@ void ot_exchange_refuse_size(ot_exchange *x);
 const char *ot_exchange_header(const ot_exchange *x, const char *name);
 /* exchange.c: hands free places to the requests that wait for one. */
 void ot_exchanges_place(ot_server *server);
+
+/* request-memory.c */
+/* A head has been loaded and took so much, or (0) was unloaded. */
+void ot_server_account_head(ot_server *server, const char *name, ptrdiff_t bytes);
+/* To be called when memory may have been freed. */
+void ot_server_give_memory_back(ot_server *server);
 
 /* api-keys.c: false if the text is none of the keys. */
 typedef struct ot_api_keys ot_api_keys;

@@ -13,6 +13,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/heap-limit.h"
+
 /* ---- libmicrohttpd --------------------------------------------------------------------------------------- */
 
 static void check_drained(ot_server *server)
@@ -172,6 +174,31 @@ static ot_status start_daemon(ot_server *server, ot_error *err)
     return OT_OK;
 }
 
+/* libuv aborts where it cannot have a few bytes: they are not the clients'. */
+static void *own_malloc(size_t size)
+{
+    bool before = ot_heap_for_clients(false);
+    void *pointer = malloc(size);
+    ot_heap_for_clients(before);
+    return pointer;
+}
+
+static void *own_calloc(size_t n, size_t size)
+{
+    bool before = ot_heap_for_clients(false);
+    void *pointer = calloc(n, size);
+    ot_heap_for_clients(before);
+    return pointer;
+}
+
+static void *own_realloc(void *pointer, size_t size)
+{
+    bool before = ot_heap_for_clients(false);
+    void *moved = realloc(pointer, size);
+    ot_heap_for_clients(before);
+    return moved;
+}
+
 static ot_status loop_failed(int code, ot_error *err)
 {
     return ot_fail(err, OT_ERR_IO, "the event loop does not start: %s", uv_strerror(code));
@@ -180,6 +207,7 @@ static ot_status loop_failed(int code, ot_error *err)
 /* The handles that the scheduler's callback needs: before the scheduler opens. */
 ot_status ot_http_loop_open(ot_server *server, ot_error *err)
 {
+    uv_replace_allocator(own_malloc, own_realloc, own_calloc, free);
     int code = uv_loop_init(&server->loop);
     if (code)
         return loop_failed(code, err);
@@ -221,8 +249,11 @@ ot_status ot_http_loop_listen(ot_server *server, ot_error *err)
 
 ot_status ot_http_loop_run(ot_server *server, ot_error *err)
 {
+    ot_heap_set_limit(server->options.request_memory_bytes);
+    ot_heap_for_clients(true);
     ot_server_pump(server);
     int code = server->stop ? 0 : uv_run(&server->loop, UV_RUN_DEFAULT);
+    ot_heap_for_clients(false);
     if (code < 0)
         return loop_failed(code, err);
     return OT_OK;

@@ -18,8 +18,28 @@ static void put_connections(ot_text *out, const ot_connection_counts *c)
     }
 }
 
+static void put_memory(ot_text *out, const ot_heap_usage *heap)
+{
+    const ot_labels none = {0};
+    const struct {
+        const char *name, *type, *help;
+        double value;
+    } rows[] = {
+        {"otter_request_memory_bytes", "gauge", "Memory that requests and their answers take", (double)heap->bytes},
+        {"otter_request_memory_peak_bytes", "gauge", "The most that they have taken", (double)heap->peak_bytes},
+        {"otter_request_memory_limit_bytes", "gauge", "What they may take; past it requests get 503", (double)heap->limit_bytes},
+        {"otter_request_memory_refused_total", "counter", "Allocations refused for it", (double)heap->n_refused},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        ot_metrics_family(out, rows[i].name, rows[i].type, rows[i].help);
+        ot_metrics_sample(out, rows[i].name, &none, rows[i].value);
+    }
+}
+
 void ot_metrics_write_edge(const ot_metrics_input *in, ot_text *out)
 {
     if (in->connections)
         put_connections(out, in->connections);
+    if (in->heap)
+        put_memory(out, in->heap);
 }

@@ -27,6 +27,8 @@ void ot_handle_metrics(ot_exchange *x)
     ot_scheduler_get_stats(server->scheduler, stats);
     ot_connection_counts connections;
     ot_connections_count(server, &connections);
+    ot_heap_usage heap;
+    ot_heap_get(&heap);
     ot_metrics_input in = {
         .stats = stats,
         .model_name = server->api.model_id,
@@ -37,6 +39,7 @@ void ot_handle_metrics(ot_exchange *x)
         .start_time_s = server->start_time_s,
         .open_fds = count_descriptors(),
         .connections = &connections,
+        .heap = &heap,
     };
     ot_metrics_write(&in, &x->out);
     free(stats);

@@ -5,6 +5,7 @@
 
 #include "scheduler/stats.h"
 #include "server/exchange.h"
+#include "base/heap-limit.h"
 #include "base/json-text.h"
 
 #define OT_MAX_LABELS 8
@@ -30,6 +31,7 @@ typedef struct ot_metrics_input {
     double start_time_s;
     uint32_t open_fds;
     const ot_connection_counts *connections; /* NULL: left out */
+    const ot_heap_usage *heap;               /* likewise */
 } ot_metrics_input;
 
 /* Everything. in is read only here; the caller holds it still. */

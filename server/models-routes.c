@@ -90,6 +90,8 @@ typedef struct ot_load_job {
     uint32_t n_threads;
     ot_text *source, *out;
     ot_error error;
+    char name[64];
+    ptrdiff_t heap_bytes; /* what it took: the operator's, not the clients' */
 } ot_load_job;
 
 /* The real path, which must lie below the real heads folder: neither .. nor a link leads out of it. */
@@ -124,7 +126,12 @@ static ot_status load(ot_load_job *job, ot_fields f, ot_error *err)
     if (status)
         return status;
     ot_insertion_options options = {.allow_base_mismatch = job->allow_base_mismatch, .n_threads = job->n_threads};
+    bool for_clients = ot_heap_for_clients(false);
+    ptrdiff_t before = ot_heap_of_thread();
     status = ot_heads_load(job->api->heads, name, real, &options, err);
+    job->heap_bytes = ot_heap_of_thread() - before;
+    ot_heap_for_clients(for_clients);
+    snprintf(job->name, sizeof job->name, "%s", name);
     if (status)
         return status;
     ot_head *head = NULL;
@@ -159,6 +166,7 @@ static void load_after(ot_exchange *x)
         ot_exchange_fail(x, &job->error);
         return;
     }
+    ot_server_account_head(x->server, job->name, job->heap_bytes);
     ot_exchange_reply(x, 201, "application/json");
 }
 
@@ -215,6 +223,7 @@ void ot_handle_unload_head(ot_exchange *x)
         ot_exchange_fail(x, &error);
         return;
     }
+    ot_server_account_head(x->server, x->argument, 0);
     ot_json_begin_object(&x->out, NULL);
     ot_json_string(&x->out, "id", x->argument);
     ot_json_string(&x->out, "object", "head");

@@ -2,6 +2,7 @@
 #include "server/request-fields.h"
 
 #include <float.h>
+#include <errno.h>
 #include <inttypes.h>
 #include <math.h>
 #include <stdarg.h>
@@ -72,15 +73,18 @@ ot_status ot_json_read(char *text, size_t size, const ot_json_limits *limits, js
         return status;
     ot_json_make_readable(text, size);
     json_error_t error;
+    errno = 0;
     json_t *root = json_loadb(text, size, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &error);
+    if (errno == ENOMEM) { /* jansson 2.14 does not always notice, and would hand over a text that lacks bytes */
+        json_decref(root);
+        return ot_fail(err, OT_ERR_NOMEM, "the JSON body does not fit into memory");
+    }
     if (!root) {
         if (json_error_code(&error) == json_error_duplicate_key) {
             char key[64];
             quoted_part(error.text, key, sizeof key);
             return ot_fail_param(err, OT_ERR_INVALID, key, "the JSON body has a field twice: '%s' (line %d)", key, error.line);
         }
-        if (json_error_code(&error) == json_error_out_of_memory)
-            return ot_fail(err, OT_ERR_NOMEM, "out of memory while parsing the JSON body");
         return ot_fail(err, OT_ERR_INVALID, "the body is not valid JSON: %s (line %d, column %d)", error.text, error.line,
                        error.column);
     }

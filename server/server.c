@@ -25,6 +25,8 @@ void ot_server_options_default(ot_server_options *options)
         .max_connections = 1024,
         .max_body_bytes = (size_t)16 << 20,
         .max_bodies_bytes = (size_t)256 << 20,
+        .request_memory_bytes = (size_t)512 << 20,
+        .n_workers = 4,
         .max_header_bytes = 32 * 1024,
         .max_prompts = 128,
         .max_choices = 64,
@@ -84,6 +86,10 @@ static ot_status check_options(const ot_server_options *o, ot_error *err)
         return ot_fail_param(err, OT_ERR_INVALID, "max-body", "max-body must lie between 1 KiB and 1 GiB, and within max-bodies");
     if (o->max_header_bytes < 4096 || o->max_header_bytes > 1u << 24)
         return ot_fail_param(err, OT_ERR_INVALID, "max-header", "max-header must lie between 4 KiB and 16 MiB");
+    if (o->n_workers == 0)
+        return ot_fail_param(err, OT_ERR_INVALID, "workers", "workers must be at least 1");
+    if (o->max_bodies_bytes > o->request_memory_bytes / 2)
+        return ot_fail_param(err, OT_ERR_INVALID, "max-bodies", "max-bodies must be at most half of request-memory, which holds what becomes of them, too");
     if (o->max_prompts == 0 || o->max_choices == 0 || o->max_json_depth < 8)
         return ot_fail_param(err, OT_ERR_INVALID, "max-prompts", "max-prompts and max-choices must be at least 1, max-json-depth 8");
     return OT_OK;
@@ -269,7 +275,8 @@ static ot_status open_parts(ot_server *server, const ot_model *model, const ot_s
     if (status)
         return status;
     finish_api(server);
-    return ot_http_loop_listen(server, err);
+    status = ot_workers_open(&server->workers, &server->loop, options->n_workers, err);
+    return status ? status : ot_http_loop_listen(server, err);
 }
 
 ot_status ot_server_open(ot_server **out, const ot_model *model, ot_heads *heads,
@@ -319,9 +326,11 @@ void ot_server_close(ot_server **out)
         return;
     *out = NULL;
     ot_http_loop_close(server);
+    ot_workers_stop(server->workers);
     ot_scheduler_close(&server->scheduler);
     ot_http_loop_free(server);
     ot_connections_close(server);
+    ot_workers_close(&server->workers);
     for (uint32_t i = 0; i < server->api.n_presets; i++)
         json_decref(server->api.presets[i].intervention);
     ot_head_release(&server->api.drafting.head);

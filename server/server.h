@@ -1,6 +1,6 @@
 /* The HTTP front end: OpenAI's API and ours (api-spec/openapi.yaml) over a scheduler.
  *
- * One thread, the caller of ot_server_run, runs libuv's loop, and libmicrohttpd inside it; a few workers of libuv parse and format
+ * One thread, the caller of ot_server_run, runs libuv's loop, and libmicrohttpd inside it; a few workers parse and format
  * what is large. Nothing on the loop blocks: a request that waits for the scheduler is suspended, and the scheduler
  * wakes the loop when there is output. While a request is suspended its socket is watched, so that a client that goes away
  * cancels its work at once.
@@ -48,6 +48,8 @@ typedef struct ot_server_options {
     uint32_t max_connections;
     size_t max_body_bytes;        /* of one request */
     size_t max_bodies_bytes;      /* of all bodies being received together */
+    size_t request_memory_bytes;  /* for all that requests and their answers take, bodies included (base/heap-limit.h) */
+    uint32_t n_workers;           /* threads that parse, format and load what is large */
     uint32_t max_header_bytes;    /* of one request, its first line included; a connection takes twice as much */
     uint32_t max_prompts;         /* in one request */
     uint32_t max_choices;         /* `n` */
