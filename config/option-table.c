@@ -43,6 +43,8 @@ const ot_option ot_option_table[] = {
     {"output-ring", OT_OPTION_U32, AT(scheduler.output_ring), 1, 65536, NULL, "N", "tokens a choice may be ahead of its reader"},
     {"prefix-cache", OT_OPTION_BOOL, AT(scheduler.prefix_cache), 0, 0, NULL, NULL, "reuse pages of equal beginnings"},
     {"backend", OT_OPTION_BACKEND, 0, 0, 0, NULL, "cpu|cuda", "where to compute"},
+    {"drain-delay", OT_OPTION_U32, AT(server.drain_delay_s), 0, 86400, NULL, "S",
+     "seconds after SIGTERM in which work is still taken, while /readyz says 503"},
     {"drain-timeout", OT_OPTION_U32, AT(server.drain_timeout_s), 0, 86400, NULL, "S", "seconds for running requests after SIGTERM"},
     {"header-timeout", OT_OPTION_U32, AT(server.header_timeout_s), 1, 86400, NULL, "S", "seconds for a new connection's first headers"},
     {"idle-timeout", OT_OPTION_U32, AT(server.idle_timeout_s), 1, 86400, NULL, "S", "seconds from an answer to the next request's headers"},

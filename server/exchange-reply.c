@@ -195,7 +195,7 @@ enum MHD_Result ot_exchange_send(ot_exchange *x)
     if (!response)
         return MHD_NO;
     ot_connection_enter(x->server, x->peer, OT_CONNECTION_SENDING);
-    x->closes |= x->peer->spare || x->server->n_parked > 0; /* others wait for its place */
+    x->closes |= x->server->leaving || x->peer->spare || x->server->n_parked > 0; /* others wait for its place */
     add_headers(x, response);
     enum MHD_Result result = MHD_queue_response(x->connection, x->status, response);
     MHD_destroy_response(response);

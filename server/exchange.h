@@ -200,7 +200,8 @@ struct ot_server {
     uv_signal_t sigterm, sigint;
     uv_timer_t drain_timer;
     bool pumping, pump_again;
-    bool draining;
+    bool leaving;   /* a signal came: /readyz says so, answers end their connections */
+    bool draining;  /* no new work is taken */
     bool stop;      /* the loop has been told to end */
     bool closing;   /* every connection is being ended: no handler may suspend one any more */
 

@@ -1,4 +1,4 @@
-/* libmicrohttpd inside libuv's loop, signals and draining.
+/* libmicrohttpd inside libuv's loop.
  *
  * libmicrohttpd keeps its sockets in an epoll set of its own, whose descriptor is readable when any of them has news: one
  * uv_poll watches it, one uv_timer stands for its timeouts, and ot_server_pump lets it work. An idle server has neither
@@ -16,14 +16,6 @@
 #include "base/heap-limit.h"
 
 /* ---- libmicrohttpd --------------------------------------------------------------------------------------- */
-
-static void check_drained(ot_server *server)
-{
-    if (server->draining && server->n_working == 0 && server->n_offloaded == 0 && !server->stop) {
-        server->stop = true;
-        uv_stop(&server->loop);
-    }
-}
 
 static void on_http_timer(uv_timer_t *timer)
 {
@@ -58,7 +50,7 @@ void ot_server_pump(ot_server *server)
     else
         uv_timer_stop(&server->http_timer);
     ot_connections_schedule(server);
-    check_drained(server);
+    ot_drain_check(server);
 }
 
 /* ---- Output of the scheduler ----------------------------------------------------------------------------- */
@@ -79,43 +71,6 @@ static void on_output(uv_async_t *async)
             x->ops->on_output(x);
     }
     ot_server_pump(server);
-}
-
-/* ---- Draining -------------------------------------------------------------------------------------------- */
-
-static void on_grace_over(uv_timer_t *timer)
-{
-    ot_server *server = timer->data;
-    server->stop = true;
-    uv_stop(&server->loop);
-}
-
-static void on_drain_timeout(uv_timer_t *timer)
-{
-    enum { GRACE_MS = 3000 }; /* for the answers of what is cancelled now */
-    ot_server *server = timer->data;
-    fprintf(stderr, "otter: drain timed out; %u requests are cancelled\n", (unsigned)server->n_working);
-    for (ot_exchange *x = server->exchanges; x; x = x->next)
-        if (x->job && x->ops->cancel && !x->offloaded)
-            x->ops->cancel(x);
-    uv_timer_start(timer, on_grace_over, GRACE_MS, 0);
-    ot_server_pump(server);
-}
-
-static void on_signal(uv_signal_t *signal, int number)
-{
-    (void)number;
-    ot_server *server = signal->data;
-    if (server->draining) {
-        server->stop = true;
-        uv_stop(&server->loop);
-        return;
-    }
-    server->draining = true;
-    fprintf(stderr, "otter: draining: %u requests run, no new ones are taken\n", (unsigned)server->n_working);
-    ot_scheduler_drain(server->scheduler);
-    uv_timer_start(&server->drain_timer, on_drain_timeout, (uint64_t)server->options.drain_timeout_s * 1000, 0);
-    check_drained(server);
 }
 
 /* ---- Opening --------------------------------------------------------------------------------------------- */
@@ -241,8 +196,7 @@ ot_status ot_http_loop_listen(ot_server *server, ot_error *err)
         return loop_failed(code, err);
     server->http_poll.data = server;
     if ((code = uv_poll_start(&server->http_poll, UV_READABLE, on_http_ready)) ||
-        (code = uv_signal_start(&server->sigterm, on_signal, SIGTERM)) ||
-        (code = uv_signal_start(&server->sigint, on_signal, SIGINT)))
+        (code = ot_drain_listen(server)))
         return loop_failed(code, err);
     return ot_connections_listen(server, err);
 }

@@ -13,4 +13,8 @@ ot_status ot_http_loop_run(ot_server *server, ot_error *err);
 void ot_http_loop_close(ot_server *server);
 void ot_http_loop_free(ot_server *server);
 
+/* drain.c: acts on SIGTERM and SIGINT from here on (0, or libuv's code); ends the loop once what ran is over. */
+int ot_drain_listen(ot_server *server);
+void ot_drain_check(ot_server *server);
+
 #endif

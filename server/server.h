@@ -40,7 +40,8 @@ typedef struct ot_server_options {
     float moderation_threshold;   /* flagged above it */
     const char *moderation_categories; /* JSON: {category: head or {head, above}}; NULL: those of moderation_head */
     const char *speculative;      /* drafts for requests that say nothing: "lookup", a head, "model", "lookup,head"; NULL: none */
-    uint32_t drain_timeout_s;     /* after SIGTERM, until what still runs is cancelled */
+    uint32_t drain_delay_s;       /* after SIGTERM, with /readyz at 503 and work still taken */
+    uint32_t drain_timeout_s;     /* after that, until what still runs is cancelled */
     uint32_t header_timeout_s;    /* for a new connection's first headers */
     uint32_t idle_timeout_s;      /* from an answer to the headers of the next request */
     uint32_t receive_timeout_s;   /* for one request's body */

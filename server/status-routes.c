@@ -12,7 +12,7 @@ static void reply_status(ot_exchange *x, unsigned code, const char *status)
 /* The process answers: also while it drains, so that nobody restarts it then. */
 void ot_handle_health(ot_exchange *x)
 {
-    reply_status(x, 200, x->server->draining ? "draining" : "ok");
+    reply_status(x, 200, x->server->leaving ? "draining" : "ok");
 }
 
 void ot_handle_live(ot_exchange *x)
@@ -23,7 +23,7 @@ void ot_handle_live(ot_exchange *x)
 /* New work is welcome. */
 void ot_handle_ready(ot_exchange *x)
 {
-    reply_status(x, x->server->draining ? 503 : 200, x->server->draining ? "draining" : "ok");
+    reply_status(x, x->server->leaving ? 503 : 200, x->server->leaving ? "draining" : "ok");
 }
 
 void ot_handle_version(ot_exchange *x)

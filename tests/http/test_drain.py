@@ -5,6 +5,8 @@ test-timeout: 180
 """
 
 import http.client
+import json
+import select
 import signal
 import sys
 import threading
@@ -94,6 +96,94 @@ def answers_whole_requests_too():
         expect(server.wait_stopped(30), 0, "exit status")
 
 
+class Balancer:
+    """What nginx does by default with two replicas and kept connections: an answer is passed on, whatever it says; only a connection that
+    cannot be made goes to the other one."""
+
+    def __init__(self, servers):
+        self.servers, self.kept, self.turn, self.lock = servers, {server: [] for server in servers}, 0, threading.Lock()
+
+    def connection(self, server):
+        with self.lock:
+            while self.kept[server]:
+                kept = self.kept[server].pop()
+                if not select.select([kept.sock], [], [], 0)[0]:  # else it has been closed, as nginx notices
+                    return kept
+        made = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+        made.connect()
+        return made
+
+    def request(self, body):
+        with self.lock:
+            self.turn += 1
+            order = self.servers[self.turn % 2:] + self.servers[:self.turn % 2]
+        for server in order:
+            try:
+                connection = self.connection(server)
+            except ConnectionRefusedError:
+                continue
+            connection.request("POST", "/v1/completions", body, {"Content-Type": "application/json"})
+            answer = connection.getresponse()
+            text = answer.read()
+            with self.lock:
+                if answer.will_close:
+                    connection.close()
+                else:
+                    self.kept[server].append(connection)
+            return server, answer.status, text
+        raise ConnectionRefusedError("both replicas")
+
+
+def loses_nothing_behind_a_proxy_without_retries():
+    """With --drain-delay one of two replicas leaves under load, and every request is answered."""
+    body = b'{"prompt": "Once", "max_tokens": 3, "temperature": 0, "ignore_eos": true}'
+    with Server("--threads", "1", "--drain-delay", "3") as leaving, Server("--threads", "1") as staying:
+        balancer, results, errors, over = Balancer([leaving, staying]), [], [], threading.Event()
+
+        def ask():
+            while not over.is_set():
+                begin = time.monotonic()
+                try:
+                    results.append((*balancer.request(body), begin))
+                except Exception as error:
+                    errors.append(error)
+                    return
+
+        threads = [threading.Thread(target=ask) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        time.sleep(1)
+        leaving.terminate()
+        deadline = time.monotonic() + 2
+        while leaving.get("/readyz").status != 503:
+            expect_true(time.monotonic() < deadline, "/readyz still says 200")
+        n_at_signal, signalled = len(results), time.monotonic()
+        expect(leaving.wait_stopped(30), 0, "exit status")
+        n_at_end = len(results)
+        time.sleep(1)
+        over.set()
+        for thread in threads:
+            thread.join(60)
+        expect(errors, [], "lost")
+        expect_true(any(server is leaving and begin > signalled for server, _, _, begin in results), "work is taken during the delay")
+        expect({status for _, status, _, _ in results}, {200}, f"{len(results)} answers")
+        expect(len({json.loads(text)["choices"][0]["text"] for _, _, text, _ in results}), 1, "texts")
+        expect_true(len(results) > n_at_end > n_at_signal, "load before and after")
+        print(f"{len(results)} requests, {sum(server is leaving for server, _, _, _ in results)} by the replica that left")
+
+
+def a_second_signal_ends_the_delay():
+    with Server("--threads", "1", "--drain-delay", "60") as server:
+        server.terminate()
+        time.sleep(0.3)
+        expect(server.post("/v1/completions", {"prompt": "a", "max_tokens": 1}).status, 200, "work during the delay")
+        begin = time.monotonic()
+        server.terminate()
+        expect(server.wait_stopped(10), 0)
+        expect_true(time.monotonic() - begin < 5, "a second signal ends the delay")
+
+
 if __name__ == "__main__":
     require_model()
-    sys.exit(run_cases([ends_at_once_when_idle, finishes_what_runs_and_takes_nothing_new, answers_whole_requests_too]))
+    sys.exit(run_cases([ends_at_once_when_idle, finishes_what_runs_and_takes_nothing_new, answers_whole_requests_too,
+                        loses_nothing_behind_a_proxy_without_retries, a_second_signal_ends_the_delay]))
