@@ -24,7 +24,7 @@ CFLAGS_ALL = -std=c11 $(WARN) -ffp-contract=off -fno-math-errno -pthread $(CFLAG
 LDLIBS_ALL = $(shell pkg-config --libs $(PKGS)) -lm -pthread
 VERSION := $(shell cat VERSION 2>/dev/null || echo 0.1.0)
 
-ROOMS := base gguf text engine kv-cache scheduler server config train
+ROOMS := base gguf text grammar engine kv-cache scheduler server config train
 # All .c files of a room, two levels deep.
 room_sources = $(wildcard $(1)/*.c $(1)/*/*.c)
 SRC_cli := $(call room_sources,cli)
@@ -32,7 +32,7 @@ SRC_cli := $(call room_sources,cli)
 obj = $(patsubst %.c,$(BUILD)/obj/%.o,$(1))
 LIBS := $(foreach r,$(ROOMS),$(BUILD)/lib/$(r).a)
 # Users first, so that one pass of the linker resolves all.
-LIBS_ORDERED := $(foreach r,config server train scheduler kv-cache engine text gguf base,$(BUILD)/lib/$(r).a)
+LIBS_ORDERED := $(foreach r,config server train scheduler kv-cache engine grammar text gguf base,$(BUILD)/lib/$(r).a)
 
 all: $(BUILD)/otter
 

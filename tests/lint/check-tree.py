@@ -25,9 +25,10 @@ ROOMS_BELOW = {
     "base": [],
     "gguf": ["base"],
     "text": ["gguf"],
+    "grammar": ["text"],
     "engine": ["text"],
     "kv-cache": ["engine"],
-    "scheduler": ["kv-cache"],
+    "scheduler": ["kv-cache", "grammar"],
     "server": ["scheduler"],
     "train": ["engine"],
     # Fills the options that each room declares for itself.
