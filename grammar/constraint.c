@@ -268,13 +268,13 @@ static uint32_t forced_from(ot_grammar *g, ot_places *places, int32_t *tokens, u
     return n;
 }
 
-uint32_t ot_constraint_forced(ot_constraint *c, int32_t *tokens, uint32_t max)
+uint32_t ot_constraint_forced(const ot_constraint *c, int32_t *tokens, uint32_t max)
 {
     ot_places places = c->places;
     return forced_from(c->grammar, &places, tokens, max);
 }
 
-uint32_t ot_constraint_forced_after(ot_constraint *c, int32_t token, int32_t *tokens, uint32_t max)
+uint32_t ot_constraint_forced_after(const ot_constraint *c, int32_t token, int32_t *tokens, uint32_t max)
 {
     char bytes[MAX_TOKEN_BYTES + 1];
     size_t size = ot_token_trie_bytes(c->grammar->trie, token, bytes);

@@ -398,6 +398,11 @@ void ot_grammar_release(ot_grammar **grammar)
         free_grammar(g);
 }
 
+uint32_t ot_grammar_vocab_size(const ot_grammar *g)
+{
+    return g->trie->n_vocab;
+}
+
 size_t ot_grammar_memory(const ot_grammar *g)
 {
     return sizeof *g + ot_dfa_bytes(&g->dfa) + (size_t)g->n_rules * (sizeof *g->starts + OT_BYTE_SET_WORDS * sizeof *g->firsts) +

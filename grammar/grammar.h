@@ -49,6 +49,7 @@ ot_grammar *ot_grammar_retain(ot_grammar *g);
 void ot_grammar_release(ot_grammar **g);
 /* The most memory that it takes, caches filled. */
 size_t ot_grammar_memory(const ot_grammar *g);
+uint32_t ot_grammar_vocab_size(const ot_grammar *g);
 /* Whether the grammar matches a text: for tests and tools. */
 bool ot_grammar_matches(ot_grammar *g, const char *text, size_t size);
 
@@ -82,8 +83,8 @@ const uint64_t *ot_constraint_mask(ot_constraint *c, ot_error *err);
 /* Whether the text may end here. */
 bool ot_constraint_may_end(const ot_constraint *c);
 /* The tokens of the longest bytes that must come next, at most max, each the longest one that fits: a guess of what will be chosen. */
-uint32_t ot_constraint_forced(ot_constraint *c, int32_t *tokens, uint32_t max);
+uint32_t ot_constraint_forced(const ot_constraint *c, int32_t *tokens, uint32_t max);
 /* The same for a text that goes on with a token first. */
-uint32_t ot_constraint_forced_after(ot_constraint *c, int32_t token, int32_t *tokens, uint32_t max);
+uint32_t ot_constraint_forced_after(const ot_constraint *c, int32_t token, int32_t *tokens, uint32_t max);
 
 #endif

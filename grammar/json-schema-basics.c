@@ -1,5 +1,5 @@
-/* JSON itself (RFC 8259) as rules. White space between tokens is one space, or a line break and what indents the next line, so that a
- * model is free in its style and cannot go on with white space for ever; numbers are as long as a double needs. */
+/* JSON itself (RFC 8259) as rules. White space between tokens is one space, or a line break and what indents the next line (after a
+ * colon one space at most), so that a model is free in its style and cannot go on with white space for ever; numbers are as long as a double needs. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -7,11 +7,14 @@
 #include "grammar/grammar-regex.h"
 #include "grammar/json-schema-reader.h"
 
-enum { MAX_INDENT = 32 };
+enum { MAX_INDENT = 32, MAX_TABS = 8 };
 
 ot_expr *ot_json_spaced(ot_schema_reader *k, const char *mark)
 {
-    ot_expr *const items[] = {ot_expr_word(k->b, mark), k->compact ? ot_expr_word(k->b, "") : ot_json_rule_call(k, OT_JSON_SPACE)};
+    ot_expr *space = mark[0] == ':' ? ot_expr_repeat(k->b, ot_expr_word(k->b, " "), 0, 1) : NULL;
+    if (k->compact || space == NULL)
+        space = k->compact ? ot_expr_word(k->b, "") : ot_json_rule_call(k, OT_JSON_SPACE);
+    ot_expr *const items[] = {ot_expr_word(k->b, mark), space};
     return ot_expr_list(k->b, OT_EXPR_SEQUENCE, items, 2);
 }
 
@@ -37,8 +40,9 @@ ot_expr *ot_json_object_of(ot_schema_reader *k, ot_expr *members)
 
 static ot_expr *space(ot_schema_reader *k)
 {
-    static const ot_char_range blanks[] = {{' ', ' '}, {'\t', '\t'}};
-    ot_expr *const line[] = {ot_expr_word(k->b, "\n"), ot_expr_repeat(k->b, ot_expr_chars(k->b, blanks, 2, false), 0, MAX_INDENT)};
+    ot_expr *indent = ot_expr_pair(k->b, OT_EXPR_EITHER, ot_expr_repeat(k->b, ot_expr_word(k->b, " "), 0, MAX_INDENT),
+                                   ot_expr_repeat(k->b, ot_expr_word(k->b, "\t"), 1, MAX_TABS));
+    ot_expr *const line[] = {ot_expr_word(k->b, "\n"), indent};
     ot_expr *const ways[] = {ot_expr_word(k->b, ""), ot_expr_word(k->b, " "), ot_expr_list(k->b, OT_EXPR_SEQUENCE, line, 2)};
     return ot_expr_list(k->b, OT_EXPR_EITHER, ways, 3);
 }

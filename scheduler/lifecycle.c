@@ -12,6 +12,7 @@
 #include "scheduler/counters.h"
 #include "scheduler/heads-registry.h"
 #include "scheduler/scheduler-state.h"
+#include "scheduler/policies/constrain.h"
 
 /* ---- Beginning ------------------------------------------------------------------------------------------- */
 
@@ -105,6 +106,7 @@ void ot_request_begin(ot_scheduler *s, ot_request *r)
         s->stats.intervention_requests[OT_MODE_EXPERTS]++;
     if (r->intervention->guard != OT_GUARD_NONE)
         s->stats.intervention_requests[OT_MODE_GUARD]++;
+    s->stats.constrained_requests += r->grammar != NULL;
     if (r->intervention->drafting.max_draft > 0)
         s->stats.intervention_requests[OT_MODE_SPECULATIVE]++;
     if (r->intervention->n_signals > 0 && !r->intervention->reward && r->intervention->guard == OT_GUARD_NONE)
@@ -145,6 +147,7 @@ void ot_choice_end(ot_scheduler *s, ot_choice *c, ot_finish finish)
         ot_active_remove(s, c);
     c->state = OT_CHOICE_FINISHED;
     ot_pages_close(c);
+    ot_constrain_end(c);
     ot_output_flush(&c->output, s->decoder.text_scratch);
     c->ended_as = finish;
     ot_note_news(s, r);

@@ -163,6 +163,7 @@ static void fill(ot_request *r, const ot_request_params *p, const sizes *z)
     r->n_prompt = p->n_prompt;
     r->max_new = z->max_new;
     r->min_tokens = p->min_tokens;
+    r->grammar = p->grammar;
     r->ignore_eos = p->ignore_eos;
     r->logprobs = p->logprobs || p->top_logprobs > 0;
     r->prompt_logprobs = p->prompt_logprobs;
@@ -212,6 +213,7 @@ void ot_request_unref(ot_request *r)
     if (r->scheduler != NULL) {
         ot_intervention held = *r->intervention;
         ot_intervention_release(&held);
+        ot_grammar_release(&r->grammar);
         ot_scheduler_unref(r->scheduler);
     }
     free(r);

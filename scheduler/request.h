@@ -27,6 +27,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "grammar/grammar.h"
 #include "kv-cache/kv-cache.h"
 #include "scheduler/steps/fair-share.h"
 #include "scheduler/steps/output.h"
@@ -133,6 +134,8 @@ typedef struct ot_choice {
     ot_kv_seq *mirrors[OT_MAX_COMPANIONS]; /* the same slots in the request's companions, in their order */
     ot_draft_reader reader;
     ot_pending pending;
+    ot_constraint constraint; /* begun when its first position is decided */
+    uint32_t n_constrained;   /* the constraint stands after tokens [n_prompt, n_constrained) */
     ot_draft_pace pace;
     ot_proposal proposal;
     ot_output output;
@@ -193,6 +196,7 @@ struct ot_request {
     int32_t *stop_tokens;
     uint8_t cache_salt[16];
 
+    ot_grammar *grammar;          /* NULL: none. Held while `scheduler` is set */
     const ot_intervention *intervention; /* as submitted; the request holds its heads while `scheduler` is set */
     ot_resolved resolved;
 

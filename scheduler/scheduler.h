@@ -17,6 +17,7 @@
 #include <stdint.h>
 
 #include "engine/engine.h"
+#include "grammar/grammar.h"
 #include "scheduler/stats.h"
 
 /* ---- Heads: the loaded insertions, by name ----------------------------------------------------------------- */
@@ -153,6 +154,7 @@ typedef struct ot_request_params {
     bool prompt_scores;            /* scores of every prompt position */
     ot_sampling sampling;
     ot_intervention intervention;
+    ot_grammar *grammar;           /* what every choice must follow; a reference that the request takes over on successful submission; NULL: none */
     uint8_t cache_salt[16];        /* requests with different salts never share prefix pages */
     bool no_prefix_cache;
     uint64_t client;               /* who asks: clients share the steps' rows evenly. 0: nobody in particular */

@@ -61,6 +61,8 @@ typedef struct ot_stats {
     uint64_t draft_turns, draft_tokens, accepted_tokens; /* turns with at least one guess */
     uint64_t accepted_at[OT_STATS_DRAFT_POSITIONS];     /* accepted guesses by how far ahead they were; each counts in accepted_tokens */
     uint64_t candidates_scored;
+    uint64_t constrained_requests, constraint_masks; /* masks: positions that were decided under a grammar ... */
+    double constraint_s;                             /* ... and the time that finding their masks took */
     uint64_t intervention_requests[OT_N_MODES], intervention_changed[OT_N_MODES];
     ot_histogram time_to_first_token_s, inter_token_latency_s, e2e_latency_s, queue_time_s;
     /* Once for each request that ended, over all its choices; times from admission on for those that were admitted. */

@@ -120,6 +120,9 @@ static ot_status check(ot_scheduler *s, const ot_request_params *p, uint32_t *ma
     if (p->min_tokens > p->max_tokens)
         return ot_fail_param(err, OT_ERR_INVALID, "min_tokens", "min_tokens %u is above max_tokens %u", p->min_tokens,
                              p->max_tokens);
+    if (p->grammar != NULL && ot_grammar_vocab_size(p->grammar) != s->decoder.n_vocab)
+        return ot_fail_param(err, OT_ERR_MISMATCH, "grammar", "the grammar was compiled for a vocabulary of %u tokens, not %u",
+                             ot_grammar_vocab_size(p->grammar), s->decoder.n_vocab);
     if ((st = check_sampling(s, &p->sampling, err)) != OT_OK || (st = check_stops(p, err)) != OT_OK ||
         (st = ot_intervention_check(&p->intervention, err)) != OT_OK || (st = check_prompt_scores(p, err)) != OT_OK ||
         (st = check_tokens(s, p->stop_tokens, p->n_stop_tokens, "stop_token_ids", err)) != OT_OK)

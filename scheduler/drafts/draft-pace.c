@@ -25,7 +25,7 @@
 #define WORTH_MEMORY 0.875f
 #define LOSS -0.02f
 
-enum { FIRST_REST = 2, MAX_RESTS = 5 };
+enum { FIRST_REST = 2, MAX_RESTS = 5, FORCED_DRAFT = 8 };
 
 /* ---- Cost ------------------------------------------------------------------------------------------------ */
 
@@ -129,10 +129,16 @@ static void weigh(ot_draft_pace *pace, float profit)
     pace->worth = LOSS; /* one trial decides */
 }
 
+uint32_t ot_draft_limit(const ot_request *r)
+{
+    const uint32_t asked_for = r->intervention->drafting.max_draft;
+    return r->grammar != NULL && asked_for < FORCED_DRAFT ? FORCED_DRAFT : asked_for;
+}
+
 bool ot_draft_wanted(const ot_choice *c)
 {
     const ot_request *r = c->request;
-    return r->intervention->drafting.max_draft > 0 && c->pace.rest == 0 && c->state != OT_CHOICE_FINISHED && r->max_new - c->n_generated > 1;
+    return ot_draft_limit(r) > 0 && c->pace.rest == 0 && c->state != OT_CHOICE_FINISHED && r->max_new - c->n_generated > 1;
 }
 
 void ot_draft_end_turn(ot_decoder *d, ot_choice *c, const ot_turn *t)

@@ -14,6 +14,7 @@
 
 #include "scheduler/drafts/drafts.h"
 #include "scheduler/drafts/ngram-drafts.h"
+#include "scheduler/policies/constrain.h"
 
 #define SUREST 0.97f /* nothing is certain, whatever its past */
 #define NO_PATH (-1)
@@ -216,13 +217,15 @@ static void grow_tree(growth *g)
 
 /* ---- Both ------------------------------------------------------------------------------------------------ */
 
+/* What the grammar leaves no choice about comes before what the text had earlier. It is learnt like a lookup: a model may cut the same bytes
+ * into other tokens. */
 static void ask_lookup(growth *g)
 {
     const ot_choice *c = g->c;
-    uint32_t matched = 0;
-    if (!c->request->intervention->drafting.lookup)
-        return;
-    g->n_lookup = ot_ngram_draft(c->tokens, c->n_text, g->t->nodes[0].token, g->max_depth, g->lookup, &matched);
+    uint32_t matched = OT_NGRAM_LONGEST;
+    g->n_lookup = ot_constrain_guess(c, g->t->nodes[0].token, g->lookup, g->max_depth);
+    if (g->n_lookup == 0 && c->request->intervention->drafting.lookup)
+        g->n_lookup = ot_ngram_draft(c->tokens, c->n_text, g->t->nodes[0].token, g->max_depth, g->lookup, &matched);
     if (g->n_lookup > 0)
         g->lookup_chance = ot_draft_lookup_chance(&c->pace, matched);
 }
@@ -243,7 +246,7 @@ void ot_draft_plan(const ot_draft_costs *costs, const ot_choice *c, ot_turn *t, 
         g.proposal = &c->proposal;
     g.scale = ot_draft_scale(&c->pace);
     /* The row of node 0 gives one token, what is below it the others. The text's slots end with max_new. */
-    g.max_depth = least(r->intervention->drafting.max_draft, r->max_new - c->n_generated - 1);
+    g.max_depth = least(ot_draft_limit(r), r->max_new - c->n_generated - 1);
     g.max_nodes = least(r->intervention->drafting.tree > 0 ? r->intervention->drafting.tree : g.max_depth, r->n_prompt + r->max_new - c->n_text);
     g.max_nodes = least(least(g.max_nodes, OT_MAX_NODES - t->n_nodes), t->spare_rows + 1 - t->n_nodes);
     ask_lookup(&g);

@@ -34,6 +34,8 @@ uint32_t ot_draft_head_depths(const ot_insertion *insertion);
 
 /* ---- Pace (draft-pace.c) ------------------------------------------------------------------------------------- */
 
+/* Tokens ahead at most; 0: no drafts. Under a grammar there are some whatever the request says: what is forced is guessed. */
+uint32_t ot_draft_limit(const ot_request *r);
 /* Whether the choice's next turn can use guesses: whoever makes them asks first. */
 bool ot_draft_wanted(const ot_choice *c);
 /* Time of a step in which each of n_sharing sequences runs n_rows + n_guesses rows, with that of n_rows rows as the unit. */

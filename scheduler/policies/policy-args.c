@@ -136,8 +136,7 @@ static void decide(ot_decoder *d, ot_choice *c, const ot_logits *logits)
 {
     const ot_request *r = c->request;
     ot_position at;
-    ot_policy_read(d, c, logits, true, &at);
-    if (!find_candidates(d, c, &at))
+    if (!ot_policy_read(d, c, logits, true, &at) || !find_candidates(d, c, &at))
         return;
     if (can_prune(r))
         prune(r, &c->pending);
@@ -260,13 +259,13 @@ static void plan(const ot_decoder *d, const ot_choice *c, ot_turn *t)
     t->n_nodes = c->pending.n;
     for (uint32_t i = 0; i < c->pending.n; i++)
         t->nodes[i] = (ot_node){c->pending.candidates[i].token, -1};
-    if (c->request->intervention->drafting.max_draft > 0 && (c->request->intervention->candidates == 1 || can_prune(c->request)))
+    if (ot_draft_limit(c->request) > 0 && (c->request->intervention->candidates == 1 || can_prune(c->request)))
         ot_draft_plan(&d->draft_costs, c, t, c->pending.n == 1 ? 1 : LIKELIEST_WINS);
 }
 
 static void end_turn(ot_decoder *d, ot_choice *c, const ot_turn *t)
 {
-    if (c->request->intervention->drafting.max_draft > 0)
+    if (ot_draft_limit(c->request) > 0)
         ot_draft_end_turn(d, c, t);
 }
 

@@ -4,13 +4,14 @@
 #include <string.h>
 
 #include "scheduler/companion.h"
+#include "scheduler/policies/constrain.h"
 
 const ot_policy *ot_policy_for(const ot_request_params *p)
 {
     const ot_intervention *v = &p->intervention;
     if (ot_intervention_scores_candidates(v))
         return &ot_policy_args;
-    return v->drafting.max_draft > 0 ? &ot_policy_draft : &ot_policy_plain;
+    return v->drafting.max_draft > 0 || p->grammar != NULL ? &ot_policy_draft : &ot_policy_plain;
 }
 
 /* ---- Logits ---------------------------------------------------------------------------------------------- */
@@ -24,7 +25,8 @@ static void note_alternatives(ot_decoder *d, ot_choice *c, const ot_position *at
         p->top[i] = (ot_token_logprob){tokens[i], ot_log_prob(at->raw_norm, at->raw, tokens[i])};
 }
 
-/* Logits as they are chosen from: adjusted, or raw where experts and bans together leave no token at all. */
+/* Logits as they are chosen from: adjusted, or raw where experts and bans together leave no token at all. What a grammar asks for stays:
+ * where it leaves only what is banned, bans give way. */
 static const float *adjust_logits(ot_decoder *d, const float *logits, const float *raw, const ot_adjust *how)
 {
     const float *z = ot_sampler_adjust(d->sampler, logits, how);
@@ -32,10 +34,14 @@ static const float *adjust_logits(ot_decoder *d, const float *logits, const floa
         return z;
     if (logits != raw)
         z = ot_sampler_adjust(d->sampler, raw, how);
-    return z == raw || ot_sampler_has_choice(d->sampler, z) ? z : raw;
+    if (z == raw || ot_sampler_has_choice(d->sampler, z))
+        return z;
+    ot_adjust without_bans = *how;
+    without_bans.n_banned[0] = without_bans.n_banned[1] = 0;
+    return how->allowed != NULL ? ot_sampler_adjust(d->sampler, raw, &without_bans) : raw;
 }
 
-void ot_policy_read(ot_decoder *d, ot_choice *c, const ot_logits *logits, bool needs_norm, ot_position *at)
+bool ot_policy_read(ot_decoder *d, ot_choice *c, const ot_logits *logits, bool needs_norm, ot_position *at)
 {
     const ot_request *r = c->request;
     bool too_early = c->n_text - r->n_prompt < r->min_tokens;
@@ -45,8 +51,10 @@ void ot_policy_read(ot_decoder *d, ot_choice *c, const ot_logits *logits, bool n
         .n_prompt = r->n_prompt,
         .n_text = c->n_text,
         .banned = {d->eog_tokens, r->stop_tokens},
-        .n_banned = {too_early && !r->ignore_eos ? d->n_eog : 0, too_early ? r->n_stop_tokens : 0},
+        .n_banned = {too_early && (!r->ignore_eos || r->grammar != NULL) ? d->n_eog : 0, too_early ? r->n_stop_tokens : 0},
     };
+    if (!ot_constrain(d, c, &adjust.allowed))
+        return false;
     at->raw = logits->raw;
     at->row = logits->row;
     at->draw = (ot_draw){r->sampling.seed, r->first_choice + c->index, c->n_text};
@@ -60,6 +68,7 @@ void ot_policy_read(ot_decoder *d, ot_choice *c, const ot_logits *logits, bool n
     c->pending.n = c->pending.at = c->pending.n_top = 0;
     if (r->top_logprobs > 0)
         note_alternatives(d, c, at);
+    return true;
 }
 
 /* ---- Turns ----------------------------------------------------------------------------------------------- */
@@ -179,7 +188,8 @@ void ot_policy_emit(ot_decoder *d, ot_choice *c, const ot_candidate *v, const fl
     c->n_generated++;
     count_token(d, c, scores);
 
-    bool ends = (!r->ignore_eos && ot_tokenizer_is_eog(d->tokenizer, v->token)) ||
+    /* Under a grammar the end of text comes when the text is complete: there is nothing after it. */
+    bool ends = ((!r->ignore_eos || r->grammar != NULL) && ot_tokenizer_is_eog(d->tokenizer, v->token)) ||
                 is_among(r->stop_tokens, r->n_stop_tokens, v->token);
     ot_str text = {"", 0};
     if (!ends && !ot_tokenizer_is_special(d->tokenizer, v->token))
@@ -217,7 +227,8 @@ void ot_policy_decide(ot_decoder *d, ot_choice *c, const ot_logits *logits)
     const ot_request *r = c->request;
     ot_pending *p = &c->pending;
     ot_position at;
-    ot_policy_read(d, c, logits, r->intervention->reward, &at);
+    if (!ot_policy_read(d, c, logits, r->intervention->reward, &at))
+        return;
     bool running;
     if (r->intervention->reward) {
         running = ot_args_decide(d, c, &at);

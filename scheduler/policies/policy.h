@@ -77,14 +77,15 @@ const ot_policy *ot_policy_for(const ot_request_params *params);
 
 /* The logits of a position as policies see them. */
 typedef struct ot_position {
-    const float *raw, *adjusted;   /* adjusted: after experts, penalties, bias and bans; raw itself if nothing changes */
+    const float *raw, *adjusted;   /* adjusted: after experts, penalties, bias, bans and constraint; raw itself if nothing changes */
     uint32_t row;                  /* of the engine's batch */
     int32_t base_token;            /* what the same draw would have picked without experts; -1 without experts: see adjusted */
     ot_log_norm raw_norm;          /* valid if the client asked for log-probabilities, or adjusted == raw and norm was asked for */
     ot_draw draw;
 } ot_position;
-/* Reads the logits that decide position c->n_text: fills *p, starts c->pending anew and notes the alternatives to report. */
-void ot_policy_read(ot_decoder *d, ot_choice *c, const ot_logits *logits, bool needs_norm, ot_position *p);
+/* Reads the logits that decide position c->n_text: fills *p, starts c->pending anew and notes the alternatives to report. False if the
+ * constraint cannot say what may come: the request has ended then. */
+bool ot_policy_read(ot_decoder *d, ot_choice *c, const ot_logits *logits, bool needs_norm, ot_position *p);
 /* Ends a request whose logits are no numbers: a base model with such weights, which is nothing that the client did. */
 void ot_policy_fail_logits(ot_decoder *d, ot_request *r);
 /* Fills pending.ahead for the candidates that are pending: what lookahead heads predict from the row of the logits. False if that

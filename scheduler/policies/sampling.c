@@ -90,12 +90,29 @@ static void presence_and_frequency(ot_sampler *s, float *z, const ot_adjust *a)
     }
 }
 
+/* Tokens whose bit is missing become impossible. Most words of a mask are all zeros or all ones, or nearly. */
+static void keep_allowed(float *z, const uint64_t *allowed, uint32_t n_vocab)
+{
+    for (uint32_t begin = 0; begin < n_vocab; begin += 64) {
+        const uint32_t n = n_vocab - begin < 64 ? n_vocab - begin : 64;
+        const uint64_t there = n < 64 ? ((uint64_t)1 << n) - 1 : ~(uint64_t)0;
+        const uint64_t kept = allowed[begin / 64] & there;
+        if (kept == 0) {
+            for (uint32_t i = 0; i < n; i++)
+                z[begin + i] = -INFINITY;
+            continue;
+        }
+        for (uint64_t left = there & ~kept; left != 0; left &= left - 1)
+            z[begin + (uint32_t)__builtin_ctzll(left)] = -INFINITY;
+    }
+}
+
 const float *ot_sampler_adjust(ot_sampler *s, const float *logits, const ot_adjust *a)
 {
     const ot_sampling *p = a->sampling;
     bool repeats = p->repetition_penalty != 1.0f;
     bool counts = (p->presence_penalty != 0 || p->frequency_penalty != 0) && a->n_text > a->n_prompt;
-    if (!repeats && !counts && p->n_bias == 0 && a->n_banned[0] + a->n_banned[1] == 0)
+    if (!repeats && !counts && p->n_bias == 0 && a->n_banned[0] + a->n_banned[1] == 0 && a->allowed == NULL)
         return logits;
     float *z = s->adjusted;
     memcpy(z, logits, s->n_vocab * sizeof *z);
@@ -108,6 +125,8 @@ const float *ot_sampler_adjust(ot_sampler *s, const float *logits, const ot_adju
     for (int list = 0; list < 2; list++)
         for (uint32_t i = 0; i < a->n_banned[list]; i++)
             z[a->banned[list][i]] = -INFINITY;
+    if (a->allowed != NULL)
+        keep_allowed(z, a->allowed, s->n_vocab);
     return z;
 }
 

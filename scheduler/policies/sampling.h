@@ -3,8 +3,8 @@
  * Every function here depends on one row of logits, the request's parameters and the text so far, never on other rows,
  * and ties always go to the lower token id: so a token is a function of the request alone.
  *
- * The order of the parameters is vLLM's: repetition, frequency and presence penalties, logit_bias and the min_tokens
- * mask change the logits; temperature divides them; min_p, then top_k, then top_p (over what is left, renormalised)
+ * The order of the parameters is vLLM's: repetition, frequency and presence penalties, logit_bias, the min_tokens mask and
+ * that of a grammar change the logits; temperature divides them; min_p, then top_k, then top_p (over what is left, renormalised)
  * narrow the set; then one draw.
  */
 #ifndef OTTER_SCHEDULER_POLICIES_SAMPLING_H
@@ -42,6 +42,7 @@ typedef struct ot_adjust {
     uint32_t n_prompt, n_text;
     const int32_t *banned[2];  /* tokens that may not come now: end of text and stop tokens before min_tokens */
     uint32_t n_banned[2];
+    const uint64_t *allowed;   /* (n_vocab bits) tokens that a grammar lets come; NULL: all */
 } ot_adjust;
 /* Returns logits itself where nothing changes, else a changed copy in the workspace (valid until the next call). */
 const float *ot_sampler_adjust(ot_sampler *s, const float *logits, const ot_adjust *adjust);
