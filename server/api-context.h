@@ -9,6 +9,7 @@
 
 #include "text/chat-template.h"
 #include "scheduler/intervention-members.h"
+#include "grammar/grammar-cache.h"
 #include "scheduler/scheduler.h"
 #include "server/request-arena.h"
 #include "server/request-fields.h"
@@ -35,6 +36,8 @@ typedef struct ot_api_context {
     ot_drafting drafting;    /* of requests that say nothing about it: max_draft 0 if there is none. Holds its head */
     ot_json_limits json;
     const struct ot_categories *moderation; /* as configured; NULL: those of the moderation head */
+    ot_token_trie *trie;     /* of the vocabulary ... */
+    ot_grammars *grammars;   /* ... and the grammars that were compiled for it */
 } ot_api_context;
 
 /* The `model` field: absent or the base's id, or a preset's. *id is borrowed from the context, *preset is NULL for the base.
@@ -101,6 +104,13 @@ ot_status ot_intervention_add(const ot_api_context *api, ot_fields f, const char
 /* What drafts for requests that say nothing: "lookup", a head or "model", or "lookup" and one of these, with a comma. *out holds a
  * reference to the head. */
 ot_status ot_parse_default_drafts(const ot_api_context *api, const char *names, ot_drafting *out, ot_error *err);
+
+/* ---- Constraints (parse-constraint.c) -------------------------------------------------------------------- */
+
+/* What the answer must follow: a new reference, or NULL if nothing is asked for. Compiling may take a second: not for the loop's thread. */
+ot_status ot_parse_constraint(const ot_api_context *api, ot_fields f, ot_grammar **out, ot_error *err);
+/* Whether a body, unparsed, may ask for that: then it is parsed by a worker. */
+bool ot_body_may_constrain(const char *body, size_t size);
 
 /* ---- Sampling and stopping (parse-sampling.c) ------------------------------------------------------------ */
 

@@ -138,6 +138,8 @@ static ot_status parse_object(ot_completion *c, ot_fields f, ot_error *err)
         status = ot_check_lengths(c->api, &c->prompts, c->chat ? "messages" : "prompt", c->params.max_tokens > 0, err);
     if (!status)
         status = make_prompt_text(c, err);
+    if (!status)
+        status = ot_parse_constraint(c->api, f, &c->params.grammar, err);
     /* Last, so that nothing after it can fail without giving the heads back. */
     if (!status)
         status = ot_parse_intervention(c->api, preset, request, &c->params.intervention, err);

@@ -102,8 +102,10 @@ static void release_requests(ot_completion *c)
 static void release(void *job)
 {
     ot_completion *c = job;
-    if (c->n_requests == 0)
+    if (c->n_requests == 0) {
         ot_intervention_release(&c->params.intervention);
+        ot_grammar_release(&c->params.grammar);
+    }
     release_requests(c);
     for (uint32_t i = 0; i < c->n_choices; i++) {
         ot_answer_choice *choice = &c->choices[i];
@@ -221,13 +223,17 @@ static ot_status submit(ot_completion *c)
             params[i].max_tokens = room; /* the finish reason says `length`, as it does at max_tokens */
         if (params[i].min_tokens > params[i].max_tokens)
             params[i].min_tokens = params[i].max_tokens;
-        if (i > 0)
+        if (i > 0) {
             ot_intervention_retain(&params[i].intervention);
+            ot_grammar_retain(params[i].grammar);
+        }
     }
     ot_status status = ot_scheduler_submit(c->x->server->scheduler, params, c->prompts.n, c->requests, &c->error);
     if (status) {
-        for (uint32_t i = 1; i < c->prompts.n; i++)
+        for (uint32_t i = 1; i < c->prompts.n; i++) {
             ot_intervention_release(&params[i].intervention);
+            ot_grammar_release(&params[i].grammar);
+        }
         ot_name_prompt_field(c->chat ? "messages" : "prompt", &c->error);
         return status;
     }
@@ -273,7 +279,8 @@ static void handle(ot_exchange *x, bool chat)
     memcpy(c->params.cache_salt, x->key.salt, sizeof c->params.cache_salt);
     memcpy(&c->params.client, x->key.salt, sizeof c->params.client); /* clients are told apart by their keys */
     ot_exchange_set_job(x, c, &ops);
-    ot_exchange_offload(x, x->body.size >= OT_LARGE_BODY_BYTES, ot_completion_parse, after_parse);
+    ot_exchange_offload(x, x->body.size >= OT_LARGE_BODY_BYTES || ot_body_may_constrain(x->body.data, x->body.size),
+                        ot_completion_parse, after_parse);
 }
 
 void ot_handle_completions(ot_exchange *x)

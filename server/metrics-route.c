@@ -41,6 +41,7 @@ void ot_handle_metrics(ot_exchange *x)
         .connections = &connections,
         .heap = &heap,
     };
+    ot_grammars_get_stats(server->api.grammars, &in.grammars);
     ot_metrics_write(&in, &x->out);
     free(stats);
     ot_exchange_reply(x, 200, "text/plain; version=0.0.4; charset=utf-8");

@@ -23,6 +23,7 @@ void ot_metrics_histogram(ot_text *out, const char *name, const ot_labels *label
 
 typedef struct ot_metrics_input {
     const ot_stats *stats;
+    ot_grammars_stats grammars;
     const char *model_name;
     bool prefix_cache;
     uint32_t n_configured;          /* heads named by the operator */

@@ -330,6 +330,21 @@ static void put_otter(ot_text *out, const ot_metrics_input *in, const ot_labels 
     }
 }
 
+static void put_grammars(ot_text *out, const ot_metrics_input *in, const ot_labels *none)
+{
+    const ot_grammars_stats *g = &in->grammars;
+    static const char *const results[] = {"found", "compiled", "refused"};
+    const uint64_t counts[] = {g->found, g->compiled - g->refused, g->refused};
+    put_counters(out, "otter_grammars_total", "Grammars asked for: found compiled, compiled, or refused", none, "result", results, counts, 3);
+    put_one(out, "otter_grammar_compile_seconds_total", "counter", "Time spent on compiling grammars", none, g->compile_s);
+    put_one(out, "otter_grammar_bytes", "gauge", "What the grammars that are kept may take", none, (double)g->bytes);
+    put_one(out, "otter_constrained_requests_total", "counter", "Requests whose answer had to follow a grammar", none,
+            (double)in->stats->constrained_requests);
+    put_one(out, "otter_constraint_masks_total", "counter", "Positions that were decided under a grammar", none,
+            (double)in->stats->constraint_masks);
+    put_one(out, "otter_constraint_seconds_total", "counter", "Time of the engine's thread spent on grammars", none, in->stats->constraint_s);
+}
+
 static void put_http(ot_text *out, const ot_metrics_input *in, const ot_labels *none)
 {
     ot_metrics_family(out, "otter_http_requests_total", "counter", "HTTP requests by route and status; 499: the client left");
@@ -378,6 +393,7 @@ void ot_metrics_write(const ot_metrics_input *in, ot_text *out)
     ot_labels model = ot_labels_with(&none, "model_name", in->model_name);
     put_vllm(out, in, &model);
     put_otter(out, in, &none);
+    put_grammars(out, in, &none);
     put_http(out, in, &none);
     ot_metrics_write_edge(in, out);
     ot_labels build = ot_labels_with(&none, "version", OTTER_VERSION);

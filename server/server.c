@@ -31,6 +31,7 @@ void ot_server_options_default(ot_server_options *options)
         .max_prompts = 128,
         .max_choices = 64,
         .max_json_depth = 64,
+        .grammar_memory_bytes = (size_t)256 << 20,
     };
 }
 
@@ -131,7 +132,10 @@ static ot_status open_api(ot_server *server, const ot_model *model, ot_heads *he
     snprintf(api->fingerprint, sizeof api->fingerprint, "otter-%s-%.12s", OTTER_VERSION, info->fingerprint);
     ot_json_limits_default(&api->json);
     api->json.max_depth = server->options.max_json_depth;
-    return open_chat(server, err);
+    ot_status status = ot_token_trie_open(&api->trie, api->tokenizer, api->n_vocab, err);
+    if (!status)
+        status = ot_grammars_open(&api->grammars, api->trie, server->options.grammar_memory_bytes, err);
+    return status ? status : open_chat(server, err);
 }
 
 /* What depends on the scheduler's sizes. */
@@ -335,6 +339,8 @@ void ot_server_close(ot_server **out)
         json_decref(server->api.presets[i].intervention);
     ot_head_release(&server->api.drafting.head);
     ot_chat_template_close(&server->chat);
+    ot_grammars_close(&server->api.grammars);
+    ot_token_trie_close(&server->api.trie);
     ot_api_keys_close(&server->keys);
     free(server->slots);
     ot_arena_free(&server->arena);

@@ -55,6 +55,7 @@ typedef struct ot_server_options {
     uint32_t max_prompts;         /* in one request */
     uint32_t max_choices;         /* `n` */
     uint32_t max_json_depth;
+    size_t grammar_memory_bytes;  /* of all grammars that are kept or used */
     ot_access_log access_log;     /* to standard error */
     const ot_server_preset *presets;
     uint32_t n_presets;

@@ -125,7 +125,7 @@ def refuses_by_name(server):
         ({"messages": [{"role": "user", "content": "word " * 9000}]}, "messages"),
         ({"logprobs": 5}, "logprobs"), ({"top_logprobs": 3}, "top_logprobs"), ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
         ({"tools": [{"type": "function"}]}, "tools"), ({"tool_choice": "required"}, "tool_choice"),
-        ({"functions": [{}]}, "functions"), ({"response_format": {"type": "json_schema"}}, "response_format"),
+        ({"functions": [{}]}, "functions"), ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
         ({"modalities": ["text", "audio"]}, "modalities"), ({"audio": {"voice": "x"}}, "audio"), ({"echo": True}, "echo"),
         ({"chat_template": "{{x}}"}, "chat_template"), ({"add_generation_prompt": "x"}, "add_generation_prompt"),
         ({"temperature": 3}, "temperature"), ({"intervention": {"signals": ["nobody"]}}, "intervention.signals"),

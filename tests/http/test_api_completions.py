@@ -297,8 +297,8 @@ def refuses_by_name(server):
         ({"stream": True, "stream_options": {"continuous_usage_stats": True}}, "stream_options.continuous_usage_stats"),
         ({"logit_bias": {"99999999": 1}}, "logit_bias.99999999"), ({"logit_bias": {"-1": 1}}, "logit_bias.-1"),
         ({"logit_bias": {str(i): 1 for i in range(1025)}}, "logit_bias"), ({"suffix": "end"}, "suffix"),
-        ({"tools": [{}]}, "tools"), ({"response_format": {"type": "json_object"}}, "response_format"),
-        ({"guided_json": {"a": 1}}, "guided_json"), ({"use_beam_search": True}, "use_beam_search"),
+        ({"tools": [{}]}, "tools"), ({"response_format": {"type": "xml"}}, "response_format.type"),
+        ({"guided_json": {"not": {}}}, "guided_json"), ({"use_beam_search": True}, "use_beam_search"),
         ({"model": 5}, "model"), ({"ignore_eos": 1}, "ignore_eos"), ({"return_token_ids": 1}, "return_token_ids"),
     ]
     for fields, param in bad:

@@ -14,13 +14,14 @@ from server_process import HEAD, ROOT, Server, SkipCase, expect, expect_true, in
 
 TYPES = {
     "gauge": ["vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:num_requests_waiting_by_reason", "vllm:kv_cache_usage_perc", "vllm:cache_config_info",
-              "vllm:lora_requests_info", "otter_companion_kv_usage_perc", "otter_build_info", "process_resident_memory_bytes", "process_start_time_seconds",
+              "vllm:lora_requests_info", "otter_companion_kv_usage_perc", "otter_build_info", "otter_grammar_bytes", "process_resident_memory_bytes", "process_start_time_seconds",
               "process_open_fds"],
     "counter": ["vllm:prompt_tokens_total", "vllm:generation_tokens_total", "vllm:num_preemptions_total",
                 "vllm:prefix_cache_queries_total", "vllm:prefix_cache_hits_total", "vllm:request_success_total",
                 "vllm:prompt_tokens_cached_total", "vllm:spec_decode_num_drafts_total", "vllm:spec_decode_num_accepted_tokens_per_pos_total",
                 "vllm:spec_decode_num_draft_tokens_total", "vllm:spec_decode_num_accepted_tokens_total",
-                "otter_intervention_requests_total", "otter_candidates_scored_total",
+                "otter_intervention_requests_total", "otter_candidates_scored_total", "otter_grammars_total", "otter_grammar_compile_seconds_total",
+                "otter_constrained_requests_total", "otter_constraint_masks_total", "otter_constraint_seconds_total",
                 "otter_intervention_changed_tokens_total", "otter_requests_rejected_total", "otter_requests_cancelled_total",
                 "otter_http_requests_total", "process_cpu_seconds_total"],
     "histogram": ["vllm:time_to_first_token_seconds", "vllm:inter_token_latency_seconds", "vllm:e2e_request_latency_seconds",
