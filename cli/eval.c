@@ -39,7 +39,7 @@ static void print_help(void)
            "  --max-length N         tokens of a text; longer ones are cut (512)\n"
            "  --batch-tokens N       tokens in a batch (1024)\n"
            "  --parent NAME=FILE     an insertion that the head is stacked on (repeatable, lowest first)\n"
-           "  --chat-template NAME   family, instead of the model's own template\n"
+           "  --chat-template NAME   a template by name or file, instead of the model's own\n"
            "  --allow-base-mismatch  accept a head made for another base file\n"
            "  --threads N            0: all cores (0)\n"
            "  --json                 print JSON\n"

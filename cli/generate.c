@@ -30,7 +30,7 @@ static void print_usage(FILE *to)
             "  --prompt TEXT             the prompt; - reads it from standard input\n"
             "  --chat                    the prompt is a user's message, put into the model's chat template\n"
             "  --system TEXT             with --chat, or rows with a prompt: the system message\n"
-            "  --chat-template NAME      this template family instead of the model's\n"
+            "  --chat-template NAME      a template by name (chatml, llama3 ...) or file instead of the model's\n"
             "  --max-tokens N            tokens to generate at most (128)\n"
             "  --temperature T           0 picks the best token every time (0)\n"
             "  --top-p P, --top-k K, --min-p P, --repetition-penalty R, --seed N\n"
@@ -201,8 +201,8 @@ static int parse_options(int argc, char **argv, options *o)
 ot_status ot_generate_open_chat(ot_chat_template **out, const ot_generate_options *o, const ot_cli_session *s, ot_error *err)
 {
     const ot_str jinja = ot_model_chat_template(s->model);
-    return o->chat_template != NULL ? ot_chat_template_named(out, o->chat_template, err)
-                                    : ot_chat_template_detect(out, jinja.data, jinja.size, err);
+    return o->chat_template != NULL ? ot_chat_template_open(out, o->chat_template, err)
+                                    : ot_chat_template_parse(out, jinja.data, jinja.size, err);
 }
 
 static ot_status tokenize_chat(const ot_cli_session *s, const options *o, const char *text, int32_t **out, size_t *n,

@@ -8,6 +8,7 @@
 #include "cli/inspect-block.h"
 
 #include "gguf/gguf.h"
+#include "text/chat-template.h"
 
 #include <getopt.h>
 #include <jansson.h>
@@ -215,6 +216,31 @@ static void print_total(const char *name, totals sum)
            (unsigned long long)sum.n_elements, (unsigned long long)sum.bytes);
 }
 
+/* The file's chat template, opened; NULL and err.code 0: it has none. */
+static ot_chat_template *open_chat(const ot_gguf *g, ot_error *err)
+{
+    ot_chat_template *t = NULL;
+    ot_str source;
+    *err = (ot_error){.message = ""};
+    if (ot_gguf_get_str(g, "tokenizer.chat_template", &source, NULL) == OT_OK)
+        ot_chat_template_parse(&t, source.data, source.size, err);
+    return t;
+}
+
+static void print_chat(const ot_gguf *g)
+{
+    ot_error err;
+    ot_chat_template *t = open_chat(g, &err);
+    if (t != NULL) {
+        const ot_chat_traits *has = ot_chat_template_traits(t);
+        printf("  chat template: tools %s, calls %s, thoughts %s\n", has->tools ? "shown" : "not shown", has->tool_calls ? "shown" : "not shown",
+               has->thinks ? "told apart" : "none");
+    } else if (err.code != OT_OK) {
+        printf("  chat is off: %s\n", err.message);
+    }
+    ot_chat_template_close(&t);
+}
+
 static void print_file(const ot_gguf *g, const char *fingerprint)
 {
     char text[256];
@@ -222,6 +248,7 @@ static void print_file(const ot_gguf *g, const char *fingerprint)
     printf("  GGUF version %u, %zu bytes\n", ot_gguf_version(g), ot_gguf_file_bytes(g));
     printf("  architecture %s", key_text(g, "general.architecture", text, sizeof text));
     printf(", name %s\n", key_text(g, "general.name", text, sizeof text));
+    print_chat(g);
     if (is_insertion(g))
         print_insertion(g);
     print_keys(g);
@@ -341,11 +368,28 @@ static json_t *json_totals(const ot_gguf *g)
     return json_pack("{s:o, s:o}", "all", json_total(sum_up(g, true, OT_TYPE_F32)), "by_type", by_type);
 }
 
+/* null for a file without a template. */
+static json_t *json_chat(const ot_gguf *g)
+{
+    ot_error err;
+    ot_chat_template *t = open_chat(g, &err);
+    json_t *chat;
+    if (t != NULL) {
+        const ot_chat_traits *has = ot_chat_template_traits(t);
+        chat = json_pack("{s:n, s:b, s:b, s:b}", "problem", "tools", (int)has->tools, "tool_calls", (int)has->tool_calls, "thoughts", (int)has->thinks);
+    } else {
+        const ot_str problem = {err.message, strlen(err.message)};
+        chat = err.code != OT_OK ? json_pack("{s:o}", "problem", json_text(problem)) : json_null();
+    }
+    ot_chat_template_close(&t);
+    return chat;
+}
+
 static int print_json(const ot_gguf *g, const char *fingerprint)
 {
     const ot_str path = {ot_gguf_path(g), strlen(ot_gguf_path(g))};
-    json_t *all = json_pack("{s:o, s:i, s:I, s:b, s:o, s:o, s:o, s:s}", "path", json_text(path), "version", (int)ot_gguf_version(g),
-                            "bytes", (json_int_t)ot_gguf_file_bytes(g), "insertion", (int)is_insertion(g), "keys", json_keys(g),
+    json_t *all = json_pack("{s:o, s:i, s:I, s:b, s:o, s:o, s:o, s:o, s:s}", "path", json_text(path), "version", (int)ot_gguf_version(g),
+                            "bytes", (json_int_t)ot_gguf_file_bytes(g), "insertion", (int)is_insertion(g), "chat_template", json_chat(g), "keys", json_keys(g),
                             "tensors", json_tensors(g), "totals", json_totals(g), "fingerprint", fingerprint);
     const bool good = all != NULL && json_dumpf(all, stdout, JSON_INDENT(2)) == 0;
     json_decref(all);

@@ -18,7 +18,7 @@ const ot_option ot_option_table[] = {
     {"draft-model", OT_OPTION_DRAFT_MODEL, 0, 0, 0, NULL, "MODEL", "small separate model that guesses ahead: the draft \"model\""},
     {"allow-base-mismatch", OT_OPTION_BOOL, AT(server.allow_base_mismatch), 0, 0, NULL, NULL,
      "load heads that were made for another base file"},
-    {"chat-template", OT_OPTION_STRING, AT(server.chat_template), 0, 0, NULL, "NAME", "family of the chat template (the file's)"},
+    {"chat-template", OT_OPTION_STRING, AT(server.chat_template), 0, 0, NULL, "NAME", "chat template by name (chatml, llama3 ...) or file (the model's own)"},
     {"presets", OT_OPTION_PRESETS, 0, 0, 0, NULL, NULL, "file only: a map of names to interventions"},
     {"speculative", OT_OPTION_STRING, AT(server.speculative), 0, 0, NULL, "NAMES",
      "drafts for requests that say nothing: lookup, a head, model, or lookup,NAME"},

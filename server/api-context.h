@@ -44,7 +44,7 @@ typedef struct ot_api_context {
  * An unknown one is OT_ERR_NOT_FOUND. */
 ot_status ot_api_find_model(const ot_api_context *api, ot_fields f, const char **id, const json_t **preset, ot_error *err);
 
-/* ---- Prompts (parse-prompt.c) ---------------------------------------------------------------------------- */
+/* ---- Prompts (parse-prompt.c, parse-chat.c) ---------------------------------------------------------------------------- */
 
 typedef struct ot_prompt {
     int32_t *tokens;
@@ -64,20 +64,21 @@ typedef struct ot_prompts {
  * that begins with BOS in letters, as chat templates write it, gets no second one where specials are read. Memory is the arena's. */
 ot_status ot_parse_prompts(const ot_api_context *api, ot_arena *arena, ot_fields f, const char *name, unsigned flags,
                            ot_prompts *out, ot_error *err);
-/* A list of content parts as one prompt: their texts one after the other, as in a message. */
+/* The texts of content parts {"type": "text", "text"} one after the other, to be freed; zero-terminated. `name` is the list's. */
+ot_status ot_join_parts(const json_t *parts, const char *name, char **out, size_t *out_size, ot_error *err);
+/* The same as one prompt. */
 ot_status ot_parse_parts(const ot_api_context *api, ot_arena *arena, const json_t *parts, const char *name, unsigned flags,
                          ot_prompts *out, ot_error *err);
-/* `messages` through the chat template, as one prompt. */
-ot_status ot_parse_messages(const ot_api_context *api, ot_arena *arena, ot_fields f, bool add_generation_prompt,
-                            bool continue_final, ot_prompt *out, ot_error *err);
+/* `messages` and what goes with them, for the chat template. `continues` is what a route does by itself: the last message goes on, instead
+ * of a new one that begins. *out is closed by the caller, and is closed already after a failure. */
+ot_status ot_parse_chat_input(const ot_api_context *api, ot_fields f, bool continues, ot_chat_input *out, ot_error *err);
+/* The same through the chat template, as one prompt. */
+ot_status ot_parse_messages(const ot_api_context *api, ot_arena *arena, ot_fields f, bool continues, ot_prompt *out, ot_error *err);
 /* OT_ERR_TOO_LONG for a prompt that the context has no room for, with a token to be generated after it if `generates`; `name` is the field that
  * the prompts came from. */
 ot_status ot_check_lengths(const ot_api_context *api, const ot_prompts *prompts, const char *name, bool generates, ot_error *err);
 /* Where the scheduler found fault with the prompt: names the field that it came from. */
 void ot_name_prompt_field(const char *name, ot_error *err);
-/* The messages alone: roles and contents in arena memory, for /apply-template. */
-ot_status ot_parse_message_list(const ot_api_context *api, ot_arena *arena, ot_fields f, ot_chat_message **out,
-                                uint32_t *n, ot_error *err);
 /* A list of token ids, each checked against the vocabulary; may be empty. */
 ot_status ot_parse_token_ids(const ot_api_context *api, ot_arena *arena, const json_t *array, const char *name,
                              int32_t **out, uint32_t *n, ot_error *err);

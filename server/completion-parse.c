@@ -62,19 +62,11 @@ static ot_status parse_shape(ot_completion *c, ot_fields f, ot_error *err)
 
 static ot_status parse_chat_prompt(ot_completion *c, ot_fields f, ot_error *err)
 {
-    bool generation_prompt = true, continue_final = false;
-    ot_status status = ot_fields_bool(f, "add_generation_prompt", &generation_prompt, err);
-    if (!status)
-        status = ot_fields_bool(f, "continue_final_message", &continue_final, err);
-    if (status)
-        return status;
-    if (continue_final)
-        generation_prompt = false;
     c->prompts.items = ot_arena_alloc(&c->arena, 1, sizeof *c->prompts.items);
     if (!c->prompts.items)
         return ot_fail(err, OT_ERR_NOMEM, "out of memory while reading the request");
     c->prompts.n = 1;
-    return ot_parse_messages(c->api, &c->arena, f, generation_prompt, continue_final, &c->prompts.items[0], err);
+    return ot_parse_messages(c->api, &c->arena, f, false, &c->prompts.items[0], err);
 }
 
 static ot_status parse_text_prompts(ot_completion *c, ot_fields f, ot_error *err)

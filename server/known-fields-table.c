@@ -18,6 +18,10 @@ static const ot_known_field rows[] = {
     DONE("messages", TEXTS),
     DONE("add_generation_prompt", TEXTS),
     DONE("continue_final_message", TEXTS),
+    DONE("chat_template_kwargs", TEXTS),
+    DONE("reasoning_effort", OT_ON_CHAT), /* variables of templates that know them */
+    DONE("enable_thinking", OT_ON_CHAT),
+    DONE("tools", TEXTS & ~OT_ON_CHAT), /* as the model would read them */
     DONE("add_special_tokens", OT_ON_COMPLETIONS | OT_ON_SCORE | OT_ON_TOKENIZE),
     DONE("max_tokens", BOTH),
     DONE("max_completion_tokens", BOTH),
@@ -86,16 +90,15 @@ static const ot_known_field rows[] = {
     HINT("stream_options.include_obfuscation", BOTH, BOOLEAN),
     HINT("request_id", BOTH, STRING), /* the header X-Request-Id names a request */
     HINT("rid", BOTH, STRING),
-    HINT("reasoning_effort", BOTH, STRING), /* from here to thinking_budget: of models that think, which none here does */
+    HINT("reasoning_effort", OT_ON_COMPLETIONS, STRING), /* from here to thinking_budget: of models that think */
     HINT("reasoning", BOTH, OBJECT),
     HINT("include_reasoning", BOTH, BOOLEAN),
     HINT("separate_reasoning", BOTH, BOOLEAN),
     HINT("stream_reasoning", BOTH, BOOLEAN),
     HINT("reasoning_format", BOTH, STRING),
-    HINT("enable_thinking", BOTH, BOOLEAN),
+    HINT("enable_thinking", OT_ON_COMPLETIONS, BOOLEAN),
     HINT("thinking", BOTH, ANY),
     HINT("thinking_budget", BOTH, NUMBER),
-    HINT("chat_template_kwargs", TEXTS, OBJECT),
     HINT("cache_prompt", BOTH, BOOLEAN), /* from here to ttl: where and how it runs, not what comes out */
     HINT("n_cache_reuse", BOTH, NUMBER),
     HINT("id_slot", BOTH, NUMBER),
@@ -124,7 +127,7 @@ static const ot_known_field rows[] = {
     REFUSED("grammar_lazy", BOTH, FALSE, NULL),
     REFUSED("grammar_triggers", BOTH, EMPTY, NULL),
     REFUSED("format", BOTH, EMPTY, NULL),
-    REFUSED("tools", TEXTS | OT_ON_COMPLETIONS, EMPTY, NULL),
+    REFUSED("tools", BOTH, EMPTY, NULL),
     REFUSED("tool_choice", BOTH, NO_CHOICE, NULL),
     REFUSED("functions", BOTH, EMPTY, NULL),
     REFUSED("function_call", BOTH, NO_CHOICE, NULL),

@@ -1,12 +1,10 @@
-/* Prompts of all four shapes, and chat messages, to token ids. */
+/* Prompts of all four shapes to token ids. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "server/api-context.h"
-
-enum { MAX_MESSAGES = 4096, MAX_ROLE_BYTES = 32 };
 
 static ot_status out_of_memory(ot_error *err)
 {
@@ -177,16 +175,15 @@ ot_status ot_parse_prompts(const ot_api_context *api, ot_arena *arena, ot_fields
     return prompt_from_text(api, arena, value, name, flags, &out->items[0], err);
 }
 
-/* ---- Chat messages --------------------------------------------------------------------------------------- */
+/* ---- Content in parts ------------------------------------------------------------------------------------ */
 
-/* Content as parts: the texts one after the other. */
-static ot_status join_parts(ot_arena *arena, const json_t *parts, const char *prefix, const char **out, ot_error *err)
+ot_status ot_join_parts(const json_t *parts, const char *name, char **out, size_t *out_size, ot_error *err)
 {
-    size_t size = 0, i;
+    size_t size = 0, at = 0, i;
     const json_t *part;
     json_array_foreach(parts, i, part) {
         char param[96];
-        snprintf(param, sizeof param, "%.64s[%zu]", prefix, i);
+        snprintf(param, sizeof param, "%.64s[%zu]", name, i);
         ot_fields f = {part, param};
         const char *type = "text", *text = NULL;
         if (!json_is_object(part))
@@ -202,103 +199,33 @@ static ot_status join_parts(ot_arena *arena, const json_t *parts, const char *pr
             return ot_fields_fail(f, "text", OT_ERR_INVALID, err, "is required");
         size += strlen(text);
     }
-    char *joined = ot_arena_alloc(arena, size + 1, 1);
+    char *joined = malloc(size + 1);
     if (!joined)
         return out_of_memory(err);
-    size_t at = 0;
     json_array_foreach(parts, i, part) {
         const char *text = json_string_value(json_object_get(part, "text"));
         memcpy(joined + at, text, strlen(text));
         at += strlen(text);
     }
+    joined[size] = '\0';
     *out = joined;
+    *out_size = size;
     return OT_OK;
 }
 
 ot_status ot_parse_parts(const ot_api_context *api, ot_arena *arena, const json_t *parts, const char *name, unsigned flags,
                          ot_prompts *out, ot_error *err)
 {
-    const char *text;
+    char *text;
+    size_t size;
     out->items = ot_arena_alloc(arena, 1, sizeof *out->items);
     if (!out->items)
         return out_of_memory(err);
     out->n = 1;
-    ot_status status = join_parts(arena, parts, name, &text, err);
-    return status ? status : tokenize_text(api, arena, text, strlen(text), name, flags, &out->items[0], err);
-}
-
-static ot_status parse_message(ot_arena *arena, const json_t *message, const char *prefix, ot_chat_message *out,
-                               ot_error *err)
-{
-    ot_fields f = {message, prefix};
-    if (!json_is_object(message))
-        return ot_fail_param(err, OT_ERR_INVALID, prefix, "'%s' must be an object, not %s", prefix, ot_json_kind(message));
-    ot_status status = ot_fields_string(f, "role", MAX_ROLE_BYTES, &out->role, err);
+    ot_status status = ot_join_parts(parts, name, &text, &size, err);
     if (status)
         return status;
-    if (!out->role)
-        return ot_fields_fail(f, "role", OT_ERR_INVALID, err, "is required");
-    static const char *const refused[] = {"tool_calls", "function_call"};
-    for (size_t i = 0; i < 2; i++) {
-        const json_t *v = ot_fields_get(f, refused[i]);
-        if (v && !(json_is_array(v) && json_array_size(v) == 0))
-            return ot_fields_fail(f, refused[i], OT_ERR_UNSUPPORTED, err, "is not supported: this server calls no tools");
-    }
-    const json_t *content = ot_fields_get(f, "content");
-    if (!content)
-        return ot_fields_fail(f, "content", OT_ERR_INVALID, err, "is required");
-    char name[64];
-    ot_fields_name(f, "content", name);
-    if (json_is_array(content))
-        return join_parts(arena, content, name, &out->content, err);
-    return ot_fields_string(f, "content", SIZE_MAX, &out->content, err);
-}
-
-ot_status ot_parse_message_list(const ot_api_context *api, ot_arena *arena, ot_fields f, ot_chat_message **out,
-                                uint32_t *n, ot_error *err)
-{
-    if (!api->chat)
-        return ot_fail_param(err, OT_ERR_UNSUPPORTED, "messages", "chat is off for this model: %s", api->chat_problem);
-    json_t *list = NULL;
-    ot_status status = ot_fields_array(f, "messages", &list, err);
-    if (status)
-        return status;
-    size_t count = json_array_size(list);
-    if (!list || count == 0)
-        return ot_fields_fail(f, "messages", OT_ERR_INVALID, err, list ? "must not be empty" : "is required");
-    if (count > MAX_MESSAGES)
-        return ot_fields_fail(f, "messages", OT_ERR_INVALID, err, "has %zu entries; %d are the limit", count, MAX_MESSAGES);
-    *out = ot_arena_alloc(arena, count, sizeof **out);
-    if (!*out)
+    if (!ot_arena_adopt(arena, text))
         return out_of_memory(err);
-    *n = (uint32_t)count;
-    for (size_t i = 0; i < count && !status; i++) {
-        char prefix[64];
-        snprintf(prefix, sizeof prefix, "messages[%zu]", i);
-        status = parse_message(arena, json_array_get(list, i), prefix, &(*out)[i], err);
-    }
-    return status;
-}
-
-ot_status ot_parse_messages(const ot_api_context *api, ot_arena *arena, ot_fields f, bool add_generation_prompt,
-                            bool continue_final, ot_prompt *out, ot_error *err)
-{
-    ot_chat_message *messages;
-    uint32_t n;
-    ot_status status = ot_parse_message_list(api, arena, f, &messages, &n, err);
-    if (status)
-        return status;
-    int32_t *tokens = NULL;
-    size_t n_tokens = 0;
-    status = ot_chat_template_tokenize(api->chat, api->tokenizer, messages, n, add_generation_prompt, continue_final, &tokens,
-                                       &n_tokens, err);
-    if (status)
-        return status;
-    if (!ot_arena_adopt(arena, tokens))
-        return out_of_memory(err);
-    if (n_tokens == 0)
-        return ot_fail_param(err, OT_ERR_INVALID, "messages", "'messages' render to no tokens at all");
-    out->tokens = tokens;
-    out->n_tokens = (uint32_t)n_tokens;
-    return OT_OK;
+    return tokenize_text(api, arena, text, size, name, flags, &out->items[0], err);
 }

@@ -92,17 +92,11 @@ static ot_status parse_heads(ot_score_job *job, ot_fields f, ot_error *err)
  * token, as `signals` have it while it is generated. */
 static ot_status parse_conversation(ot_score_job *job, ot_fields f, ot_error *err)
 {
-    bool generation_prompt = false, continue_final = true;
-    ot_status status = ot_fields_bool(f, "add_generation_prompt", &generation_prompt, err);
-    if (!status)
-        status = ot_fields_bool(f, "continue_final_message", &continue_final, err);
-    if (status)
-        return status;
     job->prompts.items = ot_arena_alloc(&job->arena, 1, sizeof *job->prompts.items);
     if (!job->prompts.items)
         return ot_fail(err, OT_ERR_NOMEM, "out of memory while reading the request");
     job->prompts.n = 1;
-    return ot_parse_messages(job->api, &job->arena, f, generation_prompt, continue_final, &job->prompts.items[0], err);
+    return ot_parse_messages(job->api, &job->arena, f, true, &job->prompts.items[0], err);
 }
 
 static ot_status parse_score(ot_score_job *job, ot_fields f, ot_error *err)

@@ -102,7 +102,7 @@ static ot_status open_chat(ot_server *server, ot_error *err)
 {
     ot_api_context *api = &server->api;
     if (server->options.chat_template) {
-        ot_status status = ot_chat_template_named(&server->chat, server->options.chat_template, err);
+        ot_status status = ot_chat_template_open(&server->chat, server->options.chat_template, err);
         if (status)
             return status;
     } else {
@@ -110,7 +110,7 @@ static ot_status open_chat(ot_server *server, ot_error *err)
         ot_error cause = {.message = ""};
         if (text.size == 0)
             snprintf(api->chat_problem, sizeof api->chat_problem, "the model's file has no chat template (--chat-template names one)");
-        else if (ot_chat_template_detect(&server->chat, text.data, text.size, &cause))
+        else if (ot_chat_template_parse(&server->chat, text.data, text.size, &cause))
             snprintf(api->chat_problem, sizeof api->chat_problem, "%s", cause.message);
     }
     api->chat = server->chat;

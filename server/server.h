@@ -34,7 +34,7 @@ typedef struct ot_server_options {
     const char *const *cors_origins;  /* "*" for any; NULL-terminated, or NULL for none */
     const char *const *allowed_hosts; /* names besides localhost; "*" for any; likewise. NULL: all but on a loopback address without keys */
     const char *heads_dir;        /* POST /v1/heads loads from below it; NULL: loading is off */
-    const char *chat_template;    /* family name; NULL: the model's own */
+    const char *chat_template;    /* a name or a file; NULL: the model's own */
     bool allow_base_mismatch;     /* for heads loaded while serving */
     const char *moderation_head;
     float moderation_threshold;   /* flagged above it */

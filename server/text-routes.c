@@ -38,17 +38,12 @@ static void put_tokens(const ot_text_job *job, const int32_t *tokens, size_t n, 
 /* Messages are tokenised as the chat route would. */
 static ot_status tokenize_messages(ot_text_job *job, ot_fields f, int32_t **tokens, size_t *n, ot_error *err)
 {
-    bool generation_prompt = true, continue_final = false;
-    ot_chat_message *messages;
-    uint32_t n_messages;
-    ot_status status = ot_fields_bool(f, "add_generation_prompt", &generation_prompt, err);
-    if (!status)
-        status = ot_fields_bool(f, "continue_final_message", &continue_final, err);
-    if (!status)
-        status = ot_parse_message_list(job->api, &job->arena, f, &messages, &n_messages, err);
-    if (!status)
-        status = ot_chat_template_tokenize(job->api->chat, job->api->tokenizer, messages, n_messages,
-                                           generation_prompt && !continue_final, continue_final, tokens, n, err);
+    ot_chat_input input;
+    ot_status status = ot_parse_chat_input(job->api, f, false, &input, err);
+    if (status)
+        return status;
+    status = ot_chat_tokenize(job->api->chat, job->api->tokenizer, &input, tokens, n, err);
+    ot_chat_input_close(&input);
     return status;
 }
 
@@ -128,19 +123,14 @@ static ot_status detokenize(ot_text_job *job, ot_fields f, ot_error *err)
 
 static ot_status apply_template(ot_text_job *job, ot_fields f, ot_error *err)
 {
-    bool generation_prompt = true, continue_final = false;
-    ot_chat_message *messages;
-    uint32_t n;
+    ot_chat_input input;
     char *text = NULL;
     size_t size = 0;
-    ot_status status = ot_fields_bool(f, "add_generation_prompt", &generation_prompt, err);
-    if (!status)
-        status = ot_fields_bool(f, "continue_final_message", &continue_final, err);
-    if (!status)
-        status = ot_parse_message_list(job->api, &job->arena, f, &messages, &n, err);
-    if (!status)
-        status = ot_chat_template_render(job->api->chat, messages, n, generation_prompt && !continue_final, continue_final, &text,
-                                         &size, err);
+    ot_status status = ot_parse_chat_input(job->api, f, false, &input, err);
+    if (status)
+        return status;
+    status = ot_chat_render(job->api->chat, job->api->tokenizer, &input, &text, &size, err);
+    ot_chat_input_close(&input);
     if (status)
         return status;
     ot_json_begin_object(job->out, NULL);

@@ -87,7 +87,7 @@ static const option table[] = {
     UINT_OPTION("random-candidates", random_candidates, 0, 64, false, "N  lookahead: random ones beside them (6)"),
     NUMBER_OPTION("change-weight", change_weight, 0, 1e3, "X  lookahead: weight of the differences among candidates (1)"),
     NUMBER_OPTION("rank-weight", rank_weight, 0, 1e3, "X  lookahead: the same, each position measured by its own spread (0)"),
-    TEXT_OPTION("chat-template", chat_template, false, "NAME  family, instead of the model's own template"),
+    TEXT_OPTION("chat-template", chat_template, false, "NAME  a template by name or file, instead of the model's own"),
     UINT_OPTION("eval-every", eval_every, 0, 1u << 30, false, "N  steps between evaluations on --dev; 0: only at the end (200)"),
     UINT_OPTION("eval-rows", eval_rows, 0, UINT32_MAX, false, "N  rows of --dev in those; 0: all (500)"),
     TEXT_OPTION("checkpoint", checkpoint, false, "FILE  where to keep the state of the run"),

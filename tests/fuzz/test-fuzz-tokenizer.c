@@ -1,6 +1,5 @@
 /* Damaged vocabularies and template texts: whatever a file holds, opening ends in a tokenizer that works or in an error,
  * never in a crash. Meant to be run with the address sanitizer as well. */
-#include "text/chat-template.h"
 #include "text/tokenizer.h"
 #include "tests/support/test-support.h"
 
@@ -103,48 +102,11 @@ static void damaged_sentencepiece_files(void)
     damage_files("llama");
 }
 
-static void scrambled_templates(void)
-{
-    static const char *const pieces[] = {
-        "{{", "}}", "{%", "%}", "{%-", "-%}", "{{-", "-}}", "{#", "#}", "-#}", "{", "}", "'", "\"", "\\", "\n", " ", "[", "]", "['role']",
-        "message", "['content']", "<|im_start|>", "<|im_end|>", "'<|im_start|>system\\n", "You are", "<|im_end|>\\n'", "endfor",
-        "add_generation_prompt", "'<|im_start|>assistant\\n'", "bos_token", "\xFF", "for message in messages", "+", "-"};
-    const ot_chat_message messages[] = {{"user", "hello"}};
-    size_t n_known = 0;
-    for (int round = 0; round < 50000; round++) {
-        char text[600], *out;
-        size_t n = 0, size;
-        ot_error err = {0};
-        ot_chat_template *t;
-        for (uint32_t k = ot_test_rng_below(&rng, 30); k > 0; k--) {
-            const char *piece = pieces[ot_test_rng_below(&rng, COUNT(pieces))];
-            memcpy(text + n, piece, strlen(piece));
-            n += strlen(piece);
-        }
-        char *exact = malloc(n > 0 ? n : 1); /* so that a read past the end is seen */
-        REQUIRE(exact != NULL);
-        memcpy(exact, text, n);
-        ot_test_context("round %d", round);
-        if (ot_chat_template_detect(&t, exact, n, &err) == OT_OK) {
-            n_known++;
-            if (CHECK_OK(ot_chat_template_render(t, messages, 1, true, false, &out, &size, &err), &err))
-                free(out);
-        } else {
-            CHECK(t == NULL && err.message[0] != '\0');
-        }
-        ot_chat_template_close(&t);
-        free(exact);
-    }
-    ot_test_context(NULL);
-    printf("%zu texts were taken for templates\n", n_known);
-}
-
 int main(int argc, char **argv)
 {
     ot_test_start(argc, argv);
     rng.state = ot_test_seed(4711);
     RUN(damaged_bpe_files);
     RUN(damaged_sentencepiece_files);
-    RUN(scrambled_templates);
     return ot_test_finish();
 }

@@ -1,14 +1,15 @@
 #!/usr/bin/env python3
-"""Holds the C rendering of chat templates against Jinja2 (development only: the server has no Jinja).
+"""Holds plain conversations in the public templates of many families against Jinja2, and the templates that are known by name against these.
 
-    tests/golden/check-chat-templates.py [--binary build/tests/unit/test-chat-template] [FILE.gguf | FILE.jinja]...
+    tests/golden/check-chat-templates.py [--binary build/tests/unit/test-chat-template]
 
-Each family has one or more template texts below: the public one where it is short, else what is left of it without its
-tool branches (marked "cut"). Every text is rendered by Jinja2, set up as the transformers library does it, and by the C
-code, for many conversations; the results must be the same bytes, and what the template refuses C must refuse. Where C
-refuses more than the template does, that is listed in STRICTER. Templates in files given as arguments are checked too.
+Each family has one or more template texts below: the public one where it is short, else what is left of it without its tool branches (marked
+"cut"). Every text is rendered by Jinja2, set up as the transformers library does it, and by the C code, for many conversations; the results must be
+the same bytes, and what one refuses the other must. A family's template that the C code has by name (--chat-template) must be one of its texts.
+check-jinja.py does the same for conversations with tools, thoughts and all that.
 """
 import argparse
+import datetime
 import itertools
 import os
 import subprocess
@@ -294,22 +295,6 @@ TEMPLATES = [
      "{{ '<|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|>' }}{% endif %}"),
 ]
 
-# Where C refuses and the template does not: messages that the template would leave out without a word, or write in a form
-# that the model has never seen (tool messages of some families, a system message among the turns).
-STRICTER = {"phi3-medium": {"system"}, "olmo": {"system"}}
-
-DEEPSEEK = ("<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>")
-# What bos_token and eos_token are in the family's models.
-TOKENS = {
-    "chatml": ("<s>", "<|im_end|>"), "qwen2": ("", "<|im_end|>"), "phi4": ("<|endoftext|>", "<|im_end|>"),
-    "phi4-open": ("<|endoftext|>", "<|im_end|>"), "phi3": ("<s>", "<|endoftext|>"), "phi3-medium": ("<s>", "<|endoftext|>"),
-    "phi4-mini": ("<|endoftext|>", "<|endoftext|>"), "llama3": ("<|begin_of_text|>", "<|eot_id|>"),
-    "llama3.1": ("<|begin_of_text|>", "<|eot_id|>"), "gemma": ("<bos>", "<eos>"), "gemma3": ("<bos>", "<eos>"),
-    "deepseek": DEEPSEEK, "deepseek3": DEEPSEEK, "deepseek-coder": (DEEPSEEK[0], "<|EOT|>"),
-    "falcon3": ("", "<|endoftext|>"), "olmo2": ("<|endoftext|>", "<|endoftext|>"), "olmo": ("", "<|endoftext|>"),
-    "granite": ("<|end_of_text|>", "<|end_of_text|>"), "command-r": ("<BOS_TOKEN>", "<|END_OF_TURN_TOKEN|>"),
-}
-
 CONTENTS = {
     "system": ["Be brief.", "  spaced\n", "", "Two\n\nlines"],
     "user": ["Hello", "", "  spaced \u00a0\n", "\n\nbreaks\n", "it's \"quoted\" {{ braces }} <|im_end|>", "日本語 🦙\u2003"],
@@ -331,11 +316,6 @@ def conversations():
             yield messages
 
 
-def may_refuse(family, messages):
-    roles = [message["role"] for message in messages]
-    return "tool" in roles or "system" in roles[1:] or STRICTER.get(family, set()) & set(roles)
-
-
 def raise_exception(message):
     raise jinja2.TemplateError(message)
 
@@ -344,13 +324,14 @@ def compile_template(text):
     env = jinja2.sandbox.ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True,
                                                        extensions=["jinja2.ext.loopcontrols"])
     env.globals["raise_exception"] = raise_exception
+    env.globals["strftime_now"] = lambda form: datetime.datetime.now().strftime(form)
     return env.from_string(text)
 
 
-def render(template, tokens, messages, prompt):
+def render(template, messages, prompt):
     try:
-        return template.render(messages=messages, bos_token=tokens[0], eos_token=tokens[1], add_generation_prompt=prompt)
-    except jinja2.TemplateError:
+        return template.render(messages=messages, bos_token="", eos_token="", add_generation_prompt=prompt, tools=None, documents=None)
+    except (jinja2.TemplateError, TypeError):
         return None
 
 
@@ -361,7 +342,7 @@ def hexed(text):
 def ask(binary, requests):
     lines = []
     for text, messages, prompt, final in requests:
-        words = [hexed(text), str(int(prompt)), str(int(final))]
+        words = [text if text.startswith("@") else hexed(text), str(int(prompt)), str(int(final))]
         for message in messages:
             words += [message["role"], hexed(message["content"])]
         lines.append(" ".join(words))
@@ -371,81 +352,63 @@ def ask(binary, requests):
         raise SystemExit("%s gave %d answers to %d requests" % (binary, len(answers), len(lines)))
     for answer in answers:
         name, _, rest = answer.partition(" ")
-        yield (None, rest) if name == "!" else (name, bytes.fromhex(rest).decode())
+        yield (name, None) if name == "!" else (name, bytes.fromhex(rest).decode())
 
 
-def check_one(binary, family, text):
-    """Cases and failures of one template text; family None: whatever C says."""
-    if family is None:
-        family, what = next(ask(binary, [(text, [{"role": "user", "content": "x"}], True, False)]))
-        if family is None:
-            return None, what
-    template, tokens = compile_template(text), TOKENS.get(family, ("<s>", "</s>"))
+def check_one(binary, source, text):
+    """Cases, failures and refusals. `source` is what C is given: the text, or @NAME."""
+    template = compile_template(text)
     cases = list(itertools.product(conversations(), (True, False)))
     n_failed = n_refused = 0
-    answers = ask(binary, [(text, messages, prompt, False) for messages, prompt in cases])
-    for (messages, prompt), (name, got) in zip(cases, answers):
-        want = render(template, tokens, messages, prompt)
-        if name is None and (want is None or may_refuse(family, messages)):
-            n_refused += 1
-            continue
-        if name != family or got != want:
+    for (messages, prompt), (_, got) in zip(cases, ask(binary, [(source, messages, prompt, False) for messages, prompt in cases])):
+        want = render(template, messages, prompt)
+        n_refused += want is None
+        if (None if want is None else want) != got:
             n_failed += 1
             if n_failed <= 2:
-                print("  %s, prompt %s\n    messages %r\n    want %r\n    got  %s %r" % (family, prompt, messages, want, name, got))
-    return family, (len(cases), n_failed, n_refused)
+                print("  prompt %s\n    messages %r\n    want %r\n    got  %r" % (prompt, messages, want, got))
+    return len(cases), n_failed, n_refused
 
 
-def check_continue(binary, family, text):
+def check_continue(binary, text):
     """continue_final leaves off what follows the final content, and nothing else."""
-    template, tokens = compile_template(text), TOKENS.get(family, ("<s>", "</s>"))
+    template = compile_template(text)
     mark = "FINAL CONTENT"
     cases = [[{"role": ROLES[c], "content": mark if i == len(order) - 1 else "x"} for i, c in enumerate(order)]
              for order in ("ua", "sua", "uaua")]
     n_failed = 0
-    for messages, (name, got) in zip(cases, ask(binary, [(text, messages, True, True) for messages in cases])):
-        want = render(template, tokens, messages, False)
-        if name is None and (want is None or may_refuse(family, messages)):
-            continue
-        want = want[:want.rindex(mark) + len(mark)]
+    for messages, (_, got) in zip(cases, ask(binary, [(text, messages, True, True) for messages in cases])):
+        want = render(template, messages, False)
+        want = want and want[:want.rindex(mark) + len(mark)]
         if got != want:
             n_failed += 1
-            print("  %s, continued\n    want %r\n    got  %r" % (family, want, got))
+            print("  continued\n    want %r\n    got  %r" % (want, got))
     return n_failed
-
-
-def template_of_file(path):
-    if not path.endswith(".gguf"):
-        with open(path, newline="") as file:
-            return file.read()
-    import gguf
-    return gguf.GGUFReader(path).fields["tokenizer.chat_template"].contents()
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--binary", default=os.path.join(os.environ.get("BUILD", "build"), "tests/unit/test-chat-template"))
-    parser.add_argument("files", nargs="*")
     options = parser.parse_args()
     if not os.path.exists(options.binary):
         print("skipped: %s is not built" % options.binary)
         return 77
     failed = 0
+    by_name = {}
     for family, text in TEMPLATES:
-        _, (n_cases, n_failed, n_refused) = check_one(options.binary, family, text)
-        n_failed += check_continue(options.binary, family, text)
-        print("%-6s %-18s %d conversations, %d refused, %d failed" % ("FAILED" if n_failed else "ok", family, n_cases,
-                                                                      n_refused, n_failed))
+        n_cases, n_failed, n_refused = check_one(options.binary, text, text)
+        n_failed += check_continue(options.binary, text)
+        by_name.setdefault(family, []).append(text)
+        print("%-6s %-18s %d conversations, %d refused, %d failed" % ("FAILED" if n_failed else "ok", family, n_cases, n_refused, n_failed))
         failed += n_failed > 0
-    for path in options.files:
-        family, result = check_one(options.binary, None, template_of_file(path))
-        if family is None:
-            print("FAILED %s: %s" % (path, result))
-        else:
-            print("%-6s %s: %s, %d conversations, %d refused, %d failed" % (
-                "FAILED" if result[1] else "ok", path, family, result[0], result[2], result[1]))
-        failed += family is None or result[1] > 0
-    print("%d templates, %d failed" % (len(TEMPLATES) + len(options.files), failed))
+    conversation = [{"role": role, "content": role} for role in ("user", "assistant", "user")]
+    for name in subprocess.run([options.binary, "--names"], capture_output=True, text=True, check=True).stdout.split():
+        got = [text for _, text in ask(options.binary, [("@" + name, conversation, prompt, False) for prompt in (True, False)])]
+        same = [text for text in by_name.get(name, []) if [render(compile_template(text), conversation, prompt) for prompt in (True, False)] == got]
+        whole = bool(same) and check_one(options.binary, "@" + name, same[0])[1] == 0
+        print("%-6s %-18s by name" % ("ok" if whole else "FAILED", name))
+        failed += not whole
+    print("%d templates, %d failed" % (len(TEMPLATES), failed))
     return 1 if failed else 0
 
 

@@ -7,7 +7,7 @@ test-timeout: 200
 import sys
 
 from api_support import expect_error
-from server_process import Failed, Server, expect, expect_true, require_model, run_cases
+from server_process import ROOT, Failed, Server, expect, expect_true, require_model, run_cases
 
 QUESTION = [{"role": "user", "content": "What do otters eat? One sentence."}]
 
@@ -127,7 +127,7 @@ def refuses_by_name(server):
         ({"tools": [{"type": "function"}]}, "tools"), ({"tool_choice": "required"}, "tool_choice"),
         ({"functions": [{}]}, "functions"), ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
         ({"modalities": ["text", "audio"]}, "modalities"), ({"audio": {"voice": "x"}}, "audio"), ({"echo": True}, "echo"),
-        ({"chat_template": "{{x}}"}, "chat_template"), ({"add_generation_prompt": "x"}, "add_generation_prompt"),
+        ({"chat_template": "{{x}}"}, "chat_template"), ({"chat_template_kwargs": {"messages": []}}, "chat_template_kwargs"), ({"chat_template_kwargs": 1}, "chat_template_kwargs"), ({"add_generation_prompt": "x"}, "add_generation_prompt"),
         ({"temperature": 3}, "temperature"), ({"intervention": {"signals": ["nobody"]}}, "intervention.signals"),
     ]
     for fields, param in bad:
@@ -146,10 +146,42 @@ def takes_templates_by_name(server):
         expect_true("<|start_header_id|>user<|end_header_id|>" in rendered, rendered)
 
 
+def takes_a_template_from_a_file(server):
+    template = str(ROOT / "tests/golden/chat-templates/tools-xml.jinja")
+    call = {"id": "call_0001", "type": "function", "function": {"name": "weather", "arguments": "{\"place\": \"<|end|> Zürich\", \"days\": 2}"}}
+    tool = {"type": "function", "function": {"name": "weather", "description": "Tells it", "parameters": {
+        "type": "object", "properties": {"place": {"type": "string"}}, "required": ["place"]}}}
+    messages = [*QUESTION, {"role": "assistant", "content": None, "reasoning": "So.", "tool_calls": [call]},
+                {"role": "tool", "name": "weather", "tool_call_id": "call_0001", "content": "20"}]
+    with Server("--chat-template", template) as other:
+        def rendered(**fields):
+            return other.post("/apply-template", {"messages": messages, **fields}).ok()["prompt"]
+
+        prompt = rendered(tools=[tool])
+        expect_true('<tool name="weather">Tells it' in prompt and 'name="place" type="STRING" required />' in prompt, prompt)
+        # Arguments came as JSON text and are an object here; thoughts came under another name.
+        expect_true('<call name="weather" id="0001"><arg key="place"><|end|> Zürich</arg><arg key="days">2</arg></call>' in prompt, prompt)
+        expect_true("<think>So.</think>" in prompt and prompt.endswith("[weather: 20]<|end|>\n<|assistant|>"), prompt)
+        expect_true(rendered(chat_template_kwargs={"enable_thinking": False}).endswith("<think></think>"), "enable_thinking")
+        expect_true("<tools>" not in rendered(), "tools without tools")
+        expect(chat(other, messages, max_tokens=2)["usage"]["prompt_tokens"], other.post("/tokenize", {"messages": messages}).ok()["count"])
+        bad = other.post("/apply-template", {"messages": [{"role": "user", "content": None}]})
+        expect_error(bad, 400, "messages[0].content")
+        expect_error(other.post("/apply-template", {"messages": QUESTION, "tools": [{"type": "function"}]}), 400, "tools")
+    broken = Server("--chat-template", "llama3.2")
+    try:
+        broken.__enter__()
+    except Failed as failure:
+        expect_true("llama3.2" in str(failure), str(failure))
+    else:
+        broken.__exit__(None, None, None)
+        raise Failed("a server started with a template that is not there")
+
+
 def main():
     require_model()
     cases = [has_openais_shape, reads_messages_like_the_template, joins_parts, continues_a_message, streams_what_a_whole_answer_says,
-             reports_logprobs, limits_the_answer, refuses_by_name, takes_templates_by_name]
+             reports_logprobs, limits_the_answer, refuses_by_name, takes_templates_by_name, takes_a_template_from_a_file]
     with Server() as server:
         return run_cases(cases, server)
 

@@ -100,6 +100,7 @@ def listing_as_json(path, data):
     listing = json.loads(done.stdout)
     check("bytes", listing["bytes"], len(data))
     check("insertion", listing["insertion"], True)
+    check("no chat template", listing["chat_template"], None)
     check("a string", listing["keys"]["otter.head.kind"], {"type": "string", "value": "scalar"})
     check("an array", listing["keys"]["otter.head.labels"]["value"], {"element_type": "string", "count": 1, "first": ["toxic"]})
     check("a tensor", listing["tensors"][1], {"name": "otter.head.0.weight", "type": "Q8_0", "shape": [32, 1], "bytes": 34})
@@ -120,6 +121,19 @@ def block_of_a_base(folder):
     check("a tensor", ["blk.N.attn_k.bias", "[KV]"] in [line.split() for line in lines], True)
     done = inspect("--block", folder / "head.gguf")
     check("--block of an insertion", (done.returncode, "'otter'" in done.stderr, done.stdout), (1, True, ""))
+
+
+def chat_templates(folder):
+    for source, line, member in (
+            ("{% for m in messages %}{{ m.content }}{% endfor %}", "  chat template: tools not shown, calls not shown, thoughts none",
+             {"problem": None, "tools": False, "tool_calls": False, "thoughts": False}),
+            ("{{ tools }}{% for m in messages %}{{ m.content.split('</think>')[-1] }}{{ m.tool_calls | tojson if m.tool_calls }}{% endfor %}",
+             "  chat template: tools shown, calls shown, thoughts told apart", {"problem": None, "tools": True, "tool_calls": True, "thoughts": True}),
+            ("a\n{% if %}", "  chat is off: the chat template, line 2: expected an expression", {"problem": "the chat template, line 2: expected an expression"})):
+        path = folder / "chat.gguf"
+        path.write_bytes(gguf({"general.architecture": "llama", "tokenizer.chat_template": source}, TENSORS))
+        check(f"line of {source[:20]!r}", line in inspect(path).stdout.splitlines(), True)
+        check(f"member of {source[:20]!r}", json.loads(inspect("--json", path).stdout)["chat_template"], member)
 
 
 def failing(folder):
@@ -146,6 +160,7 @@ def main():
         listing_for_people(folder / "head.gguf")
         listing_as_json(folder / "head.gguf", data)
         block_of_a_base(folder)
+        chat_templates(folder)
         failing(folder)
     print(f"{failures} failed")
     return 1 if failures else 0

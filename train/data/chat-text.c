@@ -29,10 +29,10 @@ ot_status ot_train_chat_template(ot_chat_template **out, const ot_model *model, 
     const ot_str text = ot_model_chat_template(model);
     *out = NULL;
     if (name[0] != '\0')
-        return ot_chat_template_named(out, name, err);
+        return ot_chat_template_open(out, name, err);
     if (text.size == 0)
         return ot_fail(err, OT_ERR_UNSUPPORTED, "the model file has no chat template; give --chat-template");
-    return ot_chat_template_detect(out, text.data, text.size, err);
+    return ot_chat_template_parse(out, text.data, text.size, err);
 }
 
 static ot_status render(const ot_chat_template *chat, const ot_tokenizer *tokenizer, const char *user, const char *answer,

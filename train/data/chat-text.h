@@ -8,7 +8,7 @@
 #include "text/chat-template.h"
 #include "engine/engine.h"
 
-/* The model's own chat template, or the family named in `name` if not empty. */
+/* The model's own chat template, or the one named in `name`, by name or file, if not empty. */
 ot_status ot_train_chat_template(ot_chat_template **out, const ot_model *model, const char *name, ot_error *err);
 
 /* Tokens of a user's message, or (answer not NULL) of an exchange whose answer is still going on. *n_before: the tokens before the
