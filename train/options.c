@@ -52,6 +52,8 @@ static const option table[] = {
     SWITCH_OPTION("allow-base-mismatch", allow_base_mismatch, true, "accept parents made for another base file"),
     TEXT_OPTION("init-from", init_from, true, "FILE  start from this insertion, which keeps its kind, sizes and outputs, instead of\n"
                 "                         a new one; init: write it again as --type, with its training record"),
+    SWITCH_OPTION("neutral-typography", neutral_typography, true, "init --init-from, generation heads: leave typographic quotes, dashes and spaces as\n"
+                  "                         likely as the base has them"),
     TEXTS_OPTION("data", data, n_data, false, "FILE  JSON Lines (plain or gzip) to train on (repeatable: mixed)"),
     TEXT_OPTION("dev", dev, false, "FILE  held-out rows"),
     TEXT_OPTION("only-label", only_label, false, "0|1  of {text, label} rows only those with this label"),

@@ -1,6 +1,6 @@
 /* `otter init --init-from`: an insertion that exists, written again with matrices of another type, and of a scalar one on demand with
  * another activation: identity makes a sigmoid head's score its logit, which goes on telling texts apart where the sigmoid is near 0 or
- * 1. Everything else is kept: sizes, name, parents, and the training record as it was, held-out figures included. A key otter.training.requantized says what was done, so that
+ * 1; generation heads may lose their taste in typography. Everything else is kept: sizes, name, parents, and the training record as it was, held-out figures included. A key otter.training.requantized says what was done, so that
  * nobody takes these figures for measurements of the new file; doing it again adds to the key. */
 #include <stdlib.h>
 #include <string.h>
@@ -10,6 +10,7 @@
 #include "train/train-internal.h"
 
 #define NOTE_KEY "otter.training.requantized"
+#define NEUTRAL_KEY "otter.training.neutral_typography"
 
 /* A text of the source as a C string. */
 static ot_status copy_text(const ot_gguf *source, ot_gguf_writer *w, const char *key, ot_error *err)
@@ -41,7 +42,8 @@ static ot_status copy_key(const ot_gguf *source, uint64_t i, const char *key, ot
     }
 }
 
-static ot_status copy_record(const ot_gguf *source, ot_gguf_writer *w, ot_error *err)
+/* But for the note, which is written anew, and one key more. */
+static ot_status copy_record(const ot_gguf *source, const char *skipped, ot_gguf_writer *w, ot_error *err)
 {
     static const char prefix[] = "otter.training.";
     ot_status st = OT_OK;
@@ -53,7 +55,7 @@ static ot_status copy_record(const ot_gguf *source, ot_gguf_writer *w, ot_error 
             continue;
         memcpy(key, name.data, name.size);
         key[name.size] = '\0';
-        if (strcmp(key, NOTE_KEY) != 0)
+        if (strcmp(key, NOTE_KEY) != 0 && strcmp(key, skipped) != 0)
             st = copy_key(source, i, key, type, w, err);
     }
     return st;
@@ -121,14 +123,17 @@ static ot_status change_labels(const ot_train_options *o, ot_insertion *x, ot_er
     return OT_OK;
 }
 
-static ot_status write_file(const ot_train_options *o, ot_type type, const ot_gguf *source, ot_insertion *x, ot_error *err)
+/* n_neutral: directions that were taken out, if that was asked for. */
+static ot_status write_file(const ot_train_options *o, ot_type type, const ot_gguf *source, ot_insertion *x, uint32_t n_neutral, ot_error *err)
 {
     ot_gguf_writer *w = NULL;
     ot_status st = ot_gguf_writer_open(&w, err);
     if (st == OT_OK)
         st = ot_insertion_put(x, w, type, err);
     if (st == OT_OK)
-        st = copy_record(source, w, err);
+        st = copy_record(source, o->neutral_typography ? NEUTRAL_KEY : "", w, err);
+    if (st == OT_OK && o->neutral_typography)
+        st = ot_gguf_put_u32(w, NEUTRAL_KEY, n_neutral);
     if (st == OT_OK)
         st = put_note(o, source, type, w, err);
     if (st == OT_OK)
@@ -143,6 +148,7 @@ ot_status ot_requantize(const ot_train_options *o, const ot_model *model, ot_ins
     ot_gguf *source = NULL;
     ot_insertion *x = NULL;
     ot_type type;
+    uint32_t n_neutral = 0;
     char name[64];
     /* Never for a base with another fingerprint: the new file would claim to have been trained on it. */
     const ot_insertion_options open = {.allow_base_mismatch = false};
@@ -157,8 +163,10 @@ ot_status ot_requantize(const ot_train_options *o, const ot_model *model, ot_ins
         st = change_activation(o, x, err);
     if (st == OT_OK)
         st = change_labels(o, x, err);
+    if (st == OT_OK && o->neutral_typography)
+        st = ot_neutral_typography(x, model, &n_neutral, err);
     if (st == OT_OK)
-        st = write_file(o, type, source, x, err);
+        st = write_file(o, type, source, x, n_neutral, err);
     if (st == OT_OK && log != NULL)
         fprintf(log, "%s: matrices of %s written as %s\n", o->out, type_of_file(source), ot_type_name(type));
     ot_insertion_close(&x);

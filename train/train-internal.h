@@ -22,6 +22,10 @@ float ot_rng_normal(ot_rng *rng);                 /* mean 0, variance 1 */
 /* Sets rho of all heads that read tokens: how much of H_o stands in what they say. */
 void ot_init_residuals(ot_insertion *insertion, float rho);
 
+/* Makes generation heads add nothing to the logits of tokens with typographic quotes, dashes and spaces: see neutral-typography.c. *n_directions: of
+ * the embeddings that were taken out of each W_h; 0 where no token has such characters. */
+ot_status ot_neutral_typography(ot_insertion *insertion, const ot_model *base, uint32_t *n_directions, ot_error *err);
+
 /* Opens "NAME=FILE" insertions, each looked up among those before it. *n counts the opened ones, also on failure. */
 ot_status ot_train_open_parents(const ot_model *model, char (*parents)[OT_TRAIN_PATH], uint32_t n_parents,
                                 bool allow_base_mismatch, ot_insertion **opened, uint32_t *n, ot_error *err);

@@ -72,7 +72,7 @@ typedef struct ot_train_options {
     double change_weight, rank_weight;        /* lookahead */
     uint32_t candidates, random_candidates;
     double head_lr;                           /* of the heads' own parameters, relative to lr */
-    bool resume, force, allow_base_mismatch;
+    bool resume, force, allow_base_mismatch, neutral_typography;
     bool name_from_file, labels_from_file; /* --config says so, and no flag does */
 } ot_train_options;
 
@@ -98,7 +98,8 @@ ot_status ot_train_options_spec(const ot_train_options *options, ot_insertion_sp
 /* ---- Runs --------------------------------------------------------------------------------------------------- */
 
 /* `otter init`: creates, initialises and writes options->out; with options->init_from it writes that insertion again as options->type,
- * a scalar one with options->activation where that is given, with its record and a note that it was. */
+ * a scalar one with options->activation where that is given, generation heads without typography where that is asked for, with its record and
+ * a note that it was. */
 ot_status ot_train_init_file(const ot_train_options *options, FILE *log, ot_error *err);
 
 /* `otter train`: trains and writes options->out with its record. When *stop becomes nonzero (a signal handler may set

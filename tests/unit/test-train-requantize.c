@@ -5,7 +5,8 @@
 
 #include "tests/support/test-support.h"
 #include "tests/support/tiny-model.h"
-#include "train/train.h"
+#include "train/loss/output-floats.h"
+#include "train/train-internal.h"
 
 static ot_error err;
 static FILE *quiet;
@@ -234,6 +235,112 @@ static void refuses_what_is_no_insertion(void)
     CHECK_CONTAINS(err.message, "q4_1");
 }
 
+/* Takes the mean of all rows out of each: what a head adds to every logit changes no probability. */
+static void take_out_mean(float *e, uint32_t n, uint32_t d)
+{
+    for (uint32_t c = 0; c < d; c++) {
+        double mean = 0.0;
+        for (uint32_t v = 0; v < n; v++)
+            mean += e[(size_t)v * d + c] / (double)n;
+        for (uint32_t v = 0; v < n; v++)
+            e[(size_t)v * d + c] -= (float)mean;
+    }
+}
+
+/* How much a head can add to the logit of a token at most: the length of W_h' e_v. */
+static double reach(const ot_param *p, const float *e, const ot_tokenizer *tokenizer, const char *token)
+{
+    const int32_t v = ot_tokenizer_find(tokenizer, token, strlen(token));
+    double squares = 0.0;
+    ot_test_context("%s", token);
+    CHECK(v >= 0);
+    for (uint32_t in = 0; v >= 0 && in < p->n_in; in++) {
+        double sum = 0.0;
+        for (uint32_t c = 0; c < p->n_out; c++)
+            sum += (double)e[(size_t)v * p->n_out + c] * p->data[(size_t)c * p->n_in + in];
+        squares += sum * sum;
+    }
+    return sqrt(squares);
+}
+
+/* Random heads on the default model, whose vocabulary has such tokens: quotes and dashes are far more out of their reach than words. */
+static void neutral_heads_say_nothing_about_typography(void)
+{
+    static const char *const signs[] = {"\u2019", "\u201d", "\u2014", "\u2013", "\u2026"}, *const words[] = {"the", "and", "!", "of", "2"};
+    ot_insertion_spec spec = {.n_embd = 32, .kind = OT_HEAD_GENERATION, .activation = OT_ACT_LINEAR, .n_outputs = 2, .offsets = {0, 1}, .name = "expert"};
+    ot_model *base = NULL;
+    ot_insertion *x = NULL;
+    float *e = NULL;
+    uint32_t n = 0;
+    ot_test_rng rng = {5};
+    if (ot_test_model_path() == NULL) {
+        printf("    no default model\n");
+        return;
+    }
+    REQUIRE_OK(ot_model_open(&base, ot_test_model_path(), &err), &err);
+    REQUIRE_OK(ot_insertion_create(&x, base, &spec, NULL, &err), &err);
+    REQUIRE_OK(ot_output_floats(&e, base, &err), &err);
+    take_out_mean(e, ot_model_get_info(base)->n_vocab, ot_model_get_info(base)->n_embd);
+    const ot_tokenizer *tokenizer = ot_model_tokenizer(base);
+    ot_param *heads[] = {ot_insertion_find_param(x, "otter.head.0.weight"), ot_insertion_find_param(x, "otter.head.1.weight")};
+    for (int k = 0; k < 2; k++)
+        for (size_t i = 0; i < (size_t)heads[k]->n_in * heads[k]->n_out; i++)
+            heads[k]->data[i] = (float)ot_test_rng_below(&rng, 2001) / 1000 - 1;
+    double before[2][2] = {{0}}, after[2][2] = {{0}};
+    for (int round = 0; round < 2; round++) {
+        for (int k = 0; k < 2; k++)
+            for (size_t i = 0; i < sizeof signs / sizeof signs[0]; i++) {
+                (round == 0 ? before : after)[k][0] += reach(heads[k], e, tokenizer, signs[i]);
+                (round == 0 ? before : after)[k][1] += reach(heads[k], e, tokenizer, words[i]);
+            }
+        if (round == 0)
+            CHECK_OK(ot_neutral_typography(x, base, &n, &err), &err);
+    }
+    ot_test_context(NULL);
+    CHECK_UINT(n, 16);
+    for (int k = 0; k < 2; k++) {
+        printf("    head %d: signs %.2f to %.2f, words %.2f to %.2f\n", k, before[k][0], after[k][0], before[k][1], after[k][1]);
+        CHECK(after[k][0] < before[k][0] / 2);
+        CHECK(after[k][1] > before[k][1] * 0.55); /* frequent tokens are near all others */
+    }
+    free(e);
+    ot_insertion_close(&x);
+    ot_model_close(&base);
+}
+
+/* In the file: asked of a generation head, kept when that is written once more, refused where there is nothing to ask. */
+static void neutral_typography_is_written_down(void)
+{
+    ot_train_options o = make_options("expert.gguf");
+    strcpy(o.kind, "generation");
+    o.width = 32;
+    REQUIRE_OK(ot_train_init_file(&o, quiet, &err), &err);
+    const char *names[] = {"expert.gguf", "neutral.gguf", "neutral-again.gguf"};
+    for (int i = 1; i < 3; i++) {
+        strcpy(o.init_from, ot_test_temp_path(names[i - 1]));
+        strcpy(o.out, ot_test_temp_path(names[i]));
+        o.neutral_typography = i == 1;
+        strcpy(o.type, "q8_0");
+        REQUIRE_OK(ot_train_init_file(&o, quiet, &err), &err);
+        ot_gguf *g = open_file(names[i]);
+        REQUIRE(g != NULL);
+        uint32_t n = 99;
+        CHECK_OK(ot_gguf_get_u32(g, "otter.training.neutral_typography", &n, &err), &err);
+        CHECK_UINT(n, 0); /* the tiny vocabulary has no such token */
+        ot_gguf_close(&g);
+    }
+    o = make_options("scalar.gguf");
+    o.neutral_typography = true;
+    CHECK_STATUS(ot_train_init_file(&o, quiet, &err), OT_ERR_INVALID, &err);
+    CHECK_CONTAINS(err.message, "give --init-from");
+    strcpy(o.init_from, ot_test_temp_path("original.gguf"));
+    CHECK_STATUS(ot_train_init_file(&o, quiet, &err), OT_ERR_INVALID, &err);
+    CHECK_STR(err.param, "neutral-typography");
+    strcpy(o.data[o.n_data++], ot_test_temp_path("rows.jsonl"));
+    CHECK_STATUS(ot_train_run(&o, NULL, quiet, &err), OT_ERR_INVALID, &err);
+    CHECK_STR(err.param, "neutral-typography");
+}
+
 int main(int argc, char **argv)
 {
     ot_test_start(argc, argv);
@@ -244,6 +351,8 @@ int main(int argc, char **argv)
     RUN(says_it_each_time);
     RUN(keeps_what_is_not_a_number);
     RUN(changes_the_labels);
+    RUN(neutral_heads_say_nothing_about_typography);
+    RUN(neutral_typography_is_written_down);
     RUN(refuses_what_is_no_insertion);
     return ot_test_finish();
 }

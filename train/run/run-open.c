@@ -150,6 +150,8 @@ ot_status ot_train_init_file(const ot_train_options *options, FILE *log, ot_erro
     if (o.model[0] == '\0' || o.out[0] == '\0')
         return ot_fail_param(err, OT_ERR_INVALID, o.model[0] ? "out" : "model", "--%s is missing", o.model[0] ? "out" : "model");
     const bool again = o.init_from[0] != '\0';
+    if (!again && o.neutral_typography)
+        return ot_fail_param(err, OT_ERR_INVALID, "neutral-typography", "--neutral-typography changes heads that are trained: give --init-from");
     if (again && o.read_tokens)
         return ot_fail_param(err, OT_ERR_INVALID, "read-tokens", "init --init-from only writes a file again: heads learn to read tokens "
                              "by `otter train --init-from %s --read-tokens`", o.init_from);
@@ -184,6 +186,8 @@ static ot_status require_options(const ot_train_options *o, ot_error *err)
             return ot_fail_param(err, OT_ERR_INVALID, required[i].name, "--%s is missing", required[i].name);
     if (o->resume && o->checkpoint[0] == '\0')
         return ot_fail_param(err, OT_ERR_INVALID, "checkpoint", "--resume needs --checkpoint");
+    if (o->neutral_typography)
+        return ot_fail_param(err, OT_ERR_INVALID, "neutral-typography", "--neutral-typography is for `otter init --init-from`, after training");
     if (o->steps == 0 && o->epochs <= 0)
         return ot_fail_param(err, OT_ERR_INVALID, "epochs", "neither --steps nor --epochs is above 0");
     return OT_OK;
