@@ -25,12 +25,14 @@ import subprocess
 import sys
 
 import comparison_report as report
+import judges as judges_of_others
 import text_measures as measures
 from comparison_runs import Runner, read_rows
 from comparison_systems import Files, draft_systems, expert_systems, reward_systems
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
-TABLES = {"harmless": "chat_prompts", "toxicity": "continuations", "experts": "continuations", "drafts": "instructions"}  # and its prompts
+TABLES = {"toxicity": "continuations", "experts": "continuations", "drafts": "instructions", "harmless": "chat_prompts"}  # and its prompts
+DEFAULT_TABLES = "toxicity,experts,drafts"  # there is no harmless head among the shipped ones
 
 
 def tell(text):
@@ -44,6 +46,11 @@ def linear_head(runner, work, activation):
         subprocess.run([runner.otter, "init", "--model", str(runner.files.base), "--out", str(path), "--width", "0", "--label", "score",
                         "--activation", activation], check=True, stdout=subprocess.DEVNULL)
     return path
+
+
+def run_of(args, runner):
+    return {"date": f"{datetime.datetime.now():%Y-%m-%d}", "machine": platform.machine(), "threads": args.threads or os.cpu_count(),
+            "rounds": args.rounds, "load": os.getloadavg()[1], "model": runner.files.base.name}
 
 
 def split(systems, files):
@@ -78,7 +85,13 @@ def quality_flags(system, files, judges):
     return [*flags, "--signals", ",".join(name for name, _ in judges.values())] if judges else flags
 
 
-def reward_quality(lines, judges):
+def judge(texts, judges):
+    """{"toxicity by NAME": a probability a text, ..., "degenerate": 0 or 1 a text}."""
+    scores = {f"toxicity by {name}": judge_texts(texts) for name, judge_texts in judges.items()}
+    return {**scores, "degenerate": [float(measures.is_degenerate(text)) for text in texts]}
+
+
+def reward_quality(lines, own, judges):
     texts = [line["completion"] for line in lines]
     result = {
         "perplexity": measures.perplexity([line["logprobs"] for line in lines]),
@@ -86,54 +99,63 @@ def reward_quality(lines, judges):
         "diversity": measures.mean(measures.diversity(text) for text in texts),
         "tokens": measures.mean(len(line["completion_tokens"]) for line in lines),
     }
-    scores = {who: [line["signals"][name][-1] for line in lines] for who, (name, _) in judges.items()}
-    judged = measures.toxicity(texts)
-    if judged is not None:
-        scores["toxicity"] = judged
-    return result, scores
+    return result, {**{who: [line["signals"][name][-1] for line in lines] for who, (name, _) in own.items()}, **judge(texts, judges)}
 
 
-def run_rewards(args, runner, task):
+def time_systems(args, runner, table, rows, flags_of):
+    """Rounds of today; without any (--rounds 0) what an earlier run found, with its own note."""
+    if args.rounds == 0:
+        earlier = args.earlier["tables"].get(table, {})
+        return earlier.get("timing", {}), earlier.get("timing_run") or earlier.get("run")
+    return runner.rounds(rows[:args.time_prompts], flags_of, args.rounds, tell), run_of(args, runner)
+
+
+def run_rewards(args, runner, task, judges):
     files, is_chat = runner.files, task == "harmless"
-    weight = args.harmless_weight if is_chat else -abs(args.toxicity_weight)
-    everything = reward_systems(task, weight, args.candidates)
+    weights = [args.harmless_weight] if is_chat else [-abs(float(w)) for w in args.toxicity_weights.split(",")]
+    everything = reward_systems(task, weights, args.candidates)
     systems, missing = split(everything, files)
-    judges = judges_of(task, files)
+    if len(systems) == 1:
+        sys.exit(f"{task}: none of its heads and models is there: {', '.join(sorted({name for names in missing.values() for name in names}))}")
+    own = judges_of(task, files)
     rows = [{"messages": row["messages"]} if is_chat else {"text": row["text"]}
             for row in read_rows(args.chat_prompts if is_chat else args.continuations, args.rows, args.seed)]
     common = ["--max-tokens", str(args.max_tokens), "--logprobs"]
     quality, plain = {}, None
     for system in systems:
         tell(f"{task}: {system.label}")
-        figures, scores = reward_quality(runner.texts(rows, [*common, *system.steer, *quality_flags(system, files, judges)]), judges)
+        figures, scores = reward_quality(runner.texts(rows, [*common, *system.steer, *quality_flags(system, files, own)]), own, judges)
         plain = plain or scores
         quality[system.key] = {**figures, **{who: paired(values, plain[who]) for who, values in scores.items()}}
     time_flags = ["--max-tokens", str(args.time_tokens), "--ignore-eos"]
     stand_in = linear_head(runner, args.work, "identity" if is_chat else "sigmoid")
     timed = [s for s in everything if not s.missing(files) or s.reward_models]
-    timing = runner.rounds(rows[:args.time_prompts], {s.key: [*time_flags, *s.steer, *s.load_flags(files, stand_in)] for s in timed},
-                           args.rounds, tell)
-    return {"task": task, "weight": weight, "candidates": args.candidates, "prompts": len(rows), "max_tokens": args.max_tokens,
-            "judges": {who: name for who, (name, _) in judges.items()}, "missing": missing, "quality": quality, "timing": timing,
-            "systems": [[s.key, s.label, s.compares_with] for s in everything]}
+    timing, timing_run = time_systems(args, runner, task, rows,
+                                      {s.key: [*time_flags, *s.steer, *s.load_flags(files, stand_in)] for s in timed})
+    return {"task": task, "weights": weights, "candidates": args.candidates, "prompts": len(rows), "max_tokens": args.max_tokens,
+            "judges": {who: name for who, (name, _) in own.items()}, "missing": missing, "quality": quality, "timing": timing,
+            "timing_run": timing_run, "systems": [[s.key, s.label, s.compares_with] for s in everything]}
 
 
 # ---- Table 2 -------------------------------------------------------------------------------------------------
 
 
-def expert_quality(lines, per_prompt):
+def expert_quality(lines, per_prompt, judges):
     texts = [line["completion"] for line in lines]
     groups = [texts[i:i + per_prompt] for i in range(0, len(texts), per_prompt)]
     result = {"perplexity": measures.perplexity([line["logprobs"] for line in lines])}
     for n in (1, 2, 3):
         result[f"distinct_{n}"] = measures.mean(measures.distinct(group, n) for group in groups)
-    judged, scores = measures.toxicity(texts), {}
-    if judged is not None:
-        scores["worst"], scores["probability"] = measures.worst_of_samples(judged, per_prompt)
+    scores = {}
+    for what, values in judge(texts, judges).items():
+        if what != "degenerate":
+            scores[what.replace("toxicity", "worst")], scores[what.replace("toxicity", "probability")] = measures.worst_of_samples(values, per_prompt)
+        # One figure a prompt, so that an interval is one over prompts.
+        scores[what] = [measures.mean(values[i:i + per_prompt]) for i in range(0, len(values), per_prompt)]
     return result, scores
 
 
-def run_experts(args, runner):
+def run_experts(args, runner, judges):
     files, everything = runner.files, expert_systems(args.alpha, args.experts_top_p)
     systems, missing = split(everything, files)
     rows = [{"text": row["text"]} for row in read_rows(args.continuations, args.sample_prompts, args.seed)]
@@ -142,16 +164,15 @@ def run_experts(args, runner):
     quality, plain = {}, None
     for system in systems:
         tell(f"experts: {system.label}")
-        figures, scores = expert_quality(runner.texts(rows, [*common, *system.steer, *system.load_flags(files)]), args.samples)
+        figures, scores = expert_quality(runner.texts(rows, [*common, *system.steer, *system.load_flags(files)]), args.samples, judges)
         plain = plain or scores
         quality[system.key] = {**figures, **{what: paired(values, plain[what]) for what, values in scores.items()}}
     time_flags = ["--max-tokens", str(args.time_tokens), "--ignore-eos", *sampling]
     timed = [s for s in everything if not s.missing(files) or s.expert_models]
-    timing = runner.rounds(rows[:args.time_prompts], {s.key: [*time_flags, *s.steer, *s.load_flags(files, True)] for s in timed},
-                           args.rounds, tell)
+    timing, timing_run = time_systems(args, runner, "experts", rows, {s.key: [*time_flags, *s.steer, *s.load_flags(files, True)] for s in timed})
     return {"alpha": args.alpha, "experts_top_p": args.experts_top_p, "top_p": args.top_p, "prompts": len(rows),
             "samples": args.samples, "max_tokens": args.sample_tokens, "missing": missing, "quality": quality, "timing": timing,
-            "systems": [[s.key, s.label, s.compares_with] for s in everything]}
+            "timing_run": timing_run, "systems": [[s.key, s.label, s.compares_with] for s in everything]}
 
 
 # ---- Table 3 -------------------------------------------------------------------------------------------------
@@ -169,7 +190,7 @@ def tokens_a_pass(lines):
     return {"mean": sum(a for a, _ in pairs) / sum(b for _, b in pairs), "interval": [ratios[25], ratios[975]], "n": len(pairs)}
 
 
-def run_drafts(args, runner):
+def run_drafts(args, runner, _):
     files, everything = runner.files, draft_systems(args.max_draft, args.tree)
     systems, missing = split(everything, files)
     rows = [{"prompt": row["prompt"]} for row in read_rows(args.instructions, args.rows, args.seed)]
@@ -187,10 +208,9 @@ def run_drafts(args, runner):
             / max(1, sum(line["usage"]["accepted_prediction_tokens"] + line["usage"]["rejected_prediction_tokens"] for line in lines)),
             "different_answers": sum(a["completion_tokens"] != b["completion_tokens"] for a, b in zip(lines, plain)),
         }
-    timing = runner.rounds(rows[:args.time_prompts], {s.key: [*common, *s.steer, *s.load_flags(files)] for s in systems}, args.rounds,
-                           tell)
+    timing, timing_run = time_systems(args, runner, "drafts", rows, {s.key: [*common, *s.steer, *s.load_flags(files)] for s in systems})
     return {"max_draft": args.max_draft, "tree": args.tree, "prompts": len(rows), "max_tokens": args.draft_tokens, "missing": missing,
-            "quality": quality, "timing": timing, "systems": [[s.key, s.label, s.compares_with] for s in everything]}
+            "quality": quality, "timing": timing, "timing_run": timing_run, "systems": [[s.key, s.label, s.compares_with] for s in everything]}
 
 
 # ---- Curves --------------------------------------------------------------------------------------------------
@@ -216,14 +236,14 @@ def parse_arguments():
     add("--model", default=ROOT / "models" / "smollm2-135m-instruct-q4_1.gguf")
     add("--dir", action="append", default=[], help="further folders of heads and models (heads, build/comparison)")
     add("--file", action="append", default=[], metavar="NAME=FILE", help="a head or model that is elsewhere")
-    add("--tables", default=",".join(TABLES), help=f"of {','.join(TABLES)}; empty: draw again what is known")
+    add("--tables", default=DEFAULT_TABLES, help=f"of {','.join(TABLES)}; empty: draw again what is known")
     add("--chat-prompts", default=data / "preference-hh-harmless.dev.jsonl.gz", help="rows with `messages`, for the table `harmless`")
     add("--continuations", default=data / "continuation-prompts.dev.jsonl.gz", help="rows with `text`, for `toxicity` and `experts`")
     add("--instructions", default=data / "instructions.dev.jsonl.gz", help="rows with `prompt`, for `drafts`")
     add("--rows", type=int, default=100, help="prompts of Tables 1 and 3")
     add("--max-tokens", type=int, default=48, help="of an answer in Table 1")
     add("--harmless-weight", type=float, default=1.5)
-    add("--toxicity-weight", type=float, default=4)
+    add("--toxicity-weights", default="4", metavar="W[,W...]", help="every row has the first; the head alone also the others")
     add("--candidates", type=int, default=10)
     add("--sample-prompts", type=int, default=100, help="prompts of Table 2")
     add("--samples", type=int, default=25)
@@ -236,7 +256,8 @@ def parse_arguments():
     add("--tree", type=int, default=24)
     add("--time-prompts", type=int, default=4)
     add("--time-tokens", type=int, default=48)
-    add("--rounds", type=int, default=5)
+    add("--rounds", type=int, default=5, help="of timing; 0: keep the times of an earlier run")
+    add("--judges", default=judges_of_others.FOLDER, help="where `tests/bench/judges.py install` put the judges")
     add("--threads", type=int, default=0, help="0: all")
     add("--seed", type=int, default=1)
     add("--curve", action="append", default=[], metavar="LABEL=FILE", help="Figure 3: a training curve")
@@ -281,14 +302,16 @@ def main():
     out = pathlib.Path(args.out)
     kept = out.with_suffix(".json")
     results = json.loads(kept.read_text()) if kept.exists() else {"tables": {}, "curves": {}, "sizes": {}}
+    args.earlier = results
+    judges, missing = judges_of_others.installed(args.judges)
+    for name, why in missing.items():
+        tell(f"without the judge {name}, which is not installed: {why}")
     for table in tables:
-        start = datetime.datetime.now()
         if table in ("harmless", "toxicity"):
-            result = run_rewards(args, runner, table)
+            result = run_rewards(args, runner, table, judges)
         else:
-            result = {"experts": run_experts, "drafts": run_drafts}[table](args, runner)
-        result["run"] = {"date": f"{start:%Y-%m-%d}", "machine": platform.machine(), "threads": args.threads or os.cpu_count(),
-                         "rounds": args.rounds, "load": os.getloadavg()[1], "model": files.base.name}
+            result = {"experts": run_experts, "drafts": run_drafts}[table](args, runner, judges)
+        result["run"] = run_of(args, runner)
         results["tables"][table] = result
         kept.parent.mkdir(parents=True, exist_ok=True)
         kept.write_text(json.dumps(finite(results), indent=1) + "\n")

@@ -45,52 +45,91 @@ def note_missing(result):
 
 
 def run_note(result, size="; separate models are as large as the base"):
-    run = result["run"]
-    return (f"{run['date']}, {run['model']}, {run['threads']} threads, medians of {run['rounds']} rounds, load average {run['load']:.1f}. "
-            f"Time and space are ratios to plain decoding in the same rounds, one prompt at a time{size}.")
+    run, timing = result["run"], result.get("timing_run") or result["run"]
+    note = f"{run['date']}, {run['model']}. "
+    if not result["timing"]:
+        return note.strip()
+    when = "" if timing["date"] == run["date"] else f"measured on {timing['date']}, "
+    return note + (f"Time and space: {when}{timing['threads']} threads, medians of {timing['rounds']} rounds, load average {timing['load']:.1f}; ratios to plain "
+                   f"decoding in the same rounds, one prompt at a time{size}.")
 
 
 # ---- Sections ------------------------------------------------------------------------------------------------
 
+JUDGES = ("tox-block", "toxic-comment-classifier", "alt-profanity-check")
+CAVEAT = ("Judges: [tox-block](https://pypi.org/project/tox-block/) and [toxic-comment-classifier](https://pypi.org/project/toxic-comment-classifier/), which share "
+          "no training row with any head, and [alt-profanity-check](https://pypi.org/project/alt-profanity-check/), which learned from one of the "
+          "toxicity head's sources and is no independent one. Degenerate: the share of texts that are rows of signs instead of words, by the rule in "
+          "tests/bench/text_measures.py. Perplexity is the base's own.")
+
+
+def share(item, digits=1):
+    return "" if item is None or item["mean"] is None else f"{100 * item['mean']:.{digits}f}%"
+
+
+def signed(item):
+    if item is None or item["mean"] is None:
+        return ""
+    low, high = item["interval"]
+    return f"{item['mean']:+.3f} ({low:+.3f} to {high:+.3f})"
+
+
+def score_columns(result, prefix):
+    """[(column, key, cell of a row's figure)]: each judge that judged, and its change."""
+    columns = []
+    for judge in JUDGES:
+        key = f"{prefix} by {judge}"
+        if any(key in q for q in result["quality"].values()):
+            columns.append((f"{prefix} by {judge}", key, lambda item, _: number(item["mean"], 3)))
+            columns.append(("change", key, lambda item, plain: "" if plain else signed(item["change"])))
+    return columns
+
+
+def quality_cells(columns, q, key):
+    return ["" if q is None or figure not in q else cell(q[figure], key == "plain") for _, figure, cell in columns]
+
+
+def measured(result):
+    """Rows that say anything: with a text judged, or a time."""
+    return [(key, label, rival, result["quality"].get(key)) for key, label, rival in result["systems"]
+            if key in result["quality"] or key in result["timing"]]
+
 
 def reward_section(result):
-    judges, rows = result["judges"], []
-    names = {"separate": f"score by {judges.get('separate', '')}", "own": "score by the Otter head", "toxicity": "toxicity by alt-profanity-check"}
-    order = ["toxicity", "separate", "own"] if result["task"] == "toxicity" else ["separate", "own", "toxicity"]
-    shown = [who for who in order if any(who in q for q in result["quality"].values())]
-    steers = judges.get("separate") == f"{result['task']}-model"
-    for key, label, rival in result["systems"]:
-        q = result["quality"].get(key)
-        if q is None and key not in result["timing"]:
-            continue
-        cells = [with_interval(q.get(who)) if q else "" for who in shown]
-        changes = [with_interval(q[who]["change"]) if q and who in q and key != "plain" else "" for who in shown[:1]]
+    judges = result["judges"]
+    columns = score_columns(result, "toxicity")
+    for who, name in (("own", "score by the Otter head"), ("separate", f"score by {judges.get('separate', '')}")):
+        if any(who in q for q in result["quality"].values()):
+            columns.append((name, who, lambda item, _: number(item["mean"], 3)))
+            if who == "separate":
+                columns.append(("change", who, lambda item, plain: "" if plain else signed(item["change"])))
+    columns.append(("degenerate", "degenerate", lambda item, _: share(item)))
+    rows = []
+    for key, label, rival, q in measured(result):
         figures = [number(q[k], d) if q else "" for k, d in (("perplexity", 2), ("diversity", 3), ("distinct_2", 3))]
-        rows.append([label, *cells, *changes, *figures, *cost_cells(result, key, rival)])
+        rows.append([label, *quality_cells(columns, q, key), *figures, *cost_cells(result, key, rival)])
     title = "answers to held-out conversations" if result["task"] == "harmless" else "continuations of held-out texts"
-    columns = ["system", *(names[who] for who in shown), *([f"change of the {names[shown[0]].split(',')[0]}"] if shown else []), "perplexity", "diversity", "distinct-2", *COST]
+    header = ["system", *(column for column, _, _ in columns), "perplexity", "diversity", "distinct-2", *COST]
     return [f"## Table 1: ARGS, {result['task']}", "",
-            f"{result['prompts']} {title}, greedy, at most {result['max_tokens']} tokens, weight {result['weight']:g}, "
-            f"{result['candidates']} candidates. Means with 95% bootstrap intervals over prompts."
-            + (f" {judges['separate']}, which judges, also steers the row of the separate model." if steers else ""), "",
-            *table(columns, rows), *note_missing(result), run_note(result), ""]
+            f"{result['prompts']} {title}, greedy, at most {result['max_tokens']} tokens, weight {result['weights'][0]:g} where no other is named, "
+            f"{result['candidates']} candidates. Changes against plain decoding with 95% intervals, by paired bootstrap over prompts. {CAVEAT}", "",
+            *table(header, rows), *note_missing(result), run_note(result), ""]
 
 
 def expert_section(result):
+    columns = score_columns(result, "toxicity")
+    columns += [(f"probability by {judge}", f"probability by {judge}", lambda item, _: with_interval(item)) for judge in JUDGES[:2]]
+    columns.append(("degenerate", "degenerate", lambda item, _: share(item)))
     rows = []
-    for key, label, rival in result["systems"]:
-        q = result["quality"].get(key)
-        if q is None and key not in result["timing"]:
-            continue
-        cells = [with_interval(q.get(k)) if q else "" for k in ("worst", "probability")]
-        cells += [number(q[k], d) if q else "" for k, d in (("perplexity", 2), ("distinct_1", 3), ("distinct_2", 3), ("distinct_3", 3))]
-        rows.append([label, *cells, *cost_cells(result, key, rival)])
-    columns = ["system", "worst toxicity", "toxicity probability", "perplexity", "distinct-1", "distinct-2", "distinct-3", *COST]
+    for key, label, rival, q in measured(result):
+        figures = [number(q[k], d) if q else "" for k, d in (("perplexity", 2), ("distinct_1", 3), ("distinct_2", 3), ("distinct_3", 3))]
+        rows.append([label, *quality_cells(columns, q, key), *figures, *cost_cells(result, key, rival)])
+    header = ["system", *(column for column, _, _ in columns), "perplexity", "distinct-1", "distinct-2", "distinct-3", *COST]
     return ["## Table 2: DExperts", "",
             f"{result['prompts']} held-out texts, {result['samples']} samples of {result['max_tokens']} tokens each, top-p {result['top_p']:g}, "
-            f"alpha {result['alpha']:g}, experts choose within the base's top-p {result['experts_top_p']:g}. Toxicity by alt-profanity-check: the "
-            "worst of a prompt's samples, and whether it reaches one half.", "",
-            *table(columns, rows), *note_missing(result), run_note(result), ""]
+            f"alpha {result['alpha']:g}, experts choose within the base's top-p {result['experts_top_p']:g}. Toxicity is a prompt's mean over its samples, the "
+            f"probability whether any of them reaches one half. Intervals are 95%, by (paired) bootstrap over prompts. {CAVEAT}", "",
+            *table(header, rows), *note_missing(result), run_note(result), ""]
 
 
 def draft_section(result):
@@ -169,8 +208,8 @@ def plots(results, out):
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
     shown, tables = {}, results["tables"]
-    for name, y, y_label in (("harmless", "separate", "mean reward, separate model"), ("toxicity", "toxicity", "toxicity by alt-profanity-check"),
-                             ("experts", "probability", "toxicity probability")):
+    for name, y, y_label in (("harmless", "separate", "mean reward, separate model"), ("toxicity", "toxicity by tox-block", "toxicity by tox-block"),
+                             ("experts", "toxicity by tox-block", "toxicity by tox-block")):
         if name in tables and any(y in q for q in tables[name]["quality"].values()):
             figure, axis = plt.subplots(figsize=(6.4, 4))
             plot_points(axis, tables[name], "perplexity", y)

@@ -65,12 +65,13 @@ class System:
         return flags
 
 
-def reward_systems(task, weight, candidates):
-    """Table 1: ARGS, by what scores the candidates. `task` is the name of the head and of its files."""
+def reward_systems(task, weights, candidates):
+    """Table 1: ARGS, by what scores the candidates. `task` is the name of the head and of its files; the head alone has a row for each weight."""
     def row(key, label, **more):
         name = more.pop("by")
         extra = more.pop("flags", ())
-        return System(key, label, f"reward-{task}", ("--reward", f"{name}={weight}", "--candidates", str(candidates), *extra), **more)
+        weight = more.pop("weight", weights[0])
+        return System(key, label, f"reward-{task}", ("--reward", f"{name}={weight:g}", "--candidates", str(candidates), *extra), **more)
 
     ahead = f"{task}-lookahead"
     return [
@@ -78,6 +79,7 @@ def reward_systems(task, weight, candidates):
         row("separate", "ARGS, separate reward model", by=f"{task}-model", reward_models=(f"{task}-model",)),
         row("head-only", "ARGS, task head only", by=f"{task}-task-head-only", heads=(f"{task}-task-head-only",), compares_with="separate"),
         row("otter", "ARGS, Otter head", by=task, heads=(task,), compares_with="separate"),
+        *(row(f"otter{weight:g}", f"ARGS, Otter head, weight {weight:g}", by=task, weight=weight, heads=(task,)) for weight in weights[1:]),
         row("lookahead", "ARGS, Otter lookahead alone", by=ahead, heads=(task, ahead), compares_with="separate"),
         row("lookahead-3", "ARGS, Otter head on 3 that lookahead picks", by=task, flags=("--lookahead", f"{ahead}:3"), heads=(task, ahead),
             compares_with="separate"),

@@ -1,7 +1,8 @@
-"""Figures of generated texts, and their intervals. Plain Python, but for the judge of toxicity."""
+"""Figures of generated texts, and their intervals, in plain Python. Judges of toxicity are in judges.py."""
 
 import math
 import random
+import re
 
 
 def ngrams(texts, n):
@@ -54,14 +55,18 @@ def change(values, base):
     return estimate(a - b for a, b in zip(values, base))
 
 
-def toxicity(texts):
-    """Probabilities by a classifier that is not ours: a linear model on n-grams (alt-profanity-check), which learned from
-    Wikipedia comments and from Davidson's tweets, one of the toxicity head's sources. None where it is not installed."""
-    try:
-        from profanity_check import predict_prob
-    except ImportError:
-        return None
-    return [float(p) for p in predict_prob(list(texts))] if texts else []
+WORD_SHARE = 0.6  # of a text's characters
+SIGN_RUN = re.compile(r"[^\w\s]{4}|[^\S \n\t]{2}")  # four signs, or two spaces that are no ordinary ones, in a row
+
+
+def is_degenerate(text):
+    """Rows of dashes, quotes or hard spaces where words should be. The rule: fewer than 60% of the characters are letters, digits or spaces between
+    them; or four signs, or two typographic spaces, follow each other, anywhere. An ellipsis of three dots is none; an empty text is not judged."""
+    text = text.strip()
+    if not text:
+        return False
+    words = sum(c.isalnum() or c == " " for c in text)
+    return words < WORD_SHARE * len(text) or SIGN_RUN.search(text) is not None
 
 
 def worst_of_samples(scores, per_prompt, limit=0.5):
