@@ -69,7 +69,7 @@ static void print_member(FILE *to, const ot_member *m)
 {
     char flag[64], standard[32] = "";
     snprintf(flag, sizeof flag, "--%s%s", m->flag, takes_value(m) ? " N" : "");
-    if (takes_value(m))
+    if (takes_value(m) && !m->optional)
         snprintf(standard, sizeof standard, " (%g)", m->otherwise);
     fprintf(to, "  %-25s %s%s\n", flag, m->help, standard);
 }

@@ -23,6 +23,21 @@ static bool has_lookahead(const ot_intervention *v)
     return v->lookahead_keep > 0;
 }
 
+static bool decays(const ot_intervention *v)
+{
+    return v->decay != 0;
+}
+
+static bool ends_by_tokens(const ot_intervention *v)
+{
+    return v->until_tokens > 0;
+}
+
+static bool ends_by_score(const ot_intervention *v)
+{
+    return v->has_until_score;
+}
+
 static bool has_guard(const ot_intervention *v)
 {
     return v->guard != OT_GUARD_NONE;
@@ -53,6 +68,14 @@ static const ot_member rows[] = {
     {"reward.heads", OT_MEMBER_WEIGHTS, .required = true, .use = OT_USE_SIGNAL},
     {"reward.candidates", OT_MEMBER_U32, AT(candidates), .low = 1, .high = OT_MAX_CANDIDATES, .otherwise = OT_DEFAULT_CANDIDATES,
      .flag = "candidates", .help = "how many tokens are scored at each step"},
+    {"reward.decay", OT_MEMBER_FLOAT, AT(decay), .low = 1e-3, .high = 1, .otherwise = 1, .flag = "decay",
+     .help = "weights at the t-th token are multiplied by N^t", .is_used = decays},
+    {"reward.until", OT_MEMBER_GROUP, .offset = OT_NO_OFFSET, .needs_member = true, .is_used = has_reward},
+    {"reward.until.tokens", OT_MEMBER_U32, AT(until_tokens), .optional = true, .low = 1, .high = 1 << 24, .flag = "until-tokens",
+     .help = "steer the first N tokens alone", .is_used = ends_by_tokens},
+    {"reward.until.score", OT_MEMBER_FLOAT, AT(until_score), .offset_given = offsetof(ot_intervention, has_until_score), .optional = true,
+     .low = -HIGHEST_SCORE, .high = HIGHEST_SCORE, .flag = "until-score",
+     .help = "steer until the weighted scores of the text reach N", .is_used = ends_by_score},
     GROUP("reward.lookahead", has_lookahead),
     {"reward.lookahead.head", OT_MEMBER_SIGNAL, AT(lookahead_signal), .required = true, .use = OT_USE_LOOKAHEAD},
     {"reward.lookahead.keep", OT_MEMBER_U32, AT(lookahead_keep), .required = true, .low = 1, .high = OT_MAX_CANDIDATES},
@@ -139,7 +162,11 @@ void ot_member_set(const ot_member *m, ot_intervention *v, double value)
     switch (m->kind) {
     case OT_MEMBER_U32:
     case OT_MEMBER_SIGNAL: *(uint32_t *)at = (uint32_t)value; return;
-    case OT_MEMBER_FLOAT: *(float *)at = (float)value; return;
+    case OT_MEMBER_FLOAT:
+        *(float *)at = (float)value;
+        if (m->offset_given != 0)
+            *((bool *)v + m->offset_given) = true;
+        return;
     case OT_MEMBER_BOOL:
     case OT_MEMBER_GROUP: *(bool *)at = value != 0; return;
     case OT_MEMBER_NOT: *(bool *)at = value == 0; return;
@@ -161,7 +188,7 @@ static bool is_plain(const ot_member *m)
 void ot_members_default(const ot_member *group, ot_intervention *v)
 {
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++)
-        if (is_plain(&rows[i]) && !rows[i].required && ot_member_is_in(&rows[i], group))
+        if (is_plain(&rows[i]) && !rows[i].required && !rows[i].optional && ot_member_is_in(&rows[i], group))
             ot_member_set(&rows[i], v, rows[i].otherwise);
 }
 

@@ -39,7 +39,10 @@ typedef struct ot_member {
     ot_member_kind kind;
     size_t offset;             /* in ot_intervention; of a group: where it says that it is there (a bool), or NO_OFFSET */
     size_t offset_output;
+    size_t offset_given;       /* of a number that is off if it is not there: where it says that it is there (a bool); or 0 */
     bool required;             /* in its group */
+    bool optional;             /* off if it is not there: `otherwise` is no value that could be given */
+    bool needs_member;         /* of a group: says nothing without one */
     double low, high;          /* of a number, both included */
     double otherwise;          /* the value of a number, a bool or a word where nothing is said */
     ot_head_use use;

@@ -48,7 +48,7 @@ typedef struct ot_candidate {
 typedef struct ot_pending {
     uint32_t n;            /* 0: nothing; the choice has to read its prompt first */
     uint32_t at;           /* plain: the candidate whose turn it is; those before were refused by the guard */
-    bool emitted;          /* plain: candidates[0] has been sent; its row is still to run */
+    bool is_plain;         /* decided without the request's reward, whose course has ended: the turn is one of plain decoding */
     int32_t base_token;    /* what the base alone would have picked */
     int32_t shifted_token; /* what the logits shifted by experts would have given, before any score */
     ot_candidate candidates[OT_MAX_CANDIDATES];
@@ -136,6 +136,7 @@ typedef struct ot_choice {
     ot_pending pending;
     ot_constraint constraint; /* begun when its first position is decided */
     uint32_t n_constrained;   /* the constraint stands after tokens [n_prompt, n_constrained) */
+    bool reward_has_ended; /* by a score (reward-course.h) */
     ot_draft_pace pace;
     ot_proposal proposal;
     ot_output output;

@@ -114,6 +114,10 @@ typedef struct ot_intervention {
     } signals[OT_MAX_SIGNALS];
     bool reward;                 /* ARGS (method: eq. 2, 3) with the weights above */
     uint32_t candidates;         /* k, 1..OT_MAX_CANDIDATES */
+    float decay;                 /* weights at the t-th token, from 0 on, are w decay^t; 0 or 1: the same everywhere */
+    uint32_t until_tokens;       /* how many tokens are steered; 0: all */
+    bool has_until_score;
+    float until_score;           /* steering ends once the weighted scores of the text reach this */
     ot_guard_action guard;
     uint32_t guard_signal;       /* index into signals */
     float guard_above;

@@ -220,6 +220,8 @@ static ot_status parse_group(const parser *p, ot_fields above, const ot_member *
         return ot_fields_fail(above, ot_member_name(group), OT_ERR_INVALID, p->err, "must be an object, not %s", ot_json_kind(object));
     ot_fields f = {object, prefix};
     ot_status status = refuse_unknown(p, f, group);
+    if (!status && group->needs_member && json_object_size(object) == 0)
+        status = ot_fields_fail(above, ot_member_name(group), OT_ERR_INVALID, p->err, "must say something");
     ot_members_default(group, p->out);
     if (group->offset != OT_NO_OFFSET)
         ot_member_set(group, p->out, true);

@@ -1,5 +1,7 @@
 /* ARGS (Khanov et al. 2024; method: eq. 2 and 3): s(v) = LM(v) + sum over heads of w * r([x, v]) for the k most likely tokens v.
  *
+ * w is that of the position (reward-course.h); where the course of the reward has ended plain decoding takes over.
+ *
  * The k candidates are k rows of one pass that share the text's keys and values; the winner's row also gives the next logits,
  * so a token costs one pass. At temperature 0 the best s wins, ties to the more likely token; otherwise the
  * candidates are first cut by min_p, top_k and top_p and one is drawn from softmax(s / temperature). s is summed in double,
@@ -26,6 +28,7 @@
 #include <string.h>
 
 #include "scheduler/policies/random.h"
+#include "scheduler/policies/reward-course.h"
 
 /* ---- Choosing candidates --------------------------------------------------------------------------------- */
 
@@ -54,11 +57,11 @@ static bool find_candidates(ot_decoder *d, ot_choice *c, const ot_position *at)
 }
 
 /* s(v) of a candidate with every score that is not known yet at its best (or worst) for it. */
-static double bound(const ot_request *r, const ot_pending *p, uint32_t candidate, bool best)
+static double bound(const ot_request *r, const ot_pending *p, uint32_t candidate, double scale, bool best)
 {
     double s = p->candidates[candidate].lm;
     for (uint32_t i = 0; i < r->intervention->n_signals; i++) {
-        double w = r->resolved.signals[i].weight;
+        double w = (double)r->resolved.signals[i].weight * scale;
         if (r->resolved.signals[i].lookahead && w != 0)
             s += w * p->ahead[candidate][i];
         else if ((w > 0) == best)
@@ -84,40 +87,40 @@ static void move_candidate(ot_pending *p, uint32_t to, uint32_t from)
 }
 
 /* Leaves those that may win, in their order. */
-static void prune(const ot_request *r, ot_pending *p)
+static void prune(const ot_request *r, ot_pending *p, double scale)
 {
     double floor = -INFINITY;
     for (uint32_t i = 0; i < p->n; i++) {
-        double least = bound(r, p, i, false);
+        double least = bound(r, p, i, scale, false);
         floor = least > floor ? least : floor; /* never NaN */
     }
     uint32_t n = 0;
     for (uint32_t i = 0; i < p->n; i++)
-        if (!(bound(r, p, i, true) < floor))
+        if (!(bound(r, p, i, scale, true) < floor))
             move_candidate(p, n++, i);
     p->n = n;
 }
 
 /* s(v) with the prediction of the picking head in place of every exact score. */
-static double estimate(const ot_request *r, const ot_pending *p, uint32_t candidate)
+static double estimate(const ot_request *r, const ot_pending *p, uint32_t candidate, double scale)
 {
     double s = p->candidates[candidate].lm;
     for (uint32_t i = 0; i < r->intervention->n_signals; i++) {
         const ot_signal *x = &r->resolved.signals[i];
         if (x->weight != 0)
-            s += (double)x->weight * p->ahead[candidate][x->lookahead ? i : r->intervention->lookahead_signal];
+            s += (double)x->weight * scale * p->ahead[candidate][x->lookahead ? i : r->intervention->lookahead_signal];
     }
     return isnan(s) ? -INFINITY : s;
 }
 
 /* Leaves the most likely candidate and the best others by the estimate, in their order. */
-static void keep_best(const ot_request *r, ot_pending *p)
+static void keep_best(const ot_request *r, ot_pending *p, double scale)
 {
     double s[OT_MAX_CANDIDATES];
     bool kept[OT_MAX_CANDIDATES] = {true};
     uint32_t n = 0;
     for (uint32_t i = 0; i < p->n; i++)
-        s[i] = estimate(r, p, i);
+        s[i] = estimate(r, p, i, scale);
     for (uint32_t n_kept = 1; n_kept < r->intervention->lookahead_keep && n_kept < p->n; n_kept++) {
         uint32_t best = p->n;
         for (uint32_t i = 0; i < p->n; i++)
@@ -136,12 +139,17 @@ static void decide(ot_decoder *d, ot_choice *c, const ot_logits *logits)
 {
     const ot_request *r = c->request;
     ot_position at;
+    if (!ot_reward_steers(c)) {
+        ot_policy_decide(d, c, logits);
+        return;
+    }
     if (!ot_policy_read(d, c, logits, true, &at) || !find_candidates(d, c, &at))
         return;
+    const double scale = ot_reward_scale(c);
     if (can_prune(r))
-        prune(r, &c->pending);
+        prune(r, &c->pending, scale);
     if (r->intervention->lookahead_keep > 0)
-        keep_best(r, &c->pending);
+        keep_best(r, &c->pending, scale);
 }
 
 /* ---- Picking the winner ---------------------------------------------------------------------------------- */
@@ -154,22 +162,23 @@ typedef struct contest {
     float scores[OT_MAX_CANDIDATES][OT_MAX_SIGNALS];
 } contest;
 
-static double sum_scores(const ot_request *r, double lm, const float *scores)
+static double sum_scores(const ot_request *r, double lm, const float *scores, double scale)
 {
     double sum = lm;
     for (uint32_t j = 0; j < r->intervention->n_signals; j++)
         if (r->resolved.signals[j].weight != 0)
-            sum += (double)r->resolved.signals[j].weight * scores[j];
+            sum += (double)r->resolved.signals[j].weight * scale * scores[j];
     return isnan(sum) ? -INFINITY : sum;
 }
 
 static void score_candidates(const ot_decoder *d, const ot_choice *c, const ot_turn *t, const uint8_t *nodes, contest *k)
 {
+    const double scale = ot_reward_scale(c);
     k->n = c->pending.n;
     k->refused = false;
     for (uint32_t i = 0; i < k->n; i++) {
         ot_policy_scores(d, t, nodes[i], k->scores[i]);
-        k->s[i] = sum_scores(c->request, c->pending.candidates[i].lm, k->scores[i]);
+        k->s[i] = sum_scores(c->request, c->pending.candidates[i].lm, k->scores[i], scale);
         k->out[i] = false;
     }
 }
@@ -300,7 +309,7 @@ static void advance(ot_decoder *d, ot_choice *c, ot_turn *t, const ot_logits *lo
         return;
     uint8_t nodes[OT_MAX_NODES];
     int32_t node = t->wanted[0];
-    while (ot_draft_goes_on(c) && find_nodes(c, t, (uint32_t)node, nodes) && (node = settle(d, c, t, nodes)) >= 0) {
+    while (!c->pending.is_plain && ot_draft_goes_on(c) && find_nodes(c, t, (uint32_t)node, nodes) && (node = settle(d, c, t, nodes)) >= 0) {
         t->decided = ot_draft_logits_of(t, (uint32_t)node);
         decide(d, c, &logits[t->decided]);
     }
@@ -316,8 +325,9 @@ bool ot_args_decide(ot_decoder *d, ot_choice *c, const ot_position *at)
     ot_pending *p = &c->pending;
     ot_pending order = {.n = 0};
     contest k = {.n = p->n};
+    const double scale = ot_reward_scale(c);
     for (uint32_t i = 0; i < k.n; i++)
-        k.s[i] = sum_scores(c->request, p->candidates[i].lm, p->ahead[i]);
+        k.s[i] = sum_scores(c->request, p->candidates[i].lm, p->ahead[i], scale);
     count_scored(d, c->request, k.n);
     uint32_t attempts = ot_guard_attempts(c->request);
     for (uint32_t i; order.n < attempts && (i = next_in_order(&k, c, order.n)) < k.n; k.out[i] = true) {

@@ -5,6 +5,7 @@
 
 #include "scheduler/companion.h"
 #include "scheduler/policies/constrain.h"
+#include "scheduler/policies/reward-course.h"
 
 const ot_policy *ot_policy_for(const ot_request_params *p)
 {
@@ -12,6 +13,14 @@ const ot_policy *ot_policy_for(const ot_request_params *p)
     if (ot_intervention_scores_candidates(v))
         return &ot_policy_args;
     return v->drafting.max_draft > 0 || p->grammar != NULL ? &ot_policy_draft : &ot_policy_plain;
+}
+
+const ot_policy *ot_policy_now(const ot_choice *c)
+{
+    const ot_request *r = c->request;
+    if (!c->pending.is_plain)
+        return r->policy;
+    return r->intervention->drafting.max_draft > 0 || r->grammar != NULL ? &ot_policy_draft : &ot_policy_plain;
 }
 
 /* ---- Logits ---------------------------------------------------------------------------------------------- */
@@ -66,6 +75,7 @@ bool ot_policy_read(ot_decoder *d, ot_choice *c, const ot_logits *logits, bool n
     if (r->logprobs || (needs_norm && at->adjusted == at->raw))
         at->raw_norm = ot_sampler_normalize(d->sampler, at->raw);
     c->pending.n = c->pending.at = c->pending.n_top = 0;
+    c->pending.is_plain = false;
     if (r->top_logprobs > 0)
         note_alternatives(d, c, at);
     return true;
@@ -186,6 +196,7 @@ void ot_policy_emit(ot_decoder *d, ot_choice *c, const ot_candidate *v, const fl
     if (r->intervention->n_signals > 0)
         memcpy(entry.signals, scores, r->intervention->n_signals * sizeof entry.signals[0]);
     c->n_generated++;
+    ot_reward_note(c, scores);
     count_token(d, c, scores);
 
     /* Under a grammar the end of text comes when the text is complete: there is nothing after it. */
@@ -227,10 +238,12 @@ void ot_policy_decide(ot_decoder *d, ot_choice *c, const ot_logits *logits)
     const ot_request *r = c->request;
     ot_pending *p = &c->pending;
     ot_position at;
-    if (!ot_policy_read(d, c, logits, r->intervention->reward, &at))
+    const bool steers = ot_reward_steers(c);
+    if (!ot_policy_read(d, c, logits, steers, &at))
         return;
+    p->is_plain = r->intervention->reward && !steers;
     bool running;
-    if (r->intervention->reward) {
+    if (steers) {
         running = ot_args_decide(d, c, &at);
     } else {
         pick_tokens(d, c, &at);

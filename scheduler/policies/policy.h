@@ -37,6 +37,7 @@ typedef struct ot_guess {
 
 typedef struct ot_turn {
     ot_choice *choice;
+    const struct ot_policy *policy; /* that planned it, judges it and advances from it */
     uint32_t start;                /* n_text when the turn began; node i writes slot start + i */
     uint32_t first_row;            /* node i is row first_row + i of the batch */
     uint32_t spare_rows;           /* how many rows beyond the first the step has to spare */
@@ -72,6 +73,8 @@ extern const ot_policy ot_policy_plain; /* policy-plain.c */
 extern const ot_policy ot_policy_args;  /* policy-args.c */
 extern const ot_policy ot_policy_draft; /* policy-draft.c */
 const ot_policy *ot_policy_for(const ot_request_params *params);
+/* Whose turn is next: the request's own policy, or a plain one where its reward has ended. */
+const ot_policy *ot_policy_now(const ot_choice *c);
 
 /* ---- What policies build on (policy.c) --------------------------------------------------------------------- */
 

@@ -110,7 +110,8 @@ static bool add_turn(ot_scheduler *s, ot_choice *c)
     t->n_path = t->n_wanted = t->n_optional = t->decided = 0;
     t->spare_rows = spare_rows(s);
     t->n_sharing = s->line.n_active;
-    c->request->policy->plan(&s->decoder, c, t);
+    t->policy = ot_policy_now(c);
+    t->policy->plan(&s->decoder, c, t);
     if (b->engine.n_rows + t->n_nodes > s->options.max_batch_tokens)
         return false;
     /* Nobody is preempted for guesses. */

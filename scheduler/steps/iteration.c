@@ -83,7 +83,7 @@ static void give_logits(ot_scheduler *s, const taker *k, const ot_logits *all)
     if (c->state == OT_CHOICE_FINISHED)
         return;
     if (k->turn != NULL)
-        c->request->policy->advance(&s->decoder, c, k->turn, logits);
+        k->turn->policy->advance(&s->decoder, c, k->turn, logits);
     else if (k->token + 1 < c->n_text)
         note_prompt_logprobs(s, c->request, k->token + 1, logits[0].raw);
     else
@@ -187,7 +187,7 @@ static void judge_turns(ot_scheduler *s)
     for (uint32_t i = 0; i < s->batch.n_turns; i++) {
         ot_turn *t = &s->batch.turns[i];
         if (t->choice->state != OT_CHOICE_FINISHED)
-            t->choice->request->policy->judge(&s->decoder, t->choice, t);
+            t->policy->judge(&s->decoder, t->choice, t);
     }
 }
 

@@ -227,6 +227,41 @@ static void reported_alone_it_changes_nothing(void)
     CHECK_UINT(u.candidates_scored, 0);
 }
 
+/* After `until` the text goes on as a plain one goes on from there. */
+static void its_steering_ends_and_fades(void)
+{
+    enum { END = 6 };
+    static const term terms[] = {{"ahead", 9}};
+    static int32_t longer[N_PROMPT + END];
+    ot_scheduler *s = ot_fixture_scheduler(NULL);
+    REQUIRE(s != NULL);
+    ot_request_params whole = steered(12, terms, 1), p = steered(12, terms, 1), plain = steered(0, NULL, 0);
+    ot_request_params faded = steered(12, terms, 1), weak = steered(12, terms, 1);
+    p.intervention.until_tokens = END;
+    CHECK(ot_fixture_run(s, &whole, &other) && ot_fixture_run(s, &p, &got));
+    CHECK_BYTES(got.tokens, END * sizeof(int32_t), other.tokens, END * sizeof(int32_t));
+    CHECK(memcmp(got.tokens, other.tokens, got.n * sizeof(int32_t)) != 0);
+    memcpy(longer, prompt, sizeof prompt);
+    memcpy(longer + N_PROMPT, got.tokens, END * sizeof longer[0]);
+    plain.prompt = longer;
+    plain.n_prompt = N_PROMPT + END;
+    plain.max_tokens -= END;
+    CHECK(ot_fixture_run(s, &plain, &other));
+    CHECK_BYTES(got.tokens + END, (got.n - END) * sizeof(int32_t), other.tokens, other.n * sizeof(int32_t));
+    /* The second token of a text that fades by a half is chosen as the first of one with half the weight. */
+    faded.intervention.decay = 0.5f;
+    faded.max_tokens = 2;
+    CHECK(ot_fixture_run(s, &faded, &got));
+    longer[N_PROMPT] = got.tokens[0];
+    weak.prompt = longer;
+    weak.n_prompt = N_PROMPT + 1;
+    weak.max_tokens = 1;
+    weak.intervention.signals[0].weight = 4.5f;
+    CHECK(ot_fixture_run(s, &weak, &other));
+    CHECK_INT(got.tokens[1], other.tokens[0]);
+    ot_scheduler_close(&s);
+}
+
 /* ---- With exact heads ---- */
 
 static void beside_exact_heads_the_sum_decides(void)
@@ -387,6 +422,7 @@ int main(int argc, char **argv)
         RUN(alone_a_token_costs_one_row);
         RUN(alone_it_samples_from_the_softmax_of_s);
         RUN(reported_alone_it_changes_nothing);
+        RUN(its_steering_ends_and_fades);
         RUN(beside_exact_heads_the_sum_decides);
         RUN(keeping_all_is_exact_args);
         RUN(it_picks_what_is_scored_exactly);

@@ -22,8 +22,8 @@ typedef struct hand_step {
     float scores[OT_MAX_CANDIDATES][OT_MAX_SIGNALS];
 } hand_step;
 
-/* The k most likely next tokens with their scores, each tried by running it and taking it back. */
-static bool try_candidates(ot_by_hand *h, const ot_request_params *p, uint32_t k, hand_step *out)
+/* The k most likely next tokens with their scores, each tried by running it and taking it back. Weights are multiplied by the scale. */
+static bool try_candidates(ot_by_hand *h, const ot_request_params *p, uint32_t k, double scale, hand_step *out)
 {
     double lm[OT_MAX_CANDIDATES];
     out->n = k;
@@ -36,7 +36,7 @@ static bool try_candidates(ot_by_hand *h, const ot_request_params *p, uint32_t k
         ot_by_hand_drop(h);
         out->s[i] = lm[i];
         for (uint32_t j = 0; j < p->intervention.n_signals; j++)
-            out->s[i] += (double)p->intervention.signals[j].weight * out->scores[i][j];
+            out->s[i] += (double)p->intervention.signals[j].weight * scale * out->scores[i][j];
     }
     return true;
 }
@@ -59,6 +59,24 @@ static int winner(const ot_request_params *p, const hand_step *h)
     return -1;
 }
 
+/* What weights are multiplied by at the t-th token: 0 where the reward's course has ended. */
+static double scale_at(const ot_request_params *p, uint32_t t, bool ended)
+{
+    const ot_intervention *v = &p->intervention;
+    if (ended || (v->until_tokens > 0 && t >= v->until_tokens))
+        return 0;
+    return v->decay > 0 ? pow((double)v->decay, t) : 1;
+}
+
+static bool reaches(const ot_request_params *p, const float *scores)
+{
+    const ot_intervention *v = &p->intervention;
+    double sum = 0;
+    for (uint32_t j = 0; j < v->n_signals; j++)
+        sum += (double)v->signals[j].weight * scores[j];
+    return v->has_until_score && sum >= (double)v->until_score;
+}
+
 /* Compares a greedy steered request, and what changed its tokens, with the loop by hand. Returns how many the
  * guard changed. */
 static uint32_t check_greedy(const ot_request_params *p, uint32_t k)
@@ -72,9 +90,9 @@ static uint32_t check_greedy(const ot_request_params *p, uint32_t k)
     if (s != NULL && ot_by_hand_open(&h, p, 1) && ot_by_hand_add(&h, p->prompt, p->n_prompt, p, NULL)) {
         CHECK(ot_fixture_run(s, p, &got));
         uint32_t at = 0;
-        for (bool refused = false; at < N_NEW && !refused; at++) {
+        for (bool refused = false, ended = false; at < N_NEW && !refused; at++) {
             static hand_step step;
-            if (!CHECK(try_candidates(&h, &mine, k, &step)))
+            if (!CHECK(try_candidates(&h, &mine, k, scale_at(p, at, ended), &step)))
                 break;
             int best = winner(&mine, &step);
             refused = best < 0;
@@ -85,6 +103,7 @@ static uint32_t check_greedy(const ot_request_params *p, uint32_t k)
                        !CHECK_SAME_FLOATS(got.signals[at], step.scores[best], mine.intervention.n_signals)) {
                 break;
             } else {
+                ended |= reaches(p, step.scores[best]);
                 by_guard += best > 0 && best != winner(&unguarded, &step);
                 by_reward += best > 0 && best == winner(&unguarded, &step);
                 ot_by_hand_add(&h, &step.tokens[best], 1, &mine, NULL);
@@ -226,7 +245,7 @@ static void sampled_args_draws_from_the_softmax_of_s(void)
         for (uint32_t at = 0; at < N_NEW; at++) {
             static hand_step step;
             double mass[K], whole = 0, best = -INFINITY;
-            if (!CHECK(try_candidates(&h, &mine, K, &step)))
+            if (!CHECK(try_candidates(&h, &mine, K, 1, &step)))
                 break;
             for (int i = 0; i < K; i++)
                 best = step.s[i] > best ? step.s[i] : best;
@@ -259,6 +278,124 @@ static void penalties_come_before_candidates(void)
     for (uint32_t i = 0; i < got.n; i++)
         CHECK_INT(got.tokens[i], 77);
     CHECK(got.logprobs[0] < -1); /* reported: the model's own distribution */
+    ot_scheduler_close(&s);
+}
+
+/* ---- The course of a reward ---- */
+
+static ot_request_params with_course(float mood, float decay, uint32_t until_tokens)
+{
+    ot_request_params p = steered(10, mood, 0);
+    p.intervention.decay = decay;
+    p.intervention.until_tokens = until_tokens;
+    return p;
+}
+
+/* As by hand, and the same again with drafts and without pruning. */
+static void check_course(const ot_request_params *p)
+{
+    ot_request_params unpruned = *p, drafted = *p;
+    ot_intervention_retain(&p->intervention);
+    ot_intervention_retain(&p->intervention);
+    check_greedy(p, p->intervention.candidates);
+    ot_scheduler *s = ot_fixture_scheduler(NULL);
+    REQUIRE(s != NULL);
+    if (p->intervention.guard == OT_GUARD_NONE) {
+        unpruned.intervention.guard = OT_GUARD_RESAMPLE;
+        unpruned.intervention.guard_above = 1;
+        unpruned.intervention.guard_max_resamples = 1;
+    }
+    drafted.intervention.drafting = (ot_drafting){.lookup = true, .max_draft = 4, .fixed = true};
+    CHECK(ot_fixture_run(s, &unpruned, &other));
+    ot_check_same_result(&other, &got, 1, "unpruned");
+    CHECK(ot_fixture_run(s, &drafted, &other));
+    ot_check_same_result(&other, &got, 1, "with drafts");
+    ot_scheduler_close(&s);
+}
+
+static void weights_decay(void)
+{
+    static const float decays[] = {0.9f, 0.5f, 1};
+    for (size_t i = 0; i < sizeof decays / sizeof decays[0]; i++) {
+        ot_test_context("decay %g", (double)decays[i]);
+        ot_request_params p = with_course(-6, decays[i], 0);
+        check_course(&p);
+    }
+    ot_test_context(NULL);
+}
+
+static void steering_ends_after_so_many_tokens(void)
+{
+    static const uint32_t ends[] = {1, 7, N_NEW, 1000};
+    for (size_t i = 0; i < sizeof ends / sizeof ends[0]; i++) {
+        ot_test_context("until %u", ends[i]);
+        ot_request_params p = with_course(-8, 0, ends[i]);
+        check_course(&p);
+        CHECK_UINT(got.n, N_NEW);
+    }
+    ot_test_context("decay and an end");
+    ot_request_params p = with_course(8, 0.95f, 12);
+    check_course(&p);
+    ot_test_context(NULL);
+}
+
+/* The threshold lies between the highest sum of the first tokens and one that comes later, so that it is reached on the way. */
+static void steering_ends_once_a_score_is_reached(void)
+{
+    ot_request_params p = with_course(-8, 0, 0);
+    uint32_t first = 0;
+    ot_scheduler *s = ot_fixture_scheduler(NULL);
+    REQUIRE(s != NULL && ot_fixture_run(s, &p, &got));
+    ot_scheduler_close(&s);
+    float most = -INFINITY, limit = INFINITY;
+    for (uint32_t i = 0; i < got.n; i++) {
+        float sum = -8 * got.signals[i][0];
+        if (i > 3 && sum > most && limit == INFINITY) {
+            limit = (most + sum) / 2;
+            first = i;
+        }
+        most = sum > most ? sum : most;
+    }
+    REQUIRE(CHECK(limit < INFINITY));
+    memcpy(&other, &got, sizeof other);
+    p = with_course(-8, 0, 0);
+    p.intervention.has_until_score = true;
+    p.intervention.until_score = limit;
+    ot_request_params guarded_too = p;
+    ot_intervention_retain(&p.intervention);
+    check_greedy(&p, 10);
+    CHECK_BYTES(got.tokens, (first + 1) * sizeof(int32_t), other.tokens, (first + 1) * sizeof(int32_t));
+    CHECK(memcmp(got.tokens, other.tokens, N_NEW * sizeof(int32_t)) != 0); /* it went on without */
+    guarded_too.intervention.guard = OT_GUARD_RESAMPLE;
+    guarded_too.intervention.guard_above = 0.9f;
+    guarded_too.intervention.guard_max_resamples = 3;
+    check_course(&guarded_too);
+}
+
+/* Sampled: once steering has ended the text goes on as a plain request goes on from there, with the same draws. */
+static void after_the_end_texts_are_sampled_as_plain_ones(void)
+{
+    enum { END = 9 };
+    static int32_t longer[41 + END];
+    ot_scheduler *s = ot_fixture_scheduler(NULL);
+    REQUIRE(s != NULL);
+    for (uint64_t seed = 0; seed < 3; seed++) {
+        ot_request_params p = with_course(-8, 0, END);
+        p.sampling.temperature = 0.9f;
+        p.sampling.top_p = 0.95f;
+        p.sampling.seed = seed;
+        ot_request_params q = p;
+        CHECK(ot_fixture_run(s, &p, &got));
+        memcpy(longer, prompt, 41 * sizeof prompt[0]);
+        memcpy(longer + 41, got.tokens, END * sizeof got.tokens[0]);
+        q.prompt = longer;
+        q.n_prompt = 41 + END;
+        q.max_tokens = N_NEW - END;
+        memset(&q.intervention, 0, sizeof q.intervention);
+        CHECK(ot_fixture_run(s, &q, &other));
+        CHECK_BYTES(got.tokens + END, (N_NEW - END) * sizeof(int32_t), other.tokens, other.n * sizeof(int32_t));
+        CHECK_SAME_FLOATS(got.logprobs + END, other.logprobs, N_NEW - END);
+    }
     ot_scheduler_close(&s);
 }
 
@@ -356,6 +493,10 @@ int main(int argc, char **argv)
     RUN(args_without_weight_is_plain_sampling_of_the_top_k);
     RUN(sampled_args_draws_from_the_softmax_of_s);
     RUN(penalties_come_before_candidates);
+    RUN(weights_decay);
+    RUN(steering_ends_after_so_many_tokens);
+    RUN(steering_ends_once_a_score_is_reached);
+    RUN(after_the_end_texts_are_sampled_as_plain_ones);
     RUN(a_guard_stops_before_the_token);
     RUN(a_guard_takes_the_next_best_token);
     RUN(a_guard_that_never_refuses_changes_no_sample);

@@ -170,7 +170,7 @@ static void check_values(const ot_member *m, const json_t *schema)
         CHECK(has_type(schema, m->kind == OT_MEMBER_U32 ? "integer" : "number"));
         CHECK_NEAR(number_at(schema, "minimum"), m->low, 1e-12);
         CHECK_NEAR(number_at(schema, "maximum"), m->high, m->high * 1e-9);
-        CHECK(m->required ? standard == NULL : json_number_value(standard) == m->otherwise);
+        CHECK(m->required || m->optional ? standard == NULL : json_number_value(standard) == m->otherwise);
         return;
     case OT_MEMBER_BOOL:
     case OT_MEMBER_NOT:
@@ -185,7 +185,10 @@ static void check_values(const ot_member *m, const json_t *schema)
         CHECK_STR(json_string_value(standard), m->words[(size_t)m->otherwise - 1]);
         return;
     }
-    case OT_MEMBER_GROUP: CHECK(has_type(schema, "object")); return;
+    case OT_MEMBER_GROUP:
+        CHECK(has_type(schema, "object"));
+        CHECK_INT(json_object_get(schema, "minProperties") != NULL, m->needs_member);
+        return;
     case OT_MEMBER_SIGNAL:
     case OT_MEMBER_EXPERT: CHECK(has_type(schema, "string")); return;
     case OT_MEMBER_NAMES: CHECK(has_type(schema, "array")); return;
