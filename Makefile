@@ -7,18 +7,13 @@ BUILD ?= build
 ifeq ($(origin CC),default)
 CC := gcc
 endif
-PKGS := libmicrohttpd libuv jansson libcyaml yaml-0.1 zlib nettle
+PKGS := libmicrohttpd libuv jansson yaml-0.1 zlib nettle
 CPPFLAGS += -I. -D_GNU_SOURCE
-# ASSERTS=0 leaves OT_ASSERT out (base/asserts.h).
-ASSERTS ?= 1
-ifeq ($(ASSERTS),0)
-CPPFLAGS += -DOT_NO_ASSERTS
-endif
 WARN := -Wall -Wextra -Wshadow -Wpointer-arith -Wstrict-prototypes -Wmissing-prototypes -Wvla
 CFLAGS ?= -O2 -g
-# Invariants have tripwires (base/assert.h), which a release goes without.
-ifneq ($(RELEASE),1)
-CPPFLAGS += -DOT_ASSERTS
+# Invariants have tripwires (base/asserts.h), which a release goes without.
+ifeq ($(RELEASE),1)
+CPPFLAGS += -DOT_NO_ASSERTS
 endif
 CFLAGS_ALL = -std=c11 $(WARN) -ffp-contract=off -fno-math-errno -pthread $(CFLAGS)
 LDLIBS_ALL = $(shell pkg-config --libs $(PKGS)) -lm -pthread

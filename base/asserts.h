@@ -1,5 +1,5 @@
 /* OT_ASSERT(condition): a tripwire on an invariant that a comment states, such as an arena's end, a list's membership, a reference
- * count. It is for our own mistakes: input is checked and refused, never asserted. `make ASSERTS=0` leaves it out; then the
+ * count. It is for our own mistakes: input is checked and refused, never asserted. `make RELEASE=1` leaves it out; then the
  * condition is not evaluated, so it must have no effect. */
 #ifndef OTTER_BASE_ASSERTS_H
 #define OTTER_BASE_ASSERTS_H

@@ -1,10 +1,11 @@
 /* Numbers, texts and complaints of a command line. */
 #include "cli/arguments.h"
 
-#include <errno.h>
-#include <math.h>
+#include <float.h>
 #include <stdio.h>
 #include <stdlib.h>
+
+#include "base/option-value.h"
 
 int ot_cli_wrong_usage(const char *command, const char *what, const char *value)
 {
@@ -12,29 +13,32 @@ int ot_cli_wrong_usage(const char *command, const char *what, const char *value)
     return 2;
 }
 
+/* Prints what is wrong, if anything is. */
+static bool is_good(ot_status status, const ot_error *err, const char *command)
+{
+    if (status != OT_OK)
+        fprintf(stderr, "otter %s: %s\n", command, err->message);
+    return status == OT_OK;
+}
+
 bool ot_cli_parse_u32(const char *text, const char *flag, uint32_t max, uint32_t *out, const char *command)
 {
-    char *end;
-    errno = 0;
-    const unsigned long long value = strtoull(text, &end, 10);
-    if (errno == 0 && end != text && *end == '\0' && text[0] != '-' && value <= max) {
-        *out = (uint32_t)value;
-        return true;
-    }
-    fprintf(stderr, "otter %s: %s takes a whole number from 0 to %u, not '%s'\n", command, flag, max, text);
-    return false;
+    ot_error err;
+    uint64_t value;
+    if (!is_good(ot_option_integer(text, 0, max, (ot_option_place){flag, flag}, &value, &err), &err, command))
+        return false;
+    *out = (uint32_t)value;
+    return true;
 }
 
 bool ot_cli_parse_float(const char *text, const char *flag, float *out, const char *command)
 {
-    char *end;
-    const float value = strtof(text, &end);
-    if (end != text && *end == '\0' && isfinite(value)) {
-        *out = value;
-        return true;
-    }
-    fprintf(stderr, "otter %s: %s takes a number, not '%s'\n", command, flag, text);
-    return false;
+    ot_error err;
+    double value;
+    if (!is_good(ot_option_number(text, (double)-FLT_MAX, (double)FLT_MAX, (ot_option_place){flag, flag}, &value, &err), &err, command))
+        return false;
+    *out = (float)value;
+    return true;
 }
 
 char *ot_cli_read_input(size_t *size, const char *command)

@@ -4,7 +4,8 @@
 #include <string.h>
 
 #include "config/config-values.h"
-#include "config/yaml-tree.h"
+#include "base/yaml-tree.h"
+#include "config/yaml-json.h"
 
 enum { WHERE_BYTES = 256 };
 

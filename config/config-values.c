@@ -1,10 +1,10 @@
 /* config-values.h */
 #include "config/config-values.h"
 
-#include <errno.h>
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include "base/option-value.h"
 
 static ot_status out_of_memory(const char *where, ot_error *err)
 {
@@ -14,23 +14,27 @@ static ot_status out_of_memory(const char *where, ot_error *err)
 /* The message and, as param, the option's name. */
 #define FAIL(option, ...) ot_fail_param(err, OT_ERR_INVALID, (option)->name, __VA_ARGS__)
 
-static ot_status set_number(void *at, const ot_option *option, const char *text, const char *where, ot_error *err)
+static ot_status set_integer(void *at, const ot_option *option, const char *text, const char *where, ot_error *err)
 {
-    char *end = NULL;
-    bool whole = option->kind != OT_OPTION_FLOAT;
-    errno = 0;
-    double number = text[0] && !strpbrk(text, "xX \t") ? strtod(text, &end) : NAN;
-    if (!end || end == text || *end || errno || !isfinite(number) || (whole && number != floor(number)))
-        return FAIL(option, "%s: '%.60s' is no %s", where, text, whole ? "whole number" : "number");
-    if (number < option->min || number > option->max)
-        return FAIL(option, "%s: %.60s lies outside %g to %g", where, text, option->min, option->max);
-    if (option->kind == OT_OPTION_FLOAT)
-        *(float *)at = (float)number;
-    else if (option->kind == OT_OPTION_PORT)
-        *(uint16_t *)at = (uint16_t)number;
+    uint64_t value;
+    ot_status status =
+        ot_option_integer(text, (uint64_t)option->min, (uint64_t)option->max, (ot_option_place){where, option->name}, &value, err);
+    if (status)
+        return status;
+    if (option->kind == OT_OPTION_PORT)
+        *(uint16_t *)at = (uint16_t)value;
     else
-        *(uint32_t *)at = (uint32_t)number;
+        *(uint32_t *)at = (uint32_t)value;
     return OT_OK;
+}
+
+static ot_status set_float(void *at, const ot_option *option, const char *text, const char *where, ot_error *err)
+{
+    double value;
+    ot_status status = ot_option_number(text, option->min, option->max, (ot_option_place){where, option->name}, &value, err);
+    if (!status)
+        *(float *)at = (float)value;
+    return status;
 }
 
 static ot_status set_bytes(void *at, const ot_option *option, const char *text, const char *where, ot_error *err)
@@ -40,27 +44,9 @@ static ot_status set_bytes(void *at, const ot_option *option, const char *text, 
     if (ot_config_parse_bytes(text, &bytes, &cause))
         return FAIL(option, "%s: %s", where, cause.message);
     if ((double)bytes < option->min || (double)bytes > option->max)
-        return FAIL(option, "%s: %.60s lies outside %.0f to %.0f bytes", where, text, option->min, option->max);
+        return FAIL(option, "%s: expected %.0f to %.0f bytes, got '%.60s'", where, option->min, option->max, text);
     *(size_t *)at = bytes;
     return OT_OK;
-}
-
-static ot_status set_bool(void *at, const ot_option *option, const char *text, const char *where, ot_error *err)
-{
-    if (strcmp(text, "true") != 0 && strcmp(text, "false") != 0)
-        return FAIL(option, "%s: '%.60s' is neither true nor false", where, text);
-    *(bool *)at = strcmp(text, "true") == 0;
-    return OT_OK;
-}
-
-static ot_status set_word(void *at, const ot_option *option, const char *text, const char *where, ot_error *err)
-{
-    for (int i = 0; option->words[i]; i++)
-        if (strcmp(option->words[i], text) == 0) {
-            *(unsigned *)at = (unsigned)i; /* enumerations without negative values */
-            return OT_OK;
-        }
-    return FAIL(option, "%s: '%.60s' is not one of %s", where, text, option->value);
 }
 
 /* Entries are appended to a NULL-terminated array that is made anew each time: there are few. */
@@ -166,11 +152,12 @@ ot_status ot_config_set(ot_config *config, const ot_option *option, const char *
     switch (option->kind) {
     case OT_OPTION_STRING: return set_string(config, at, text, where, err);
     case OT_OPTION_U32:
-    case OT_OPTION_PORT:
-    case OT_OPTION_FLOAT: return set_number(at, option, text, where, err);
+    case OT_OPTION_PORT: return set_integer(at, option, text, where, err);
+    case OT_OPTION_FLOAT: return set_float(at, option, text, where, err);
     case OT_OPTION_BYTES: return set_bytes(at, option, text, where, err);
-    case OT_OPTION_BOOL: return set_bool(at, option, text, where, err);
-    case OT_OPTION_WORD: return set_word(at, option, text, where, err);
+    case OT_OPTION_BOOL: return ot_option_bool(text, (ot_option_place){where, option->name}, at, err);
+    case OT_OPTION_WORD: /* enumerations without negative values */
+        return ot_option_word(text, option->words, (ot_option_place){where, option->name}, at, err);
     case OT_OPTION_LIST: return add_to_list(config, at, text, where, err);
     case OT_OPTION_HEAD: {
         size_t name_size = strcspn(text, "=");

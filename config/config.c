@@ -7,8 +7,9 @@
 #include <string.h>
 
 #include "config/config-values.h"
+#include "base/yaml-tree.h"
 #include "config/option-table.h"
-#include "config/yaml-tree.h"
+#include "config/yaml-json.h"
 
 ot_status ot_config_open(ot_config **out, ot_error *err)
 {
@@ -65,7 +66,7 @@ ot_status ot_config_parse_bytes(const char *text, size_t *out, ot_error *err)
             *out = (size_t)(number * units[i].factor);
             return OT_OK;
         }
-    return ot_fail(err, OT_ERR_INVALID, "'%.60s' is no size: bytes, or a number with K, M or G", text);
+    return ot_fail(err, OT_ERR_INVALID, "expected a number of bytes, or one with K, M or G, got '%.60s'", text);
 }
 
 ot_status ot_config_check(const ot_config *config, ot_error *err)

@@ -1,6 +1,6 @@
 /* Parts of lanes: where they lie, and how they come to the lanes above. */
 #include "engine/lane.h"
-#include "base/assert.h"
+#include "base/asserts.h"
 
 #include <string.h>
 

@@ -1,6 +1,6 @@
 /* From a batch to the indices of a pass. */
 #include "engine/plan.h"
-#include "base/assert.h"
+#include "base/asserts.h"
 #include "engine/model.h"
 #include "engine/otter/insertion.h"
 

@@ -7,7 +7,7 @@
  * The products into an FFN are activated and quantised by the task that made them, a tile at a time: only what is quantised leaves
  * the cache. No result depends on the cut (kernels.h). */
 #include "engine/product-stage.h"
-#include "base/assert.h"
+#include "base/asserts.h"
 
 /* Products of this many rows a thread and more are cut by rows: what a thread has made of its rows is still in its cache when
  * the next stage reads it. Fewer rows are cut by panels, so that each weight is read by one thread. */

@@ -1,7 +1,7 @@
 /* Stages that go through rows. n(.) of the lowest lane, the base, takes its statistics from the row itself; every lane above is
  * normalised by those (method: the extended norm), with factors of its own. */
 #include "engine/row-stage.h"
-#include "base/assert.h"
+#include "base/asserts.h"
 #include "engine/otter/tape.h"
 
 #include <string.h>

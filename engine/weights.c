@@ -1,6 +1,6 @@
 /* The walk over an architecture's tensors, and what every visitor needs: loading, freeing, counting, refusing strangers. */
 #include "engine/weights.h"
-#include "base/assert.h"
+#include "base/asserts.h"
 #include "base/memory.h"
 #include "engine/tensors.h"
 

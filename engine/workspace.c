@@ -1,7 +1,7 @@
 /* The memory of an engine: one mapping for the whole workspace, sized when the engine opens. Pages that a batch never touches are
  * never resident, so generous bounds cost address space only. Two passes over one layout function: the first adds
  * up sizes, the second hands out pointers. */
-#include "base/assert.h"
+#include "base/asserts.h"
 #include "engine/product-stage.h"
 
 #include <sched.h>

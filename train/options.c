@@ -1,11 +1,10 @@
 /* The options of `otter init` and `otter train`: one table gives flags, YAML keys, help and types. */
-#include <errno.h>
-#include <math.h>
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
-#include <yaml.h>
 
+#include "base/option-value.h"
+#include "base/yaml-tree.h"
 #include "train/train-internal.h"
 
 typedef enum kind { TEXT, TEXTS, UINT, NUMBER, SEED, SWITCH } kind;
@@ -129,27 +128,22 @@ bool ot_train_options_is_switch(const char *name)
 
 /* ---- Values ------------------------------------------------------------------------------------------------- */
 
-static ot_status bad_value(const option *o, const char *value, const char *expected, ot_error *err)
+/* How messages name an option. */
+#define FLAG_BYTES 72
+static ot_option_place place_of(const option *o, char flag[FLAG_BYTES])
 {
-    return ot_fail_param(err, OT_ERR_INVALID, o->name, "--%s: '%s' is not %s", o->name, value, expected);
+    snprintf(flag, FLAG_BYTES, "--%s", o->name);
+    return (ot_option_place){flag, o->name};
 }
 
-static ot_status set_number(const option *o, void *field, const char *value, ot_error *err)
+static ot_status set_integer(const option *o, void *field, const char *value, ot_error *err)
 {
-    char *end, expected[80];
-    errno = 0;
-    const double x = strtod(value, &end);
-    snprintf(expected, sizeof expected, "%s from %.10g to %.10g", o->kind == UINT ? "an integer" : "a number", o->min, o->max);
-    if (*value == '\0' || *end != '\0' || !isfinite(x) || x < o->min || x > o->max)
-        return bad_value(o, value, expected, err);
-    if (o->kind == NUMBER) {
-        *(double *)field = x;
-        return OT_OK;
-    }
-    if (x != floor(x))
-        return bad_value(o, value, expected, err);
-    *(uint32_t *)field = (uint32_t)x;
-    return OT_OK;
+    char flag[FLAG_BYTES];
+    uint64_t x;
+    const ot_status st = ot_option_integer(value, (uint64_t)o->min, (uint64_t)o->max, place_of(o, flag), &x, err);
+    if (st == OT_OK)
+        *(uint32_t *)field = (uint32_t)x;
+    return st;
 }
 
 static ot_status set_text(const option *o, char *field, size_t size, const char *value, ot_error *err)
@@ -162,7 +156,7 @@ static ot_status set_text(const option *o, char *field, size_t size, const char 
 
 static ot_status set_value(ot_train_options *options, const option *o, const char *value, ot_error *err)
 {
-    char *field = (char *)options + o->at, *end;
+    char *field = (char *)options + o->at, flag[FLAG_BYTES];
     switch (o->kind) {
     case TEXT: return set_text(o, field, o->size, value, err);
     case TEXTS: {
@@ -173,17 +167,10 @@ static ot_status set_value(ot_train_options *options, const option *o, const cha
         *n += st == OT_OK;
         return st;
     }
-    case UINT:
-    case NUMBER: return set_number(o, field, value, err);
-    case SEED:
-        errno = 0;
-        *(uint64_t *)(void *)field = strtoull(value, &end, 10);
-        return *value < '0' || *value > '9' || *end != '\0' || errno != 0 ? bad_value(o, value, "a whole number", err) : OT_OK;
-    case SWITCH:
-        if (strcmp(value, "true") != 0 && strcmp(value, "false") != 0)
-            return bad_value(o, value, "true or false", err);
-        *(bool *)field = value[0] == 't';
-        return OT_OK;
+    case UINT: return set_integer(o, field, value, err);
+    case NUMBER: return ot_option_number(value, o->min, o->max, place_of(o, flag), (double *)(void *)field, err);
+    case SEED: return ot_option_integer(value, 0, UINT64_MAX, place_of(o, flag), (uint64_t *)(void *)field, err);
+    case SWITCH: return ot_option_bool(value, place_of(o, flag), (bool *)(void *)field, err);
     }
     return OT_OK;
 }
@@ -198,85 +185,37 @@ ot_status ot_train_options_set(ot_train_options *options, const char *name, cons
 
 /* ---- YAML --------------------------------------------------------------------------------------------------- */
 
-typedef struct yaml_reader {
-    yaml_parser_t parser;
-    yaml_event_t event;
-    const char *path;
-    ot_error *err;
-} yaml_reader;
-
-static ot_status next_event(yaml_reader *y)
-{
-    yaml_event_delete(&y->event);
-    if (yaml_parser_parse(&y->parser, &y->event))
-        return OT_OK;
-    return ot_fail(y->err, OT_ERR_FORMAT, "%s:%zu: %s", y->path, y->parser.problem_mark.line + 1,
-                   y->parser.problem != NULL ? y->parser.problem : "not YAML");
-}
-
-static ot_status unexpected(const yaml_reader *y, const char *expected)
-{
-    return ot_fail(y->err, OT_ERR_FORMAT, "%s:%zu: expected %s", y->path, y->event.start_mark.line + 1, expected);
-}
-
-static ot_status set_from_yaml(yaml_reader *y, ot_train_options *options, const char *name)
+/* A scalar, or one of a list. */
+static ot_status set_from_yaml(ot_train_options *options, const char *name, const ot_yaml *value, const char *path, ot_error *err)
 {
     ot_error why = {0};
-    const ot_status st = ot_train_options_set(options, name, (const char *)y->event.data.scalar.value, &why);
-    return st == OT_OK ? st : ot_fail_param(y->err, st, name, "%s:%zu: %s", y->path, y->event.start_mark.line + 1, why.message);
+    if (value->kind != OT_YAML_SCALAR)
+        return ot_fail_param(err, OT_ERR_FORMAT, name, "%s:%u: expected a scalar or a list of them", path, value->line);
+    const ot_status st = ot_train_options_set(options, name, value->text, &why);
+    return st == OT_OK ? st : ot_fail_param(err, st, name, "%s:%u: %s", path, value->line, why.message);
 }
 
-/* The value of a key, which stands as the current event's name: a scalar, or a list of scalars. */
-static ot_status read_value(yaml_reader *y, ot_train_options *options, const char *name)
+static ot_status read_setting(ot_train_options *options, const char *name, const ot_yaml *value, const char *path, ot_error *err)
 {
-    ot_status st = next_event(y);
-    if (st != OT_OK)
-        return st;
-    if (y->event.type == YAML_SCALAR_EVENT)
-        return set_from_yaml(y, options, name);
-    if (y->event.type != YAML_SEQUENCE_START_EVENT)
-        return unexpected(y, "a scalar or a list");
-    while ((st = next_event(y)) == OT_OK && y->event.type == YAML_SCALAR_EVENT)
-        if ((st = set_from_yaml(y, options, name)) != OT_OK)
-            return st;
-    if (st == OT_OK && y->event.type != YAML_SEQUENCE_END_EVENT)
-        return unexpected(y, "a scalar");
-    return st;
-}
-
-static ot_status read_mapping(yaml_reader *y, ot_train_options *options)
-{
-    ot_status st;
-    while ((st = next_event(y)) == OT_OK && (y->event.type == YAML_STREAM_START_EVENT || y->event.type == YAML_DOCUMENT_START_EVENT))
-        ;
-    if (st == OT_OK && y->event.type == YAML_STREAM_END_EVENT)
-        return OT_OK;
-    if (st == OT_OK && y->event.type != YAML_MAPPING_START_EVENT)
-        return unexpected(y, "a mapping of options");
-    while (st == OT_OK && (st = next_event(y)) == OT_OK && y->event.type != YAML_MAPPING_END_EVENT) {
-        char name[64];
-        if (y->event.type != YAML_SCALAR_EVENT || y->event.data.scalar.length >= sizeof name)
-            return unexpected(y, "the name of an option");
-        strcpy(name, (const char *)y->event.data.scalar.value);
-        st = read_value(y, options, name);
-    }
+    ot_status st = OT_OK;
+    if (value->kind != OT_YAML_LIST)
+        return set_from_yaml(options, name, value, path, err);
+    for (size_t i = 0; i < value->n && st == OT_OK; i++)
+        st = set_from_yaml(options, name, value->items[i], path, err);
     return st;
 }
 
 ot_status ot_train_options_load(ot_train_options *options, const char *path, ot_error *err)
 {
-    yaml_reader y = {.path = path, .err = err};
-    FILE *file = fopen(path, "rb");
-    if (file == NULL)
-        return ot_fail(err, OT_ERR_IO, "%s: %s", path, strerror(errno));
-    ot_status st = OT_ERR_NOMEM;
-    if (yaml_parser_initialize(&y.parser)) {
-        yaml_parser_set_input_file(&y.parser, file);
-        st = read_mapping(&y, options);
-        yaml_event_delete(&y.event);
-        yaml_parser_delete(&y.parser);
-    }
-    fclose(file);
+    ot_yaml *tree;
+    ot_status st = ot_yaml_read_file(&tree, path, err);
+    if (st != OT_OK)
+        return st;
+    if (tree->kind != OT_YAML_MAP)
+        st = ot_fail(err, OT_ERR_FORMAT, "%s:%u: expected a map of options", path, tree->line);
+    for (size_t i = 0; i < tree->n && st == OT_OK; i++)
+        st = read_setting(options, tree->keys[i], tree->items[i], path, err);
+    ot_yaml_close(&tree);
     return st;
 }
 

@@ -5,7 +5,8 @@
 
 #include "config/config.h"
 #include "config/option-table.h"
-#include "config/yaml-tree.h"
+#include "base/yaml-tree.h"
+#include "config/yaml-json.h"
 #include "tests/support/test-support.h"
 
 static ot_status read_yaml(ot_config *c, const char *text, ot_error *err)
@@ -135,17 +136,17 @@ static void names_file_line_and_key(void)
     } rows[] = {
         {"model: m\nprot: 80\n", "prot", ":2: prot: no such setting"},
         {"port: 80\nport: 81\n", "port", ":2: 'port' is there twice"},
-        {"\n\nport: many\n", "port", ":3: port: 'many' is no whole number"},
-        {"port: 65536\n", "port", ":1: port: 65536 lies outside"},
-        {"port: 80.5\n", "port", "whole number"},
-        {"port: -1\n", "port", "outside"},
+        {"\n\nport: many\n", "port", ":3: port: expected an integer from 0 to 65535, got 'many'"},
+        {"port: 65536\n", "port", ":1: port: expected an integer from 0 to 65535, got '65536'"},
+        {"port: 80.5\n", "port", "an integer"},
+        {"port: -1\n", "port", "from 0 to 65535"},
         {"port: [80]\n", "port", "expected one value"},
-        {"kv-memory: 5Q\n", "kv-memory", "'5Q' is no size"},
-        {"kv-memory: 5\n", "kv-memory", "outside"},
-        {"prefix-cache: maybe\n", "prefix-cache", "neither true nor false"},
-        {"kv-type: f8\n", "kv-type", "'f8' is not one of"},
-        {"moderation-threshold: high\n", "moderation-threshold", "no number"},
-        {"moderation-threshold: nan\n", "moderation-threshold", "no number"},
+        {"kv-memory: 5Q\n", "kv-memory", "got '5Q'"},
+        {"kv-memory: 5\n", "kv-memory", "expected 1048576 to"},
+        {"prefix-cache: maybe\n", "prefix-cache", "expected true or false"},
+        {"kv-type: f8\n", "kv-type", "expected f16 or f32, got 'f8'"},
+        {"moderation-threshold: high\n", "moderation-threshold", "expected a number"},
+        {"moderation-threshold: nan\n", "moderation-threshold", "expected a number"},
         {"head: nothing\n", "head", "not NAME=FILE"},
         {"head: {'a b': x}\n", "head", "not NAME=FILE"},
         {"head: {a: [x]}\n", "head", "a file name"},
@@ -186,7 +187,7 @@ static void names_the_flag(void)
     } rows[] = {
         {{"--prot", "80", NULL}, "--prot: no such flag"},
         {{"--port", NULL, NULL}, "--port: a value is missing"},
-        {{"--port", "x", NULL}, "--port: 'x' is no whole number"},
+        {{"--port", "x", NULL}, "--port: expected an integer from 0 to 65535, got 'x'"},
         {{"--presets", "x", NULL}, "--presets: no such flag"},
         {{"model.gguf", NULL, NULL}, "'model.gguf' is no flag"},
         {{"-m", NULL, NULL}, "'-m' is no flag"},
@@ -195,7 +196,7 @@ static void names_the_flag(void)
         {{"--expert-model", "a=", NULL}, "--expert-model: 'a=' is not NAME=MODEL"},
         {{"--reward-model", "a=b,", NULL}, "--reward-model: 'a=b,' is not NAME=MODEL,HEAD"},
         {{"--config", "/nonexistent/otter.yaml", NULL}, "/nonexistent/otter.yaml: No such file"},
-        {{"--prefix-cache=no", NULL, NULL}, "neither true nor false"},
+        {{"--prefix-cache=no", NULL, NULL}, "expected true or false"},
     };
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
         ot_config *c = open_config();

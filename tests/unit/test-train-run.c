@@ -523,9 +523,9 @@ static void yaml_and_flags(void)
     CHECK(o.resume);
     CHECK_NEAR(o.max_minutes, 1.5, 0);
     const struct { const char *text, *says; } bad[] = {
-        {"lr: fast\n", "o.yaml:1: --lr: 'fast' is not a number"},
+        {"lr: fast\n", "o.yaml:1: --lr: expected a number from 0 to 1000, got 'fast'"},
         {"width: 3\nheight: 4\n", "o.yaml:2: no option named 'height'"},
-        {"- lr\n", "o.yaml:1: expected a mapping"},
+        {"- lr\n", "o.yaml:1: expected a map"},
         {"lr: {a: 1}\n", "o.yaml:1: expected a scalar or a list"},
         {"lr: [1\n", "o.yaml:"},
     };

@@ -1,9 +1,8 @@
 /* A YAML document as a small tree with line numbers, read with libyaml. Aliases are refused (a few bytes of them can stand for
  * gigabytes), as are duplicate keys, documents after the first, and nesting deeper than a configuration has. */
-#ifndef OTTER_CONFIG_YAML_TREE_H
-#define OTTER_CONFIG_YAML_TREE_H
+#ifndef OTTER_BASE_YAML_TREE_H
+#define OTTER_BASE_YAML_TREE_H
 
-#include <jansson.h>
 #include <stdbool.h>
 #include <stddef.h>
 
@@ -27,7 +26,5 @@ ot_status ot_yaml_read_file(ot_yaml **out, const char *path, ot_error *err);
 void ot_yaml_close(ot_yaml **tree);
 /* The value of a key of a map, or NULL. */
 const ot_yaml *ot_yaml_get(const ot_yaml *map, const char *key);
-/* YAML's core schema: plain null, booleans, integers and numbers; all else is a string. NULL out of memory. */
-json_t *ot_yaml_to_json(const ot_yaml *tree);
 
 #endif
