@@ -49,6 +49,7 @@ typedef struct ot_pending {
     uint32_t n;            /* 0: nothing; the choice has to read its prompt first */
     uint32_t at;           /* plain: the candidate whose turn it is; those before were refused by the guard */
     bool is_plain;         /* decided without the request's reward, whose course has ended: the turn is one of plain decoding */
+    bool first_was_tried;  /* ARGS: the likeliest candidate's row did not settle it: all that are left run next */
     int32_t base_token;    /* what the base alone would have picked */
     int32_t shifted_token; /* what the logits shifted by experts would have given, before any score */
     ot_candidate candidates[OT_MAX_CANDIDATES];
@@ -66,6 +67,12 @@ typedef struct ot_draft_pace {
     uint8_t rests;           /* in a row, none of which was followed by anything of worth */
     uint8_t depth;           /* heads to ask: one more than the turns could use. 0: all, as at first */
 } ot_draft_pace;
+
+/* How often the likeliest candidate alone settled a position of ARGS (policy-args.c). All zero at first; older ones count less and less. */
+typedef struct ot_args_pace {
+    float tried, undecided;
+    float n_left; /* candidates that had to run after all, of those undecided */
+} ot_args_pace;
 
 #define OT_DRAFT_BRANCHES 8
 #define OT_DRAFT_PATHS 2
@@ -138,6 +145,7 @@ typedef struct ot_choice {
     uint32_t n_constrained;   /* the constraint stands after tokens [n_prompt, n_constrained) */
     bool reward_has_ended; /* by a score (reward-course.h) */
     ot_draft_pace pace;
+    ot_args_pace args_pace;
     ot_proposal proposal;
     ot_output output;
     double last_token_s;   /* when the last token was decided */

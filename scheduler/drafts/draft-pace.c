@@ -165,6 +165,6 @@ void ot_draft_end_turn(ot_decoder *d, ot_choice *c, const ot_turn *t)
         float time = ot_draft_time(&d->draft_costs, t->n_sharing, n_plain, t->n_optional) +
                      (was_guessed ? ot_draft_proposal_time(&d->draft_costs, c, t->n_sharing) : 0);
         if (!r->intervention->drafting.fixed)
-            weigh(pace, (float)(1 + accepted) / time - 1);
+            weigh(pace, (float)t->n_path / time - 1);
     }
 }

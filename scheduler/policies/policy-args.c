@@ -14,13 +14,18 @@
  * Where one candidate is left its row is the ordinary decode row. A guard that resamples may need the runners-up:
  * nothing is pruned then.
  *
+ * Two waves. Once the score of the likeliest candidate is known, its bounds are one number, and mostly nobody else can win: a text that
+ * scores .01 leaves those within w * .01 of it. So where that is cheaper (by what rows cost on this machine, and by how often it sufficed
+ * in this text) the likeliest candidate runs alone; only if others can still win do they run in the next turn, and it again with
+ * them, since the winner's row has to give the next logits. Which rows run depends on the neighbours, who wins does not.
+ *
  * Lookahead heads predict r([x, v]) from the row of x, beside its logits. Their scores are known when the candidates are, so they
  * enter the bounds as they are; and if no other head steers, the winner is known, too: ot_args_decide, one row a token, under
  * the plain or the drafting policy. A request may also have a lookahead head pick which candidates are worth a row: its
  * prediction stands in for every exact score, and the lookahead_keep best by that run, always with the most likely one.
  *
- * Guesses (drafts.h) hang below the most likely candidate. If it wins, its row and theirs are there already: as long as all candidates
- * of the next position are nodes of the turn, they are scored and the turn goes on. With pruning that is often one alone.
+ * Guesses (drafts.h) hang below the most likely candidate. If it wins, its row and theirs are there already: as long as the likeliest
+ * candidate of the next position is a node of the turn and its score settles the position, or all candidates are nodes, the turn goes on.
  * Where nothing can be pruned it would take a guess of all k, so nothing is guessed. */
 #include "scheduler/drafts/drafts.h"
 
@@ -78,6 +83,35 @@ static bool can_prune(const ot_request *r)
         if (r->resolved.signals[i].weight != 0 && !r->resolved.signals[i].bounded && !r->resolved.signals[i].lookahead)
             return false;
     return true;
+}
+
+/* ---- Two waves ------------------------------------------------------------------------------------------- */
+
+#define PACE_PRIOR 4.0f       /* positions that the beginning counts like */
+#define UNDECIDED_PRIOR 0.25f
+#define LEFT_PRIOR 3.0f
+#define PACE_DECAY 0.95f
+
+/* Whether the likeliest candidate should run alone first. */
+static bool tries_first(const ot_decoder *d, const ot_choice *c, uint32_t n_sharing)
+{
+    const ot_args_pace *pace = &c->args_pace;
+    const ot_pending *p = &c->pending;
+    if (p->n < 2 || p->first_was_tried || !can_prune(c->request))
+        return false;
+    const float undecided = (pace->undecided + PACE_PRIOR * UNDECIDED_PRIOR) / (pace->tried + PACE_PRIOR);
+    const float left = (pace->n_left + PACE_PRIOR * UNDECIDED_PRIOR * LEFT_PRIOR) / (pace->undecided + PACE_PRIOR * UNDECIDED_PRIOR);
+    const uint32_t n_left = left < (float)p->n ? (uint32_t)(left + 0.5f) : p->n;
+    const ot_draft_costs *costs = &d->draft_costs;
+    return ot_draft_cost_of_rows(costs, n_sharing) + undecided * ot_draft_cost_of_rows(costs, n_sharing * n_left) <
+           ot_draft_cost_of_rows(costs, n_sharing * p->n);
+}
+
+static void note_pace(ot_args_pace *pace, uint32_t n_left)
+{
+    pace->tried = PACE_DECAY * pace->tried + 1;
+    pace->undecided = PACE_DECAY * pace->undecided + (n_left > 1);
+    pace->n_left = PACE_DECAY * pace->n_left + (n_left > 1 ? (float)n_left : 0);
 }
 
 static void move_candidate(ot_pending *p, uint32_t to, uint32_t from)
@@ -241,6 +275,26 @@ static void count_scored(ot_decoder *d, ot_request *r, uint32_t n)
     atomic_fetch_add_explicit(&r->candidates_scored, n, memory_order_relaxed);
 }
 
+/* Whether the score of the likeliest candidate, which has run as this node, settles the position. Those that it leaves out are no
+ * longer pending; a tie goes to the likelier. */
+static bool first_settles(const ot_decoder *d, ot_choice *c, const ot_turn *t, uint32_t node)
+{
+    const ot_request *r = c->request;
+    ot_pending *p = &c->pending;
+    float scores[OT_MAX_SIGNALS];
+    const double scale = ot_reward_scale(c);
+    ot_policy_scores(d, t, node, scores);
+    const double least = sum_scores(r, p->candidates[0].lm, scores, scale);
+    uint32_t n = 1;
+    for (uint32_t i = 1; i < p->n; i++)
+        if (bound(r, p, i, scale, true) > least)
+            move_candidate(p, n++, i);
+    p->n = n;
+    p->first_was_tried = true;
+    note_pace(&c->args_pace, n);
+    return n == 1;
+}
+
 /* Candidate i has run as nodes[i]: the winner joins the text and is sent. Returns its node, or -1 if the choice has ended. */
 static int32_t settle(ot_decoder *d, ot_choice *c, ot_turn *t, const uint8_t *nodes)
 {
@@ -265,8 +319,8 @@ static int32_t settle(ot_decoder *d, ot_choice *c, ot_turn *t, const uint8_t *no
 
 static void plan(const ot_decoder *d, const ot_choice *c, ot_turn *t)
 {
-    t->n_nodes = c->pending.n;
-    for (uint32_t i = 0; i < c->pending.n; i++)
+    t->n_nodes = tries_first(d, c, t->n_sharing) ? 1 : c->pending.n;
+    for (uint32_t i = 0; i < t->n_nodes; i++)
         t->nodes[i] = (ot_node){c->pending.candidates[i].token, -1};
     if (ot_draft_limit(c->request) > 0 && (c->request->intervention->candidates == 1 || can_prune(c->request)))
         ot_draft_plan(&d->draft_costs, c, t, c->pending.n == 1 ? 1 : LIKELIEST_WINS);
@@ -281,6 +335,11 @@ static void end_turn(ot_decoder *d, ot_choice *c, const ot_turn *t)
 static void judge(ot_decoder *d, ot_choice *c, ot_turn *t)
 {
     uint8_t nodes[OT_MAX_NODES];
+    if (t->n_nodes - t->n_optional < c->pending.n && !first_settles(d, c, t, 0)) {
+        count_scored(d, c->request, 1);
+        end_turn(d, c, t);
+        return;
+    }
     for (uint32_t i = 0; i < c->pending.n; i++)
         nodes[i] = (uint8_t)i;
     int32_t winner = settle(d, c, t, nodes);
@@ -290,9 +349,12 @@ static void judge(ot_decoder *d, ot_choice *c, ot_turn *t)
         end_turn(d, c, t);
 }
 
-/* The nodes after `parent` that bear the candidates; false if one has none. */
-static bool find_nodes(const ot_choice *c, const ot_turn *t, uint32_t parent, uint8_t *nodes)
+/* The nodes after `parent` that bear the candidates which may win; false if one has none. */
+static bool find_nodes(const ot_decoder *d, ot_choice *c, const ot_turn *t, uint32_t parent, uint8_t *nodes)
 {
+    const int32_t first = c->pending.n > 1 ? ot_draft_child(t, parent, c->pending.candidates[0].token) : -1;
+    if (first >= 0 && can_prune(c->request))
+        first_settles(d, c, t, (uint32_t)first);
     for (uint32_t i = 0; i < c->pending.n; i++) {
         int32_t node = ot_draft_child(t, parent, c->pending.candidates[i].token);
         if (node < 0)
@@ -309,7 +371,7 @@ static void advance(ot_decoder *d, ot_choice *c, ot_turn *t, const ot_logits *lo
         return;
     uint8_t nodes[OT_MAX_NODES];
     int32_t node = t->wanted[0];
-    while (!c->pending.is_plain && ot_draft_goes_on(c) && find_nodes(c, t, (uint32_t)node, nodes) && (node = settle(d, c, t, nodes)) >= 0) {
+    while (!c->pending.is_plain && ot_draft_goes_on(c) && find_nodes(d, c, t, (uint32_t)node, nodes) && (node = settle(d, c, t, nodes)) >= 0) {
         t->decided = ot_draft_logits_of(t, (uint32_t)node);
         decide(d, c, &logits[t->decided]);
     }

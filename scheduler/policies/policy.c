@@ -75,7 +75,7 @@ bool ot_policy_read(ot_decoder *d, ot_choice *c, const ot_logits *logits, bool n
     if (r->logprobs || (needs_norm && at->adjusted == at->raw))
         at->raw_norm = ot_sampler_normalize(d->sampler, at->raw);
     c->pending.n = c->pending.at = c->pending.n_top = 0;
-    c->pending.is_plain = false;
+    c->pending.is_plain = c->pending.first_was_tried = false;
     if (r->top_logprobs > 0)
         note_alternatives(d, c, at);
     return true;

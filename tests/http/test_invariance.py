@@ -86,8 +86,8 @@ REQUESTS = {
     "scored": ("/v1/score", {"input": [LONG, "what a lovely day", "you idiot"], "heads": ["toxicity"], "per_token": True}),
 }
 # What may differ between two answers to one request: the counters of the prefix cache, the stamps, and how much was guessed ahead (which
-# depends on the rows that others leave), with the candidates that were scored behind guesses.
-VOLATILE = {"id", "created", "prompt_tokens_details", "cached_tokens", "completion_tokens_details"}
+# depends on the rows that others leave), with the candidates that were scored to find the winner (in one wave or two, by what rows cost).
+VOLATILE = {"id", "created", "prompt_tokens_details", "cached_tokens", "completion_tokens_details", "candidates_scored"}
 
 
 def settled(value):
@@ -99,10 +99,7 @@ def settled(value):
 
 def ask(server, name):
     path, body = REQUESTS[name]
-    answer = settled(server.post(path, body, timeout=300).ok())
-    if "speculative" in body.get("intervention", {}):
-        answer["usage"]["intervention"].pop("candidates_scored")
-    return answer
+    return settled(server.post(path, body, timeout=300).ok())
 
 
 def first_difference(a, b, path=""):

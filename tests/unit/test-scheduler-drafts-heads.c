@@ -484,8 +484,9 @@ static void args_goes_on_along_right_guesses(void)
         ot_check_same_result(&with[0], &without[0], 2, "ARGS with drafts");
         printf("    weight %g, %s: %llu of %llu accepted\n", weights[i / 2], i % 2 ? "tree" : "chain",
                (unsigned long long)drafted.accepted_tokens, (unsigned long long)drafted.draft_tokens);
-        CHECK_UINT(drafted.candidates_scored, plain.candidates_scored);
-        CHECK_UINT(drafted.iteration_tokens.count, plain.iteration_tokens.count - drafted.accepted_tokens);
+        /* Guesses below the likeliest candidate can settle a position that would have taken two turns. */
+        CHECK(drafted.candidates_scored <= plain.candidates_scored);
+        CHECK(drafted.iteration_tokens.count <= plain.iteration_tokens.count - drafted.accepted_tokens);
         CHECK(drafted.accepted_tokens >= (i < 2 ? 20 : i < 4 ? 5 : 0));
     }
 }

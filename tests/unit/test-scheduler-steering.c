@@ -209,7 +209,7 @@ static void pruning_changes_nothing_but_the_work(void)
         printf("    weight %g: %.1f of 12 candidates scored\n", (double)weights[i], (double)scored[1] / N_NEW);
     }
     ot_test_context(NULL);
-    CHECK(all[1] < all[0] * 9 / 10);
+    CHECK(all[1] < all[0] * 11 / 20); /* bounds alone leave 0.64, the first candidate's score leaves less */
     ot_scheduler_close(&s);
 }
 
