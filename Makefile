@@ -31,8 +31,15 @@ LIBS_ORDERED := $(foreach r,config server train scheduler kv-cache engine gramma
 
 all: $(BUILD)/otter
 
-$(BUILD)/otter: $(call obj,$(SRC_cli)) $(LIBS)
-	$(CC) $(CFLAGS_ALL) $(LDFLAGS) -o $@ $(call obj,$(SRC_cli)) $(LIBS_ORDERED) $(LDLIBS_ALL)
+$(BUILD)/otter: $(call obj,$(SRC_cli)) $(BUILD)/obj/gen/commit.o $(LIBS)
+	$(CC) $(CFLAGS_ALL) $(LDFLAGS) -o $@ $(call obj,$(SRC_cli)) $(BUILD)/obj/gen/commit.o $(LIBS_ORDERED) $(LDLIBS_ALL)
+
+# The commit that `otter --version` names; written anew only when it is another one.
+COMMIT := $(shell git describe --always --dirty --abbrev=12 2>/dev/null || echo a release)
+$(BUILD)/gen/commit.c: $(if $(filter-out $(COMMIT),$(shell cat $(BUILD)/gen/commit 2>/dev/null)),always)
+	@mkdir -p $(@D)
+	@echo '$(COMMIT)' >$(BUILD)/gen/commit
+	@printf 'extern const char ot_build_commit[];\nconst char ot_build_commit[] = "%s";\n' '$(COMMIT)' >$@
 
 define room_rule
 $(BUILD)/lib/$(1).a: $(call obj,$(call room_sources,$(1)))
@@ -99,6 +106,39 @@ bench-peer: $(BUILD)/otter $(BUILD)/tests/bench/load-client
 	tests/bench/peer-install --dir $(BUILD)/peer
 	python3 tests/bench/peer.py --build $(BUILD) --peer-dir $(BUILD)/peer/bin --out $(BUILD)/peer/report $(PEER_FLAGS)
 
+# ---- Installing (packaging/README.md) ----
+PREFIX ?= /usr/local
+BINDIR ?= $(PREFIX)/bin
+DATADIR ?= $(PREFIX)/share
+SYSCONFDIR ?= $(if $(filter /usr,$(PREFIX)),/etc,$(PREFIX)/etc)
+UNITDIR ?= $(PREFIX)/lib/systemd/system
+SYSUSERSDIR ?= $(PREFIX)/lib/sysusers.d
+TMPFILESDIR ?= $(PREFIX)/lib/tmpfiles.d
+INSTALL ?= install
+MODEL := models/smollm2-135m-instruct-q4_1.gguf
+# What installed files say of where they lie.
+with_folders = sed -e 's|@BINDIR@|$(BINDIR)|g' -e 's|@DATADIR@|$(DATADIR)|g' -e 's|@SYSCONFDIR@|$(SYSCONFDIR)|g'
+
+install: $(BUILD)/otter
+	$(INSTALL) -d $(addprefix $(DESTDIR),$(BINDIR) $(DATADIR)/otter/heads $(DATADIR)/otter/models $(DATADIR)/man/man1 $(DATADIR)/bash-completion/completions \
+	    $(DATADIR)/zsh/vendor-completions $(SYSCONFDIR)/otter $(UNITDIR) $(SYSUSERSDIR) $(TMPFILESDIR))
+	$(INSTALL) -m 755 $(BUILD)/otter $(DESTDIR)$(BINDIR)/otter
+	$(INSTALL) -m 644 heads/*.gguf $(DESTDIR)$(DATADIR)/otter/heads
+	[ ! -e $(MODEL) ] || $(INSTALL) -m 644 $(MODEL) $(DESTDIR)$(DATADIR)/otter/models
+	$(with_folders) packaging/otter.service.in >$(DESTDIR)$(UNITDIR)/otter.service
+	$(INSTALL) -m 644 packaging/otter.sysusers $(DESTDIR)$(SYSUSERSDIR)/otter.conf
+	$(INSTALL) -m 644 packaging/otter.tmpfiles $(DESTDIR)$(TMPFILESDIR)/otter.conf
+	[ -e $(DESTDIR)$(SYSCONFDIR)/otter/otter.yaml ] || $(with_folders) packaging/otter.yaml.in >$(DESTDIR)$(SYSCONFDIR)/otter/otter.yaml
+	scripts/make-manuals $(BUILD)/otter $(DESTDIR)$(DATADIR)
+
+uninstall:
+	rm -rf $(DESTDIR)$(BINDIR)/otter $(DESTDIR)$(DATADIR)/otter $(DESTDIR)$(UNITDIR)/otter.service $(DESTDIR)$(SYSUSERSDIR)/otter.conf \
+	    $(DESTDIR)$(TMPFILESDIR)/otter.conf $(DESTDIR)$(DATADIR)/man/man1/otter*.1 $(DESTDIR)$(DATADIR)/bash-completion/completions/otter \
+	    $(DESTDIR)$(DATADIR)/zsh/vendor-completions/_otter
+
+deb:
+	packaging/build-deb $(BUILD)/deb
+
 clean:
 	rm -rf $(BUILD)
 
@@ -106,10 +146,12 @@ help:
 	@echo "make            build $(BUILD)/otter; RELEASE=1 leaves the checks of invariants out"
 	@echo "make tests      build the C tests under $(BUILD)/tests"
 	@echo "make bench-peer build llama.cpp beside $(BUILD)/otter and run both, in turn, on the default model"
+	@echo "make install    put it under PREFIX (/usr/local); make uninstall takes it away"
+	@echo "make deb        a Debian package in $(BUILD)/deb"
 	@echo "make clean      remove $(BUILD)"
 	@echo "Everything at once, with packages: ./test"
 
-.PHONY: all always tests bench-peer clean help
+.PHONY: all always tests bench-peer install uninstall deb clean help
 # Objects of tests are kept. Never `.SECONDARY:` for all: make would then not compile a source whose object is missing but whose archive
 # is newer, such as a file that appeared while the archive was being made.
 .SECONDARY: $(call obj,$(filter-out tests/support/%,$(wildcard tests/*/*.c)))

@@ -4,6 +4,17 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "server/server.h"
+
+#if defined(__clang__)
+#define COMPILER "clang"
+#else
+#define COMPILER "gcc"
+#endif
+
+/* The commit of the sources, "a release" outside a repository: made by the Makefile. */
+extern const char ot_build_commit[];
+
 static const struct {
     const char *name;
     int (*run)(int argc, char **argv);
@@ -28,6 +39,15 @@ static void print_usage(FILE *to)
     fprintf(to, "\n`otter COMMAND --help` tells more. Exit status: 0 done, 1 failed, 2 wrong usage.\n");
 }
 
+/* The first line is for programs; the others are what a report of a fault should say. */
+static void print_version(void)
+{
+    printf("otter %s\n", OTTER_VERSION);
+    char libraries[256];
+    ot_server_describe_libraries(libraries, sizeof libraries);
+    printf("built from %s by " COMPILER " " __VERSION__ "\nwith %s\n", ot_build_commit, libraries);
+}
+
 int main(int argc, char **argv)
 {
     if (argc < 2) {
@@ -39,7 +59,7 @@ int main(int argc, char **argv)
         return 0;
     }
     if (strcmp(argv[1], "--version") == 0) {
-        printf("otter %s\n", OTTER_VERSION);
+        print_version();
         return 0;
     }
     for (size_t i = 0; i < sizeof commands / sizeof commands[0]; i++)

@@ -11,6 +11,7 @@
 #include <stdio.h>
 
 #include "server/http-loop.h"
+#include "server/service-notify.h"
 
 enum {
     LATE_MS = 1000,  /* for requests that were on their way when the socket closed */
@@ -71,6 +72,8 @@ static void on_signal(uv_signal_t *signal, int number)
 {
     (void)number;
     ot_server *server = signal->data;
+    if (!server->leaving)
+        ot_service_notify("STOPPING=1\nSTATUS=Draining");
     if (server->draining) {
         stop(server);
     } else if (server->leaving || server->options.drain_delay_s == 0) {

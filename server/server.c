@@ -9,6 +9,7 @@
 
 #include "server/http-loop.h"
 #include "server/moderation.h"
+#include "server/service-notify.h"
 
 void ot_server_options_default(ot_server_options *options)
 {
@@ -320,6 +321,7 @@ const char *ot_server_chat_problem(const ot_server *server)
 ot_status ot_server_run(ot_server *server, ot_error *err)
 {
     signal(SIGPIPE, SIG_IGN); /* a client that left is an error of write, not a signal */
+    ot_service_notify("READY=1\nSTATUS=Serving");
     return ot_http_loop_run(server, err);
 }
 

@@ -75,6 +75,9 @@ const char *ot_server_chat_problem(const ot_server *server);
 ot_status ot_server_run(ot_server *server, ot_error *err);
 void ot_server_close(ot_server **server);
 
+/* "libmicrohttpd 0.9.75, ...": the versions in use, for `otter --version`. */
+void ot_server_describe_libraries(char *text, size_t size);
+
 /* Every route, for the test that holds api-spec/openapi.yaml against them: false past the last. */
 typedef struct ot_route_info {
     const char *method; /* "POST" */

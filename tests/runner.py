@@ -27,7 +27,7 @@ import time
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 BUILD = pathlib.Path(os.environ.get("BUILD", "build"))
 PYTHON = os.environ.get("OTTER_TEST_PYTHON", sys.executable)
-FOLDERS = ["lint", "unit", "kernels", "fuzz", "golden", "http"]  # first these, then any other
+FOLDERS = ["lint", "unit", "kernels", "fuzz", "golden", "http", "packages"]  # first these, then any other
 NOT_TESTS = {"support", "bench"}
 USUAL_TIMEOUT_S = 120
 SKIPPED = 77

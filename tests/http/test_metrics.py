@@ -10,6 +10,8 @@ import subprocess
 import sys
 import tempfile
 
+import yaml
+
 from server_process import HEAD, ROOT, Server, SkipCase, expect, expect_true, in_parallel, require_model, run_cases
 
 TYPES = {
@@ -31,6 +33,7 @@ TYPES = {
                   "vllm:request_params_max_tokens", "vllm:iteration_tokens_total", "otter_step_seconds"],
 }
 DASHBOARD = ROOT / "docker" / "grafana" / "dashboards" / "otter.json"
+ALERTS = ROOT / "docker" / "alerts.yaml"
 
 
 def promtool(*arguments, stdin=None):
@@ -190,11 +193,12 @@ def serves_while_busy(server):
     expect(in_parallel([work, work] + [scrape] * 8), [64, 64] + [200] * 8)
 
 
-def feeds_the_dashboard(server):
+def feeds_dashboard_and_alerts(server):
     panels = json.loads(DASHBOARD.read_text())["panels"]
     queries = [(panel["title"], target["expr"].replace("$__rate_interval", "1m"))
                for panel in panels for target in panel.get("targets", [])]
     expect_true(len(queries) > 20, f"{len(queries)} queries")
+    queries += [(rule["alert"], rule["expr"]) for group in yaml.safe_load(ALERTS.read_text())["groups"] for rule in group["rules"]]
     types = declared_types(server)
     served = set(types) | {name + suffix for name, kind in types.items() if kind == "histogram"
                            for suffix in ("_bucket", "_sum", "_count")}
@@ -202,7 +206,7 @@ def feeds_the_dashboard(server):
                for name in re.findall(r"\b(?:vllm:|otter_|process_)[a-z0-9_]+", query) if name not in served}
     if not HEAD.exists():
         unknown = {(title, name) for title, name in unknown if not name.startswith("otter_head_score")}
-    expect(unknown, set(), "asked for by the dashboard and not served")
+    expect(unknown, set(), "asked for by the dashboard or an alert, and not served")
     rules = {"groups": [{"name": "dashboard", "rules": [{"record": f"query:{i}", "expr": query}
                                                           for i, (_, query) in enumerate(queries)]}]}
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file:  # JSON is YAML
@@ -222,8 +226,7 @@ def main():
     head = ["--head", f"toxicity={HEAD}"] if HEAD.exists() else []
     with Server("--threads", "2", *head) as server:
         return run_cases([is_accepted_by_promtool, has_every_metric_with_its_type, counts_what_is_asked_for, counts_a_request_once, counts_drafts_by_position,
-                          counts_steering,
-                          labels_never_come_from_clients, buckets_are_cumulative, serves_while_busy, feeds_the_dashboard,
+                          counts_steering, labels_never_come_from_clients, buckets_are_cumulative, serves_while_busy, feeds_dashboard_and_alerts,
                           configures_prometheus], server)
 
 
