@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "server/completion.h"
+#include "server/dialects/dialect.h"
 #include "server/token-name.h"
 
 /* What is infinitely improbable; JSON has no infinity, and OpenAI's API writes this. */
@@ -156,10 +157,9 @@ static void put_chat_entry(const ot_completion *c, ot_text *out, int32_t token, 
     ot_json_end_array(out);
 }
 
-static void put_chat_logprobs(const ot_completion *c, const ot_answer_choice *choice, ot_text *out)
+void ot_completion_put_token_logprobs(const ot_completion *c, const ot_answer_choice *choice, const char *key, ot_text *out)
 {
-    ot_json_begin_object(out, "logprobs");
-    ot_json_begin_array(out, "content");
+    ot_json_begin_array(out, key);
     for (uint32_t i = 0; i < choice->n_tokens; i++) {
         ot_json_begin_object(out, NULL);
         put_chat_entry(c, out, choice->tokens[i], choice->logprobs[i]);
@@ -174,6 +174,12 @@ static void put_chat_logprobs(const ot_completion *c, const ot_answer_choice *ch
         ot_json_end_object(out);
     }
     ot_json_end_array(out);
+}
+
+static void put_chat_logprobs(const ot_completion *c, const ot_answer_choice *choice, ot_text *out)
+{
+    ot_json_begin_object(out, "logprobs");
+    ot_completion_put_token_logprobs(c, choice, "content", out);
     ot_json_null(out, "refusal");
     ot_json_end_object(out);
 }
@@ -191,7 +197,7 @@ static void put_logprobs(const ot_completion *c, uint32_t index, bool with_promp
         put_text_logprobs(c, index, with_prompt, out);
 }
 
-static void put_signals(const ot_completion *c, const ot_answer_choice *choice, ot_text *out)
+void ot_completion_put_signals(const ot_completion *c, const ot_answer_choice *choice, ot_text *out)
 {
     if (c->n_signals == 0)
         return;
@@ -214,9 +220,8 @@ static void put_ids(ot_text *out, const char *key, const int32_t *ids, uint32_t 
 }
 
 /* What the guard refused, where that ended the choice. */
-static void put_guard(const ot_completion *c, uint32_t index, ot_text *out)
+void ot_completion_put_guard(const ot_completion *c, const ot_answer_choice *choice, ot_text *out)
 {
-    const ot_answer_choice *choice = &c->choices[index];
     if (choice->finish != OT_FINISH_FILTER || choice->refused.token < 0)
         return;
     ot_json_begin_object(out, "guard");
@@ -230,8 +235,8 @@ static void put_extensions(const ot_completion *c, uint32_t index, bool first, o
 {
     const ot_answer_choice *choice = &c->choices[index];
     const ot_prompt *prompt = &c->prompts.items[index / c->n];
-    put_signals(c, choice, out);
-    put_guard(c, index, out);
+    ot_completion_put_signals(c, choice, out);
+    ot_completion_put_guard(c, choice, out);
     if (!c->return_token_ids)
         return;
     put_ids(out, "token_ids", choice->tokens, choice->n_tokens);
@@ -249,7 +254,7 @@ static void put_head(const ot_completion *c, const char *object, ot_text *out)
     ot_json_string(out, "system_fingerprint", c->api->fingerprint);
 }
 
-static void put_usage(const ot_completion *c, ot_text *out)
+ot_request_usage ot_completion_usage(const ot_completion *c)
 {
     ot_request_usage sum = {0};
     for (uint32_t i = 0; i < c->n_requests; i++) {
@@ -262,6 +267,23 @@ static void put_usage(const ot_completion *c, ot_text *out)
         sum.candidates_scored += u.candidates_scored;
         sum.changed_tokens += u.changed_tokens;
     }
+    return sum;
+}
+
+void ot_completion_put_intervention_usage(const ot_completion *c, ot_text *out)
+{
+    if (!c->intervened)
+        return;
+    ot_request_usage sum = ot_completion_usage(c);
+    ot_json_begin_object(out, "intervention");
+    ot_json_uint(out, "candidates_scored", sum.candidates_scored);
+    ot_json_uint(out, "changed_tokens", sum.changed_tokens);
+    ot_json_end_object(out);
+}
+
+static void put_usage(const ot_completion *c, ot_text *out)
+{
+    ot_request_usage sum = ot_completion_usage(c);
     ot_json_begin_object(out, "usage");
     ot_json_uint(out, "prompt_tokens", sum.prompt_tokens);
     ot_json_uint(out, "completion_tokens", sum.completion_tokens);
@@ -273,12 +295,7 @@ static void put_usage(const ot_completion *c, ot_text *out)
     ot_json_uint(out, "accepted_prediction_tokens", sum.accepted_prediction_tokens);
     ot_json_uint(out, "rejected_prediction_tokens", sum.rejected_prediction_tokens);
     ot_json_end_object(out);
-    if (c->intervened) {
-        ot_json_begin_object(out, "intervention");
-        ot_json_uint(out, "candidates_scored", sum.candidates_scored);
-        ot_json_uint(out, "changed_tokens", sum.changed_tokens);
-        ot_json_end_object(out);
-    }
+    ot_completion_put_intervention_usage(c, out);
     ot_json_end_object(out);
 }
 
@@ -329,6 +346,10 @@ static void put_choice(const ot_completion *c, uint32_t index, ot_text *out)
 void ot_completion_format(void *job)
 {
     const ot_completion *c = job;
+    if (c->dialect) {
+        c->dialect->format(c, c->out);
+        return;
+    }
     put_head(c, c->chat ? "chat.completion" : "text_completion", c->out);
     ot_json_begin_array(c->out, "choices");
     for (uint32_t i = 0; i < c->n_choices; i++)

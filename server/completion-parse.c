@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "server/completion.h"
+#include "server/dialects/dialect.h"
 #include "server/known-fields.h"
 
 enum { DEFAULT_MAX_TOKENS = 16 }; /* of a text completion, as OpenAI has it; a chat answer may fill the context */
@@ -146,8 +147,15 @@ void ot_completion_parse(void *job)
 {
     ot_completion *c = job;
     ot_status status = ot_json_read(c->source->data, c->source->size, &c->api->json, &c->body, &c->error);
+    if (!status && c->dialect) {
+        c->asked = c->body;
+        c->body = NULL;
+        status = c->dialect->translate(c->asked, &c->body, &c->error);
+    }
     if (!status)
         status = parse_object(c, (ot_fields){c->body, ""}, &c->error);
+    if (!status && c->dialect && c->n > 1)
+        status = ot_fail_param(&c->error, OT_ERR_UNSUPPORTED, "n", "'n' is not supported by this route: an answer has one text");
     if (status && !c->error.code)
         c->error.code = status;
 }

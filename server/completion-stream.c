@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "server/completion.h"
+#include "server/dialects/dialect.h"
 
 enum { ENOUGH_BYTES = 16384 };
 
@@ -29,6 +30,25 @@ static bool may_open(const ot_completion *c, const ot_answer_choice *choice)
     return choice->n_tokens || choice->finish != OT_FINISH_NONE || (c->chat && !c->n_signals && !c->params.logprobs);
 }
 
+/* The same in a dialect, whose last events hold the whole text again. */
+static bool fill_dialect(ot_completion *c, ot_answer_choice *choice, ot_text *out)
+{
+    if (!choice->opened)
+        c->dialect->begin(c, out);
+    choice->opened = true;
+    ot_text_append(&c->whole, choice->text.data ? choice->text.data : "", choice->text.size);
+    if (choice->n_tokens) {
+        c->last_token = choice->tokens[choice->n_tokens - 1];
+        if (choice->text.size || c->params.logprobs || c->n_signals)
+            c->dialect->chunk(c, out);
+    }
+    forget_tokens(choice);
+    choice->closed = choice->finish != OT_FINISH_NONE;
+    if (choice->closed)
+        c->dialect->end(c, out);
+    return !c->whole.failed;
+}
+
 /* Writes a chunk if there is news; false out of memory. *more: the ring may hold further tokens. */
 static bool fill_choice(ot_completion *c, uint32_t index, ot_text *out, bool *more)
 {
@@ -41,6 +61,8 @@ static bool fill_choice(ot_completion *c, uint32_t index, ot_text *out, bool *mo
     *more |= n == OT_READ_TOKENS;
     if (choice->finish == OT_FINISH_ERROR || choice->finish == OT_FINISH_CANCELLED)
         return true; /* told once for all choices */
+    if (c->dialect)
+        return fill_dialect(c, choice, out);
     if (has_news(c, choice) && (choice->opened || may_open(c, choice))) {
         ot_completion_format_chunk(c, index, !choice->opened, out);
         choice->opened = true;
@@ -83,13 +105,16 @@ ot_fill ot_completion_fill(ot_exchange *x)
     } while (more && x->out.size == 0 && !failure);
     if (!failure)
         failure = ot_completion_failure(c);
-    if (failure)
+    if (failure && c->dialect)
+        c->dialect->fail(c, failure, &x->out);
+    else if (failure)
         put_event(&x->out, failure);
     else if (!all_closed(c))
         return x->out.size ? OT_FILL_MORE : OT_FILL_WAIT;
     else if (c->include_usage)
         ot_completion_format_usage_chunk(c, &x->out);
-    ot_text_puts(&x->out, "data: [DONE]\n\n");
+    if (!c->dialect)
+        ot_text_puts(&x->out, "data: [DONE]\n\n");
     c->done_sent = true;
     return OT_FILL_END;
 }

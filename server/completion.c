@@ -1,5 +1,6 @@
 /* The handlers of /v1/completions and /v1/chat/completions: parse, submit, collect, answer. */
 #include "server/completion.h"
+#include "server/dialects/dialect.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -118,6 +119,8 @@ static void release(void *job)
         free(choice->offsets);
     }
     json_decref(c->body);
+    json_decref(c->asked);
+    ot_text_free(&c->whole);
     ot_arena_free(&c->arena);
     free(c);
 }
@@ -248,19 +251,26 @@ static void after_parse(ot_exchange *x)
     c->source = NULL;
     if (c->error.code == OT_ERR_TOO_LONG)
         ot_scheduler_count_too_long(x->server->scheduler, c->prompts.n);
-    if (!c->error.code && submit(c) && !c->error.code)
+    if (!c->error.code && !c->render && submit(c) && !c->error.code)
         c->error.code = OT_ERR_NOMEM;
     json_decref(c->body);
     c->body = NULL;
     if (c->error.code) {
+        if (c->dialect)
+            ot_dialect_rename(c->dialect, &c->error);
         ot_exchange_fail(x, &c->error);
+        return;
+    }
+    if (c->render) {
+        c->render(c, &x->out);
+        ot_exchange_reply_json(x);
         return;
     }
     if (c->stream)
         ot_exchange_stream(x);
 }
 
-static void handle(ot_exchange *x, bool chat)
+void ot_completion_begin(ot_exchange *x, bool chat, const ot_dialect *dialect, void (*render)(const ot_completion *c, ot_text *out))
 {
     static const ot_job_ops ops = {on_output, ot_completion_fill, cancel, release};
     ot_completion *c = calloc(1, sizeof *c);
@@ -270,12 +280,15 @@ static void handle(ot_exchange *x, bool chat)
     }
     char random[25];
     ot_random_id(random);
-    snprintf(c->id, sizeof c->id, "%s-%s", chat ? "chatcmpl" : "cmpl", random);
+    snprintf(c->id, sizeof c->id, "%s%s", dialect ? dialect->id_prefix : chat ? "chatcmpl-" : "cmpl-", random);
+    ot_text_init(&c->whole, MAX_CHOICE_TEXT_BYTES);
     c->created_s = (int64_t)time(NULL);
     c->api = &x->server->api;
     c->x = x;
     c->source = &x->body;
     c->chat = chat;
+    c->dialect = dialect;
+    c->render = render;
     memcpy(c->params.cache_salt, x->key.salt, sizeof c->params.cache_salt);
     memcpy(&c->params.client, x->key.salt, sizeof c->params.client); /* clients are told apart by their keys */
     ot_exchange_set_job(x, c, &ops);
@@ -285,10 +298,20 @@ static void handle(ot_exchange *x, bool chat)
 
 void ot_handle_completions(ot_exchange *x)
 {
-    handle(x, false);
+    ot_completion_begin(x, false, NULL, NULL);
 }
 
 void ot_handle_chat_completions(ot_exchange *x)
 {
-    handle(x, true);
+    ot_completion_begin(x, true, NULL, NULL);
+}
+
+void ot_handle_responses(ot_exchange *x)
+{
+    ot_completion_begin(x, true, &ot_dialect_responses, NULL);
+}
+
+void ot_handle_messages(ot_exchange *x)
+{
+    ot_completion_begin(x, true, &ot_dialect_messages, NULL);
 }

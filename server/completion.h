@@ -1,4 +1,5 @@
-/* A job of the two completion routes: parsed, submitted as one scheduler request a prompt, collected or streamed, formatted.
+/* A job of the completion routes, and of those that are adapters over them (dialects/dialect.h): parsed, submitted as one scheduler request a
+ * prompt, collected or streamed, formatted.
  *
  *     completion-parse.c    the body to a job                  (loop or worker)
  *     completion.c          handlers, submission, collection   (loop)
@@ -11,6 +12,8 @@
 #define OTTER_SERVER_COMPLETION_H
 
 #include "server/exchange.h"
+
+typedef struct ot_dialect ot_dialect;
 
 /* Tokens of one choice: all of them, or in a stream those of the chunk being written. */
 typedef struct ot_answer_choice {
@@ -37,6 +40,10 @@ typedef struct ot_completion {
     json_t *body;            /* kept until submission: stop strings are borrowed from it */
     ot_text *source;         /* the body's text until it is parsed */
     bool chat;
+    const ot_dialect *dialect; /* NULL: OpenAI's completions */
+    json_t *asked;           /* a dialect's body as it was sent; kept to the end, since answers repeat parts of it */
+    /* What answers instead of running the prompts, or NULL (render-routes.c). */
+    void (*render)(const struct ot_completion *c, ot_text *out);
     ot_error error;          /* of parsing or submission */
 
     /* Asked for */
@@ -60,6 +67,9 @@ typedef struct ot_completion {
     ot_answer_choice *choices;
     uint32_t next_choice;    /* a stream serves its choices in turn */
     bool done_sent;          /* of a stream */
+    uint64_t n_events;       /* of a dialect's stream */
+    ot_text whole;           /* ... and all of its text so far */
+    int32_t last_token;      /* ... and its last token */
     ot_text *out;            /* for a worker that formats: x->out */
 } ot_completion;
 
@@ -67,6 +77,8 @@ typedef struct ot_completion {
 void ot_completion_parse(void *job);
 
 /* completion.c */
+/* Begins a job for an exchange: a text or chat completion, the latter also in a dialect. `render` as in ot_completion. */
+void ot_completion_begin(ot_exchange *x, bool chat, const ot_dialect *dialect, void (*render)(const ot_completion *c, ot_text *out));
 ot_token_out *ot_completion_scratch(void); /* room for OT_READ_TOKENS, of the loop's thread */
 #define OT_READ_TOKENS 32
 /* Reads what is settled of one choice, at most OT_READ_TOKENS; false out of memory. *n is how many came. */
@@ -79,6 +91,13 @@ void ot_completion_format(void *job); /* the whole answer into job->out */
 /* One chunk of a choice. `first` asks for role or echo; the finish reason is written if the choice has ended. */
 void ot_completion_format_chunk(const ot_completion *c, uint32_t choice, bool first, ot_text *out);
 void ot_completion_format_usage_chunk(const ot_completion *c, ot_text *out);
+/* Parts of an answer, for dialects. */
+ot_request_usage ot_completion_usage(const ot_completion *c); /* of all requests together */
+void ot_completion_put_intervention_usage(const ot_completion *c, ot_text *out);
+void ot_completion_put_signals(const ot_completion *c, const ot_answer_choice *choice, ot_text *out);
+void ot_completion_put_guard(const ot_completion *c, const ot_answer_choice *choice, ot_text *out);
+/* A list with an entry for each token of the choice, as chat completions have it. */
+void ot_completion_put_token_logprobs(const ot_completion *c, const ot_answer_choice *choice, const char *key, ot_text *out);
 
 /* completion-stream.c */
 ot_fill ot_completion_fill(ot_exchange *x);

@@ -142,6 +142,12 @@ void ot_exchange_drop_body(ot_exchange *x);
 
 void ot_handle_completions(ot_exchange *x);
 void ot_handle_chat_completions(ot_exchange *x);
+void ot_handle_render_completions(ot_exchange *x);
+void ot_handle_render_chat(ot_exchange *x);
+void ot_handle_responses(ot_exchange *x);
+void ot_handle_response(ot_exchange *x);
+void ot_handle_messages(ot_exchange *x);
+void ot_handle_count_tokens(ot_exchange *x);
 void ot_handle_score(ot_exchange *x);
 void ot_handle_moderations(ot_exchange *x);
 void ot_handle_models(ot_exchange *x);

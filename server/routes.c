@@ -7,6 +7,13 @@
 static const ot_route routes[] = { /* open, work, manage */
     {"POST", "/v1/completions", ot_handle_completions, false, true, false},
     {"POST", "/v1/chat/completions", ot_handle_chat_completions, false, true, false},
+    {"POST", "/v1/completions/render", ot_handle_render_completions, false, true, false},
+    {"POST", "/v1/chat/completions/render", ot_handle_render_chat, false, true, false},
+    {"POST", "/v1/responses", ot_handle_responses, false, true, false},
+    {"GET", "/v1/responses/{id}", ot_handle_response, false, false, false},
+    {"DELETE", "/v1/responses/{id}", ot_handle_response, false, false, false},
+    {"POST", "/v1/messages", ot_handle_messages, false, true, false},
+    {"POST", "/v1/messages/count_tokens", ot_handle_count_tokens, false, true, false},
     {"POST", "/v1/score", ot_handle_score, false, true, false},
     {"POST", "/v1/moderations", ot_handle_moderations, false, true, false},
     {"GET", "/v1/models", ot_handle_models, false, false, false},
