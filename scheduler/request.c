@@ -40,7 +40,7 @@ static void *copy(arena *a, const void *from, size_t n, size_t size)
 /* ---- Layout ---------------------------------------------------------------------------------------------- */
 
 typedef struct sizes {
-    uint32_t max_new, ring, held, longest_stop;
+    uint32_t max_new, ring, held, longest_stop, n_embd;
 } sizes;
 
 static void lay_stops(arena *a, ot_request *r, const ot_request_params *p)
@@ -99,7 +99,9 @@ static void lay_out(arena *a, const ot_request_params *p, const sizes *z)
     float *logprob = take(a, p->prompt_logprobs ? p->n_prompt : 0, sizeof *logprob);
     ot_token_logprob *top = take(a, p->prompt_logprobs ? (size_t)p->n_prompt * p->top_logprobs : 0, sizeof *top);
     float *score = take(a, p->prompt_scores ? (size_t)p->n_prompt * p->intervention.n_signals : 0, sizeof *score);
+    double *pooled = take(a, p->pooling != OT_POOL_NONE ? z->n_embd : 0, sizeof *pooled);
     if (r != NULL) {
+        r->pooled = p->pooling != OT_POOL_NONE ? pooled : NULL;
         r->stop_tokens = stop_tokens;
         r->intervention = intervention;
         r->sampling = p->sampling;
@@ -168,6 +170,7 @@ static void fill(ot_request *r, const ot_request_params *p, const sizes *z)
     r->logprobs = p->logprobs || p->top_logprobs > 0;
     r->prompt_logprobs = p->prompt_logprobs;
     r->prompt_scores = r->prompt_score != NULL;
+    r->pooling = p->pooling;
     r->uses_cache = !p->no_prefix_cache;
     r->top_logprobs = p->top_logprobs;
     r->n_stops = p->n_stops;
@@ -177,10 +180,10 @@ static void fill(ot_request *r, const ot_request_params *p, const sizes *z)
 }
 
 ot_status ot_request_build(ot_request **out, const ot_request_params *p, uint32_t max_new, uint32_t output_ring,
-                           uint32_t longest_token, ot_error *err)
+                           uint32_t longest_token, uint32_t n_embd, ot_error *err)
 {
     *out = NULL;
-    sizes z = {.max_new = max_new};
+    sizes z = {.max_new = max_new, .n_embd = n_embd};
     for (uint32_t i = 0; i < p->n_stops; i++)
         if (strlen(p->stops[i]) > z.longest_stop)
             z.longest_stop = (uint32_t)strlen(p->stops[i]);
@@ -338,6 +341,7 @@ ot_prompt_out ot_request_prompt(const ot_request *r)
         .logprobs = r->prompt_logprob,
         .top = r->prompt_top,
         .scores = r->prompt_score,
+        .pooled = r->pooled,
         .last_scores = r->intervention->n_signals > 0 ? r->last_scores : NULL,
         .cached_tokens = atomic_load_explicit(&r->cached_tokens_seen, memory_order_relaxed),
     };

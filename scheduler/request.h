@@ -214,6 +214,8 @@ struct ot_request {
     ot_token_logprob *prompt_top; /* (n_prompt, top_logprobs) */
     float *prompt_score;          /* (n_signals, n_prompt) */
     float last_scores[OT_MAX_SIGNALS];
+    ot_pooling pooling;
+    double *pooled;               /* (n_embd) the sum so far, then the result; NULL without pooling */
     bool prompt_done, was_admitted;
     double admitted_s, first_token_s;
     uint32_t cached_tokens;
@@ -247,7 +249,7 @@ struct ot_request {
 /* Lays out and fills a request from checked parameters. max_new, and the sizes of the vocabulary's longest token, are the
  * scheduler's. One reference. Heads are not taken over yet. */
 ot_status ot_request_build(ot_request **out, const ot_request_params *params, uint32_t max_new, uint32_t output_ring,
-                           uint32_t longest_token, ot_error *err);
+                           uint32_t longest_token, uint32_t n_embd, ot_error *err);
 /* Drops one reference; the last one releases the heads and frees. */
 void ot_request_unref(ot_request *r);
 /* Whether some head that steers has to see candidates as rows: ARGS as one pass over k candidates. */

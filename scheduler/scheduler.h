@@ -138,6 +138,9 @@ void ot_intervention_retain(const ot_intervention *intervention);
 /* Gives the references back, and forgets the heads. */
 void ot_intervention_release(ot_intervention *intervention);
 
+/* One vector for a prompt, from the base's last hidden states H_o. */
+typedef enum ot_pooling { OT_POOL_NONE, OT_POOL_MEAN /* over all positions */, OT_POOL_LAST /* of the last one */ } ot_pooling;
+
 /* What to run: one prompt, n choices. All pointers are copied at submission. */
 typedef struct ot_request_params {
     const int32_t *prompt;
@@ -156,6 +159,7 @@ typedef struct ot_request_params {
                                     * before steering, after nothing) */
     bool prompt_logprobs;          /* also for the prompt (echo) */
     bool prompt_scores;            /* scores of every prompt position */
+    ot_pooling pooling;            /* hidden states of the prompt as one vector */
     ot_sampling sampling;
     ot_intervention intervention;
     ot_grammar *grammar;           /* what every choice must follow; a reference that the request takes over on successful submission; NULL: none */
@@ -212,6 +216,7 @@ typedef struct ot_prompt_out {
     const ot_token_logprob *top;      /* (n_prompt, top_logprobs) */
     const float *scores;              /* (n_signals, n_prompt); NULL if not asked for */
     const float *last_scores;         /* (n_signals): at the last position; NULL without signals */
+    const double *pooled;             /* (n_embd): as `pooling` asks; NULL if it does not. A mean is summed in the order of positions */
     uint32_t cached_tokens;           /* served from the prefix cache */
 } ot_prompt_out;
 ot_prompt_out ot_request_prompt(const ot_request *r);

@@ -149,7 +149,8 @@ static ot_status build(ot_scheduler *s, const ot_request_params *p, ot_request *
     uint32_t max_new = 0;
     ot_status st = check(s, p, &max_new, reject, err);
     if (st == OT_OK)
-        st = ot_request_build(out, p, max_new, s->options.output_ring, s->decoder.longest_token, err);
+        st = ot_request_build(out, p, max_new, s->options.output_ring, s->decoder.longest_token, ot_model_get_info(s->model)->n_embd,
+                              err);
     if (st != OT_OK)
         return st;
     (*out)->policy = ot_policy_for(p);

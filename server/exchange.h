@@ -148,6 +148,7 @@ void ot_handle_responses(ot_exchange *x);
 void ot_handle_response(ot_exchange *x);
 void ot_handle_messages(ot_exchange *x);
 void ot_handle_count_tokens(ot_exchange *x);
+void ot_handle_embeddings(ot_exchange *x);
 void ot_handle_score(ot_exchange *x);
 void ot_handle_moderations(ot_exchange *x);
 void ot_handle_models(ot_exchange *x);

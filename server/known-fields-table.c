@@ -13,7 +13,7 @@
 
 static const ot_known_field rows[] = {
     /* ---- Read by a route ---- */
-    DONE("model", BOTH | OT_ON_SCORE | OT_ON_MODERATIONS),
+    DONE("model", BOTH | OT_ON_SCORE | OT_ON_MODERATIONS | OT_ON_EMBEDDINGS),
     DONE("prompt", OT_ON_COMPLETIONS | OT_ON_TOKENIZE),
     DONE("messages", TEXTS),
     DONE("add_generation_prompt", TEXTS),
@@ -60,7 +60,10 @@ static const ot_known_field rows[] = {
     DONE("grammar", BOTH),
     DONE("regex", BOTH),
     DONE("ebnf", BOTH),
-    DONE("input", OT_ON_SCORE | OT_ON_MODERATIONS),
+    DONE("input", OT_ON_SCORE | OT_ON_MODERATIONS | OT_ON_EMBEDDINGS),
+    DONE("encoding_format", OT_ON_EMBEDDINGS),
+    DONE("dimensions", OT_ON_EMBEDDINGS), /* only the model's own */
+    DONE("pooling", OT_ON_EMBEDDINGS),
     DONE("heads", OT_ON_SCORE),
     DONE("per_token", OT_ON_SCORE),
     DONE("content", OT_ON_TOKENIZE),

@@ -19,7 +19,8 @@ typedef enum ot_field_route {
     OT_ON_TOKENIZE = 16,
     OT_ON_DETOKENIZE = 32,
     OT_ON_APPLY_TEMPLATE = 64,
-    OT_ON_LOAD_HEAD = 128
+    OT_ON_LOAD_HEAD = 128,
+    OT_ON_EMBEDDINGS = 256
 } ot_field_route;
 
 typedef enum ot_field_fate {

@@ -14,6 +14,7 @@ static const ot_route routes[] = { /* open, work, manage */
     {"DELETE", "/v1/responses/{id}", ot_handle_response, false, false, false},
     {"POST", "/v1/messages", ot_handle_messages, false, true, false},
     {"POST", "/v1/messages/count_tokens", ot_handle_count_tokens, false, true, false},
+    {"POST", "/v1/embeddings", ot_handle_embeddings, false, true, false},
     {"POST", "/v1/score", ot_handle_score, false, true, false},
     {"POST", "/v1/moderations", ot_handle_moderations, false, true, false},
     {"GET", "/v1/models", ot_handle_models, false, false, false},

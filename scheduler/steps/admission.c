@@ -230,7 +230,7 @@ static bool take_from_others(ot_scheduler *s, const ot_choice *c, uint32_t n_slo
 static uint32_t match_prefix(ot_choice *c)
 {
     const ot_request *r = c->request;
-    if (!r->uses_cache || ((r->prompt_logprobs || r->prompt_scores) && !r->prompt_done))
+    if (!r->uses_cache || ((r->prompt_logprobs || r->prompt_scores || r->pooling == OT_POOL_MEAN) && !r->prompt_done))
         return 0;
     return ot_pages_match(c, c->pending.n > 0 ? c->n_text : c->n_text - 1);
 }

@@ -164,7 +164,7 @@ static bool wants_output(const ot_request *r, const ot_choice *c, uint32_t i)
 {
     if (i + 1 == c->n_text && c->pending.n == 0)
         return true;
-    return !r->prompt_done && (r->prompt_scores || (r->prompt_logprobs && i + 1 < r->n_prompt));
+    return !r->prompt_done && (r->prompt_scores || r->pooling == OT_POOL_MEAN || (r->prompt_logprobs && i + 1 < r->n_prompt));
 }
 
 /* Rows that are read for the first time are charged to the client. */

@@ -204,6 +204,25 @@ static void note_prompt_scores(ot_scheduler *s, const ot_chunk *k, uint32_t toke
     }
 }
 
+/* Rows of a chunk come in order, so that a mean is one sum over positions, however the prompt was cut. A prompt that begins again, after it
+ * lost its pages, sums again. */
+static void pool_hidden(ot_scheduler *s, const ot_chunk *k)
+{
+    ot_request *r = k->choice->request;
+    const uint32_t d = ot_model_get_info(s->model)->n_embd;
+    if (k->begin == 0)
+        memset(r->pooled, 0, d * sizeof *r->pooled);
+    for (uint32_t i = k->begin; i < k->begin + k->n; i++) {
+        if (r->pooling == OT_POOL_LAST && i + 1 < r->n_prompt)
+            continue;
+        const float *hidden = ot_engine_hidden(s->engine, k->first_row + i - k->begin);
+        for (uint32_t j = 0; j < d; j++)
+            r->pooled[j] += (double)hidden[j];
+    }
+    for (uint32_t j = 0; r->pooling == OT_POOL_MEAN && k->begin + k->n == r->n_prompt && j < d; j++)
+        r->pooled[j] /= r->n_prompt;
+}
+
 /* A prompt that was only to be read ends here. */
 static void finish_reading(ot_scheduler *s, ot_request *r)
 {
@@ -227,6 +246,8 @@ static void read_chunk(ot_scheduler *s, ot_chunk *k)
     for (uint32_t i = k->begin; i < k->begin + k->n && r->intervention->n_signals > 0; i++)
         if (r->prompt_score != NULL || i + 1 == r->n_prompt)
             note_prompt_scores(s, k, i);
+    if (r->pooled != NULL)
+        pool_hidden(s, k);
     if (k->begin == 0 && r->prompt_logprob != NULL)
         r->prompt_logprob[0] = NAN;
     if (c->n_computed == r->n_prompt) {
