@@ -229,7 +229,7 @@ def rule_white_space():
 
 
 def rule_only_main_ends_the_process():
-    """No exit or abort in the rooms outside cli/main.c: a server reports. A broken invariant (base/assert.c) is no report."""
+    """No exit or abort in the rooms outside cli/main.c: a server reports. A broken invariant (base/asserts.c) is no report."""
     call = re.compile(r"(?<![\w>.])(exit|_exit|abort|quick_exit)\s*\(")
     for path in C_FILES:
         if path.parts[0] not in MAY_INCLUDE or path in (pathlib.Path("cli/main.c"), pathlib.Path("base/assert.c")):

@@ -138,7 +138,7 @@ static void penalties_bias_and_bans_change_the_logits_as_defined(void)
     p.n_bias = 2;
     p.bias_tokens = bias_tokens;
     p.bias_values = bias_values;
-    ot_adjust a = {&p, text, 3, 7, {banned, stops}, {1, 1}};
+    ot_adjust a = {&p, text, 3, 7, {banned, stops}, {1, 1}, NULL};
     for (int twice = 0; twice < 2; twice++) { /* the second time finds the workspace as the first did */
         const float *z = ot_sampler_adjust(sampler, logits, &a);
         float l20 = logits[20] > 0 ? logits[20] / 2 : logits[20] * 2;
