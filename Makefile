@@ -93,6 +93,10 @@ $(BUILD)/tests/%: $(BUILD)/obj/tests/%.o $(TEST_HELPERS) $(LIBS)
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS_ALL) $(LDFLAGS) -o $@ $< $(TEST_HELPERS) $(LIBS_ORDERED) $(LDLIBS_ALL)
 
+# The test that makes each allocation fail in turn stands before the C library's functions.
+$(BUILD)/tests/unit/test-allocation-failure: \
+    private LDFLAGS += $(foreach f,malloc calloc realloc aligned_alloc strdup free mmap,-Wl,--wrap=$(f))
+
 # What loads a server needs no room of it.
 $(BUILD)/tests/bench/load-client: tests/bench/load-client.c
 	@mkdir -p $(@D)
@@ -139,6 +143,41 @@ uninstall:
 deb:
 	packaging/build-deb $(BUILD)/deb
 
+.PHONY: asan ubsan sanitize tsan run-checks werror
+# ---- Other eyes: a build folder of its own for each, within $(BUILD). OT_ASSERT is on in all of them, as it is by default. ----
+
+comma := ,
+# What the sanitizers look at unless CHECKS says so: every module and parser, and a server under odd clients.
+CHECKS := unit/ fuzz/
+SANITIZED = $(MAKE) --no-print-directory run-checks BUILD=$(BUILD)/$@ CFLAGS="-O1 -g -fno-omit-frame-pointer $(1)" LDFLAGS="$(1)"
+
+asan:
+	ASAN_OPTIONS=detect_stack_use_after_return=1 $(call SANITIZED,-fsanitize=address)
+ubsan:
+	UBSAN_OPTIONS=print_stacktrace=1 $(call SANITIZED,-fsanitize=undefined -fno-sanitize-recover=undefined)
+sanitize: # both of these in one build, as CI has it
+	$(call SANITIZED,-fsanitize=address$(comma)undefined -fno-sanitize-recover=undefined)
+tsan:
+	TSAN_OPTIONS=halt_on_error=1 $(call SANITIZED,-fsanitize=thread)
+
+run-checks:
+	BUILD=$(BUILD) OTTER_BIN=$(BUILD)/otter MAKEFLAGS= CFLAGS="$(CFLAGS)" LDFLAGS="$(LDFLAGS)" CC="$(CC)" python3 tests/runner.py $(CHECKS)
+
+# Every source and test without a warning, by gcc and by clang where there is one.
+werror:
+	$(MAKE) BUILD=$(BUILD)/gcc CC=gcc CFLAGS="-O1 -Werror" all tests
+	command -v clang >/dev/null || exit 0; $(MAKE) BUILD=$(BUILD)/clang CC=clang CFLAGS="-O1 -Werror" all tests
+
+# `make fuzz-yaml FUZZ_SECONDS=600`: tests/fuzz/test-fuzz-yaml.c as a libFuzzer target (clang), from the kept inputs on. What it finds is kept
+# in $(BUILD)/fuzz/corpus/yaml; an input worth keeping is copied into tests/fuzz/corpus/yaml.
+FUZZ_SECONDS := 60
+FUZZ_FLAGS := -fsanitize=fuzzer-no-link,address,undefined -DOTTER_LIBFUZZER
+fuzz-%:
+	$(MAKE) BUILD=$(BUILD)/fuzz CC=clang CFLAGS="-O1 -g $(FUZZ_FLAGS)" LDFLAGS="-fsanitize=fuzzer,address,undefined" \
+	    $(BUILD)/fuzz/tests/fuzz/test-fuzz-$*
+	mkdir -p $(BUILD)/fuzz/corpus/$* tests/fuzz/corpus/$*
+	$(BUILD)/fuzz/tests/fuzz/test-fuzz-$* -max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=4096 $(BUILD)/fuzz/corpus/$* tests/fuzz/corpus/$*
+
 clean:
 	rm -rf $(BUILD)
 
@@ -150,6 +189,9 @@ help:
 	@echo "make deb        a Debian package in $(BUILD)/deb"
 	@echo "make clean      remove $(BUILD)"
 	@echo "Everything at once, with packages: ./test"
+	@echo "make asan       tests with the address sanitizer; also ubsan, tsan (CHECKS=\"unit/ http/test_api_chat\" says which)"
+	@echo "make werror     a build without warnings, by gcc and clang"
+	@echo "make fuzz-NAME  look for inputs that break tests/fuzz/test-fuzz-NAME.c (clang; FUZZ_SECONDS=60)"
 
 .PHONY: all always tests bench-peer install uninstall deb clean help
 # Objects of tests are kept. Never `.SECONDARY:` for all: make would then not compile a source whose object is missing but whose archive

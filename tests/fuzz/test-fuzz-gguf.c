@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "gguf/gguf.h"
+#include "tests/support/fuzz-target.h"
 #include "tests/support/gguf-bytes.h"
 #include "tests/support/test-support.h"
 
@@ -181,6 +182,13 @@ static void damaged_at_random(void)
     CHECK(n_refused > 300);
 }
 
+#ifdef OTTER_LIBFUZZER
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    try_bytes(data, size);
+    return 0;
+}
+#else
 int main(int argc, char **argv)
 {
     ot_test_start(argc, argv);
@@ -192,3 +200,4 @@ int main(int argc, char **argv)
     RUN(damaged_at_random);
     return ot_test_finish();
 }
+#endif

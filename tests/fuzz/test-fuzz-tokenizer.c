@@ -1,6 +1,7 @@
 /* Damaged vocabularies and template texts: whatever a file holds, opening ends in a tokenizer that works or in an error,
  * never in a crash. Meant to be run with the address sanitizer as well. */
 #include "text/tokenizer.h"
+#include "tests/support/fuzz-target.h"
 #include "tests/support/test-support.h"
 
 #include <stdio.h>
@@ -102,6 +103,19 @@ static void damaged_sentencepiece_files(void)
     damage_files("llama");
 }
 
+#ifdef OTTER_LIBFUZZER
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    ot_gguf *gguf = NULL;
+    ot_tokenizer *t = NULL;
+    ot_error err;
+    if (ot_gguf_open_memory(&gguf, data, size, "input", &err) == OT_OK && ot_tokenizer_open(&t, gguf, &err) == OT_OK)
+        use(t);
+    ot_tokenizer_close(&t);
+    ot_gguf_close(&gguf);
+    return 0;
+}
+#else
 int main(int argc, char **argv)
 {
     ot_test_start(argc, argv);
@@ -110,3 +124,4 @@ int main(int argc, char **argv)
     RUN(damaged_sentencepiece_files);
     return ot_test_finish();
 }
+#endif
