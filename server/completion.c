@@ -2,6 +2,8 @@
 #include "server/completion.h"
 #include "server/dialects/dialect.h"
 
+#include "server/access-log.h"
+
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -71,6 +73,8 @@ bool ot_completion_read(ot_completion *c, uint32_t index, size_t *n)
     ot_request *request = c->requests[index / c->n];
     ot_answer_choice *choice = &c->choices[index];
     *n = ot_request_read(request, index % c->n, tokens, OT_READ_TOKENS);
+    if (*n > 0 && c->first_token_ms < 0)
+        c->first_token_ms = (int64_t)(uv_now(&c->x->server->loop) - c->x->started_ms);
     for (size_t i = 0; i < *n; i++)
         if (!add_token(c, choice, &tokens[i]))
             return false;
@@ -123,6 +127,18 @@ static void release(void *job)
     ot_text_free(&c->whole);
     ot_arena_free(&c->arena);
     free(c);
+}
+
+static void describe(const void *job, struct ot_access_facts *out)
+{
+    const ot_completion *c = job;
+    ot_request_usage usage = ot_completion_usage(c);
+    ot_finish last = OT_FINISH_NONE;
+    for (uint32_t i = 0; i < c->n_choices; i++)
+        last = c->choices[i].finish > last ? c->choices[i].finish : last;
+    *out = (struct ot_access_facts){.model = c->model_id, .has_usage = c->n_requests > 0, .prompt_tokens = usage.prompt_tokens,
+                                    .completion_tokens = usage.completion_tokens, .changed_tokens = usage.changed_tokens,
+                                    .first_token_ms = c->first_token_ms, .finish = ot_finish_names[last]};
 }
 
 static void cancel(ot_exchange *x)
@@ -272,7 +288,7 @@ static void after_parse(ot_exchange *x)
 
 void ot_completion_begin(ot_exchange *x, bool chat, const ot_dialect *dialect, void (*render)(const ot_completion *c, ot_text *out))
 {
-    static const ot_job_ops ops = {on_output, ot_completion_fill, cancel, release};
+    static const ot_job_ops ops = {on_output, ot_completion_fill, cancel, release, describe};
     ot_completion *c = calloc(1, sizeof *c);
     if (!c) {
         ot_exchange_fail(x, &(ot_error){.code = OT_ERR_NOMEM, .message = "out of memory"});
@@ -286,6 +302,7 @@ void ot_completion_begin(ot_exchange *x, bool chat, const ot_dialect *dialect, v
     c->api = &x->server->api;
     c->x = x;
     c->source = &x->body;
+    c->first_token_ms = -1;
     c->chat = chat;
     c->dialect = dialect;
     c->render = render;

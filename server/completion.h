@@ -70,6 +70,7 @@ typedef struct ot_completion {
     uint64_t n_events;       /* of a dialect's stream */
     ot_text whole;           /* ... and all of its text so far */
     int32_t last_token;      /* ... and its last token */
+    int64_t first_token_ms;  /* from arrival to the first token that could be read; -1: none was */
     ot_text *out;            /* for a worker that formats: x->out */
 } ot_completion;
 

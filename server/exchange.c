@@ -1,6 +1,6 @@
 /* The life of an exchange: from libmicrohttpd's callbacks to a route's handler, and its end. How it is answered is in exchange-reply.c,
  * how it sleeps meanwhile in exchange-sleep.c. */
-#include "server/exchange.h"
+#include "server/access-log.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -249,39 +249,6 @@ enum MHD_Result ot_exchange_on_access(void *state, struct MHD_Connection *connec
 
 /* ---- The end --------------------------------------------------------------------------------------------- */
 
-static void log_access(const ot_exchange *x, unsigned status)
-{
-    uint64_t took_ms = uv_now(&x->server->loop) - x->started_ms;
-    if (x->server->options.access_log == OT_ACCESS_LOG_OFF)
-        return;
-    ot_text line;
-    ot_text_init(&line, 4096);
-    struct timespec now;
-    clock_gettime(CLOCK_REALTIME, &now);
-    struct tm utc;
-    char when[32];
-    gmtime_r(&now.tv_sec, &utc);
-    strftime(when, sizeof when, "%Y-%m-%dT%H:%M:%SZ", &utc);
-    bool json = x->server->options.access_log == OT_ACCESS_LOG_JSON;
-    if (json) {
-        ot_json_begin_object(&line, NULL);
-        ot_json_string(&line, "time", when);
-        ot_json_string(&line, "request_id", x->request_id);
-        ot_json_string(&line, "method", x->method);
-        ot_json_string(&line, "path", x->path);
-        ot_json_uint(&line, "status", status);
-        ot_json_uint(&line, "took_ms", took_ms);
-        ot_json_end_object(&line);
-    } else {
-        ot_text_printf(&line, "%s %s %s ", when, x->request_id, x->method);
-        ot_json_string(&line, NULL, x->path); /* quoted, so that a path cannot forge a line */
-        ot_text_printf(&line, " %u %llu ms", status, (unsigned long long)took_ms);
-    }
-    if (!line.failed)
-        fprintf(stderr, "%s\n", line.data);
-    ot_text_free(&line);
-}
-
 void ot_exchange_on_completed(void *state, struct MHD_Connection *connection, void **exchange,
                               enum MHD_RequestTerminationCode why)
 {
@@ -294,7 +261,7 @@ void ot_exchange_on_completed(void *state, struct MHD_Connection *connection, vo
     bool cut = x->gone || !x->answered || why == MHD_REQUEST_TERMINATED_CLIENT_ABORT;
     unsigned status = x->peer->told ? x->peer->told : cut ? 499 : x->status; /* as nginx counts a client that left */
     ot_metrics_count_http(x->server, x->route, status);
-    log_access(x, status);
+    ot_access_log_write(x, status);
     if (x->state != OT_EXCHANGE_RECEIVING)
         x->server->n_working--;
     if (x->parked)

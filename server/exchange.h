@@ -30,6 +30,8 @@
 
 typedef struct ot_exchange ot_exchange;
 
+struct ot_access_facts; /* access-log.h */
+
 typedef enum ot_fill { OT_FILL_MORE, OT_FILL_WAIT, OT_FILL_END } ot_fill;
 
 /* What a waiting or streaming exchange does with news. job is x->job. */
@@ -38,6 +40,7 @@ typedef struct ot_job_ops {
     ot_fill (*fill)(ot_exchange *x);          /* streaming: append events to x->out, which is empty */
     void (*cancel)(ot_exchange *x);           /* drain timed out: ask the scheduler to stop the job's requests */
     void (*release)(void *job);               /* frees the job; its requests are cancelled */
+    void (*describe)(const void *job, struct ot_access_facts *out); /* for the access log; NULL: there is nothing to tell */
 } ot_job_ops;
 
 typedef enum ot_key_role { OT_KEY_USE, OT_KEY_MANAGE } ot_key_role;

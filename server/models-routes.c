@@ -172,7 +172,7 @@ static void load_after(ot_exchange *x)
 
 void ot_handle_load_head(ot_exchange *x)
 {
-    static const ot_job_ops ops = {NULL, NULL, NULL, free};
+    static const ot_job_ops ops = {NULL, NULL, NULL, free, NULL};
     ot_server *server = x->server;
     if (!server->options.heads_dir || !server->heads) {
         ot_exchange_fail_with(x, 403, "invalid_request_error", NULL, "loading_disabled",

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "server/access-log.h"
 #include "server/known-fields.h"
 
 enum { LARGE_ANSWER_VALUES = 4096 }; /* about a millisecond of work */
@@ -41,6 +42,14 @@ static void release(void *job)
         ot_request_release(&r->requests[i]);
     ot_arena_free(&r->arena);
     free(r);
+}
+
+static void describe(const void *job, struct ot_access_facts *out)
+{
+    const ot_reading *r = job;
+    *out = (struct ot_access_facts){.model = r->model_id, .has_usage = r->n_requests > 0, .first_token_ms = -1};
+    for (uint32_t i = 0; i < r->n_requests; i++)
+        out->prompt_tokens += ot_request_get_usage(r->requests[i]).prompt_tokens;
 }
 
 static void cancel(ot_exchange *x)
@@ -131,7 +140,7 @@ void ot_reading_put_usage(const ot_reading *r, ot_text *out)
 
 void ot_reading_begin(ot_exchange *x, const ot_reading_kind *kind, void (*set_up)(ot_reading *r, const ot_server *server))
 {
-    static const ot_job_ops ops = {on_output, NULL, cancel, release};
+    static const ot_job_ops ops = {on_output, NULL, cancel, release, describe};
     ot_reading *r = calloc(1, kind->job_bytes);
     if (!r) {
         ot_exchange_fail(x, &(ot_error){.code = OT_ERR_NOMEM, .message = "out of memory"});

@@ -178,7 +178,7 @@ static void release(void *state)
 
 static void handle(ot_exchange *x, text_task task)
 {
-    static const ot_job_ops ops = {NULL, NULL, NULL, release};
+    static const ot_job_ops ops = {NULL, NULL, NULL, release, NULL};
     ot_text_job *job = calloc(1, sizeof *job);
     if (!job) {
         ot_exchange_fail(x, &(ot_error){.code = OT_ERR_NOMEM, .message = "out of memory"});

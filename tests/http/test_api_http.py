@@ -334,6 +334,33 @@ def logs_requests():
             if kind == "json":
                 expect(json.loads(mine[0])["status"], 200)
                 expect(json.loads(forged[0])["path"], '/forged"\nline')
+            logs_what_a_request_was(server, kind)
+
+
+def logs_what_a_request_was(server, kind):
+    """Who asked which model for how much, when the first token came, and how it ended; whole, streamed and refused."""
+    body = {"prompt": "The otter", "max_tokens": 5, "ignore_eos": True}
+    usage = server.post("/v1/completions", body, headers={"X-Request-Id": "whole"}).ok()["usage"]
+    server.post("/v1/completions", {**body, "stream": True}, headers={"X-Request-Id": "streamed"})
+    server.post("/v1/completions", {**body, "n": -1}, headers={"X-Request-Id": "refused"})
+    server.post("/v1/completions", {"prompt": "x", "model": 'no"\nline'}, headers={"X-Request-Id": "unknown"})
+    time.sleep(0.2)
+    line = {name: next(line for line in server.log().splitlines() if name in line) for name in ("whole", "streamed", "refused", "unknown")}
+    model = server.model_id()
+    if kind == "json":
+        for name in ("whole", "streamed"):
+            told = json.loads(line[name])
+            expect_true(0 <= told.pop("first_token_ms") <= told.pop("took_ms"), line[name])
+            told.pop("time")
+            expect(told, {"request_id": name, "client": "127.0.0.1", "method": "POST", "path": "/v1/completions", "status": 200, "model": model,
+                          "prompt_tokens": usage["prompt_tokens"], "completion_tokens": 5, "changed_tokens": 0, "finish_reason": "length"})
+        expect_true("prompt_tokens" not in json.loads(line["refused"]), line["refused"])
+        expect(json.loads(line["unknown"])["status"], 404)
+    else:
+        for name in ("whole", "streamed"):
+            wanted = f' client=127.0.0.1 model={json.dumps(model)} in={usage["prompt_tokens"]} out=5 changed=0 first='
+            expect_true(wanted in line[name] and line[name].endswith("ms finish=length"), line[name])
+        expect_true(" 400 " in line["refused"] and "in=" not in line["refused"], line["refused"])
 
 
 def starts_where_it_is_told():
