@@ -35,16 +35,17 @@ static void finish_queries_or_keys(const ot_stage *s, uint32_t row, float *x, co
         s->e->kernels->rope(x, s->attention.turns + (size_t)row * rope->n_rot, n, hd, rope->n_rot, rope->pairs == OT_PAIRS_NEOX);
 }
 
-/* K and V of a row into its slot, one KV head; units is that head's page table. */
-static void store_head(const ot_stage *s, const ot_lane *lane, uint32_t row, uint32_t kv_head, uint8_t *const *units)
+/* K and V of a row into its slot, one KV head. */
+static void store_head(const ot_stage *s, const ot_attn_task *t, uint32_t row)
 {
+    const ot_lane *lane = t->lane;
     const ot_row *r = &s->rows->rows[row];
     const ot_layer *l = ot_stage_layer(s, lane);
     const uint32_t hd = s->e->model->info.head_dim;
-    const size_t at = ((size_t)lane->rows[s->set].index[row] * lane->n_kv_heads + kv_head) * hd;
-    finish_queries_or_keys(s, row, lane->k + at, &l->k, &l->k_norm, kv_head, 1);
-    ot_add_bias(s->e, lane->v + at, &l->v, kv_head * hd, hd);
-    s->e->kernels->kv_store(units[r->slot / OT_PAGE_TOKENS], k_offset(s), v_offset(s), r->slot % OT_PAGE_TOKENS, lane->k + at,
+    const size_t at = ((size_t)lane->rows[s->set].index[row] * lane->n_kv_heads + t->kv_head) * hd;
+    finish_queries_or_keys(s, row, lane->k + at, &l->k, &l->k_norm, t->kv_head, 1);
+    ot_add_bias(s->e, lane->v + at, &l->v, t->kv_head * hd, hd);
+    s->e->kernels->kv_store(t->memory + t->units[r->slot / OT_PAGE_TOKENS] * s->e->unit_bytes, k_offset(s), v_offset(s), r->slot % OT_PAGE_TOKENS, lane->k + at,
                             lane->v + at, hd, s->e->options.kv_type);
 }
 
@@ -57,7 +58,7 @@ static void store_task(void *arg, uint32_t task, uint32_t thread)
     if (t->group->stores && !s->stores_all)
         return;
     for (uint32_t r = t->group->first_row; r < t->group->first_row + t->group->n_rows; r++)
-        store_head(s, t->lane, r, t->kv_head, t->units);
+        store_head(s, t, r);
 }
 
 /* ---- Attention ----------------------------------------------------------------------------------------------------- */
@@ -102,7 +103,8 @@ static void list_queries(const ot_stage *s, const ot_attn_task *t, uint32_t firs
     l->group = (ot_attn_group){
         .n_queries = k, .head_dim = hd, .scale = s->attention.scale, .softcap = s->attention.cap,
         .n_unseen = s->attention.window > 0 ? l->n_unseen : NULL, .q = l->q, .out = l->out,
-        .n_prefix = l->n_prefix, .n_tail = l->n_tail, .tail = l->tail, .units = (const uint8_t *const *)t->units,
+        .n_prefix = l->n_prefix, .n_tail = l->n_tail, .tail = l->tail, .memory = t->memory,
+        .unit_bytes = s->e->unit_bytes, .units = t->units,
         .k_offset = k_offset(s), .v_offset = v_offset(s), .kv_type = s->e->options.kv_type,
         .scratch = scratch, .scratch_stride = s->e->scratch_stride,
     };
@@ -140,7 +142,7 @@ static void attention_task(void *arg, uint32_t task, uint32_t thread)
     const uint32_t per_kv = ot_lane_group(lane), end = g->first_row + g->n_rows, hd = e->model->info.head_dim;
     for (uint32_t r = g->first_row; r < end; r++) {
         if (g->stores)
-            store_head(s, lane, r, t->kv_head, t->units);
+            store_head(s, t, r);
         float *q = lane->q + ((size_t)lane->rows[s->set].index[r] * lane->n_heads + t->kv_head * per_kv) * hd;
         finish_queries_or_keys(s, r, q, &l->q, &l->q_norm, t->kv_head * per_kv, per_kv);
     }

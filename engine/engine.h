@@ -163,20 +163,23 @@ size_t ot_model_kv_unit_bytes(const ot_model *model, ot_kv_type type);
 
 typedef struct ot_kv_insertion {
     const ot_insertion *insertion;
-    uint8_t *const *units; /* [kv_head * page_stride + page] */
+    const uint32_t *units; /* [kv_head * page_stride + page] */
 } ot_kv_insertion;
 
 /* What the engine may touch of one sequence. */
 typedef struct ot_kv_view {
-    uint8_t *const *units;      /* base: [kv_head * page_stride + page] */
+    uint8_t *memory;            /* of all units: unit u begins at memory + u * ot_model_kv_unit_bytes */
+    const uint32_t *units;      /* base: [kv_head * page_stride + page] */
     size_t page_stride;         /* pages reserved for each head in the tables of this view */
     uint32_t n_insertions;      /* insertions that run for this sequence, closed under parents, parents first */
     const ot_kv_insertion *insertions;
 } ot_kv_view;
 
-/* Copies K and V of one slot of a unit to another slot (all layers): the winner of candidates to its place. */
-void ot_model_kv_copy_slot(const ot_model *model, ot_kv_type type, uint8_t *dst_unit, uint32_t dst_slot_in_page,
-                           const uint8_t *src_unit, uint32_t src_slot_in_page);
+/* Copies K and V of slots of units to other slots (all layers), in order: the winners of candidates to their places. */
+typedef struct ot_kv_slot_copy {
+    uint32_t dst_unit, dst_slot, src_unit, src_slot; /* slots count within their unit */
+} ot_kv_slot_copy;
+void ot_model_kv_copy_slots(const ot_model *model, ot_kv_type type, uint8_t *memory, const ot_kv_slot_copy *copies, size_t n);
 
 /* ---- Rows and batches ------------------------------------------------------------------------------------ */
 

@@ -110,13 +110,21 @@ typedef struct ot_attn_group {
     const uint32_t *n_prefix;         /* n_queries */
     const uint32_t *n_tail;           /* n_queries; all zero in ordinary steps */
     const uint32_t *const *tail;      /* n_queries */
-    const uint8_t *const *units;      /* page table of this KV head */
+    const uint8_t *memory;            /* unit u begins at memory + u * unit_bytes */
+    size_t unit_bytes;
+    const uint32_t *units;            /* page table of this KV head */
     size_t k_offset, v_offset;        /* bytes into a unit of this layer's K and V */
     ot_kv_type kv_type;
     float *scratch;                   /* n_queries * scratch_stride floats */
     size_t scratch_stride;            /* >= ot_attn_scratch_floats(the longest n_prefix + n_tail) */
     float *z;                         /* n_queries sums of weights; used by the steps of attention alone */
 } ot_attn_group;
+
+/* The unit of a page. */
+static inline const uint8_t *ot_attn_unit(const ot_attn_group *group, uint32_t page)
+{
+    return group->memory + group->units[page] * group->unit_bytes;
+}
 
 /* Floats of scratch that a query of up to n_keys keys needs: a score for each, whole pages of them, and two numbers for each chunk. */
 static inline size_t ot_attn_scratch_floats(size_t n_keys)

@@ -206,10 +206,9 @@ size_t ot_model_kv_unit_bytes(const ot_model *model, ot_kv_type type)
 }
 
 /* K is stored [head_dim][slot], V [slot][head_dim] (kernels.h). */
-void ot_model_kv_copy_slot(const ot_model *model, ot_kv_type type, uint8_t *dst_unit, uint32_t dst_slot,
-                           const uint8_t *src_unit, uint32_t src_slot)
+static void copy_slot(const ot_model *model, size_t element, uint8_t *dst_unit, uint32_t dst_slot, const uint8_t *src_unit,
+                      uint32_t src_slot)
 {
-    const size_t element = type == OT_KV_F16 ? 2 : 4;
     const size_t head_dim = model->info.head_dim, half = head_dim * OT_PAGE_TOKENS * element;
     for (uint32_t layer = 0; layer < model->info.n_layers; layer++) {
         for (size_t i = 0; i < head_dim; i++)
@@ -220,4 +219,12 @@ void ot_model_kv_copy_slot(const ot_model *model, ot_kv_type type, uint8_t *dst_
         dst_unit += 2 * half;
         src_unit += 2 * half;
     }
+}
+
+void ot_model_kv_copy_slots(const ot_model *model, ot_kv_type type, uint8_t *memory, const ot_kv_slot_copy *copies, size_t n)
+{
+    const size_t unit_bytes = ot_model_kv_unit_bytes(model, type);
+    for (const ot_kv_slot_copy *c = copies; c < copies + n; c++)
+        copy_slot(model, type == OT_KV_F16 ? 2 : 4, memory + c->dst_unit * unit_bytes, c->dst_slot, memory + c->src_unit * unit_bytes,
+                  c->src_slot);
 }

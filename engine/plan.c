@@ -177,10 +177,10 @@ static void add_tasks(ot_plan *plan, uint32_t set, const ot_group *g)
     uint32_t n;
     ot_lane *const *of = ot_plan_lanes(plan, set, g->first_row, &n);
     for (uint32_t j = 0; j < n; j++) {
-        uint8_t *const *units = j == 0 ? view->units : view->insertions[j - 1].units;
+        const uint32_t *units = j == 0 ? view->units : view->insertions[j - 1].units;
         OT_ASSERT(s->n_attn_tasks + of[j]->n_kv_heads <= plan->max_attn_tasks);
         for (uint32_t h = 0; h < of[j]->n_kv_heads; h++)
-            s->attn_tasks[s->n_attn_tasks++] = (ot_attn_task){g, of[j], units + h * view->page_stride, h, false};
+            s->attn_tasks[s->n_attn_tasks++] = (ot_attn_task){g, of[j], view->memory, units + h * view->page_stride, h, false};
     }
 }
 

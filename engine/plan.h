@@ -19,7 +19,8 @@ typedef struct ot_group {
 typedef struct ot_attn_task {
     const ot_group *group;
     ot_lane *lane;
-    uint8_t *const *units;
+    uint8_t *memory;     /* of the sequence's units, */
+    const uint32_t *units; /* and those of the head's pages */
     uint32_t kv_head;
     bool shared;         /* threads share it: it is done step by step */
 } ot_attn_task;

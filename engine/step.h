@@ -79,6 +79,7 @@ struct ot_engine {
     float *tiles;                /* (threads, OT_TILE_ROWS, OT_TILE_COLUMNS) */
     float *scratch;              /* (threads, scratch_floats) attention scores */
     size_t scratch_floats, scratch_stride;
+    size_t unit_bytes;           /* of a KV unit */
     float *shared_z;             /* (OT_MAX_SHARED * OT_GROUP_QUERIES) sums of weights of each query of the shared tasks, */
     float *shared_scores;        /* (OT_MAX_SHARED * OT_GROUP_QUERIES, scratch_stride) and a row of scores */
     uint32_t max_products;

@@ -141,6 +141,8 @@ static void lay_out(ot_engine *e)
     e->scratch_stride = ot_attn_scratch_floats(o->max_context);
     e->scratch_floats = (queries > ext_heads ? queries : ext_heads) * e->scratch_stride;
 
+    e->unit_bytes = ot_model_kv_unit_bytes(e->model, o->kv_type);
+
     e->arena_used = 0;
     lay_out_plan(e);
     ot_lane unused;

@@ -1,7 +1,9 @@
 /* Sequences: page tables over the pool. All components of a sequence grow together, so that page i of each covers
- * slots [32 i, 32 i + 32). The tables the engine reads ([kv_head * stride + page] pointers) and the page names beside them
+ * slots [32 i, 32 i + 32). The tables the engine reads ([kv_head * stride + page] unit numbers) and the page names beside them
  * lie in one allocation, sized for the longest text that the sequence may hold. */
 #include "kv-cache/kv-pool.h"
+
+#include "base/asserts.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -9,7 +11,7 @@
 typedef struct component {
     uint64_t id;       /* 0: base */
     uint32_t n_heads;  /* units in a page; 0: the component keeps nothing */
-    uint8_t **units;   /* (n_heads, stride) */
+    uint32_t *units;   /* (n_heads, stride) */
     uint32_t *pages;   /* (stride): names of the mapped pages */
 } component;
 
@@ -25,6 +27,7 @@ struct ot_kv_seq {
     ot_kv_view view;
     ot_kv_insertion insertions[OT_KV_MAX_INSERTIONS];
     component components[OT_KV_MAX_INSERTIONS + 1];
+    ot_kv_slot_copy copies[];  /* (units_per_page) room for a slot of every head */
 };
 
 uint32_t ot_kv_units_per_page(const ot_model *model, const ot_kv_component *insertions, uint32_t n_insertions)
@@ -38,8 +41,8 @@ uint32_t ot_kv_units_per_page(const ot_model *model, const ot_kv_component *inse
 /* Lays the tables of all components behind the struct. */
 static void lay_tables(ot_kv_seq *s, const ot_kv_component *insertions, uint32_t n_insertions)
 {
-    uint8_t **units = (uint8_t **)(s + 1);
-    uint32_t *pages = (uint32_t *)(units + (size_t)s->units_per_page * s->stride);
+    uint32_t *units = (uint32_t *)(s->copies + s->units_per_page);
+    uint32_t *pages = units + (size_t)s->units_per_page * s->stride;
     for (uint32_t i = 0; i <= n_insertions; i++) {
         component *c = &s->components[i];
         c->id = i == 0 ? 0 : insertions[i - 1].id;
@@ -53,6 +56,7 @@ static void lay_tables(ot_kv_seq *s, const ot_kv_component *insertions, uint32_t
             s->insertions[i - 1] = (ot_kv_insertion){insertions[i - 1].insertion, c->units};
     }
     s->view = (ot_kv_view){
+        .memory = s->cache->memory,
         .units = s->components[0].units,
         .page_stride = s->stride,
         .n_insertions = n_insertions,
@@ -68,9 +72,9 @@ ot_status ot_kv_seq_open(ot_kv_seq **out, ot_kv_cache *cache, const ot_kv_compon
         return ot_fail(err, OT_ERR_INVALID, "%u insertions in one sequence; at most %d", n_insertions, OT_KV_MAX_INSERTIONS);
     uint32_t per_page = ot_kv_units_per_page(cache->model, insertions, n_insertions);
     size_t stride = ((size_t)max_slots + OT_PAGE_TOKENS - 1) / OT_PAGE_TOKENS;
-    size_t page_bytes = per_page * sizeof(uint8_t *) + (n_insertions + 1) * sizeof(uint32_t);
+    size_t page_bytes = (per_page + n_insertions + 1) * sizeof(uint32_t);
     size_t bytes;
-    if (__builtin_mul_overflow(stride, page_bytes, &bytes) || __builtin_add_overflow(bytes, sizeof(ot_kv_seq), &bytes))
+    if (__builtin_mul_overflow(stride, page_bytes, &bytes) || __builtin_add_overflow(bytes, sizeof(ot_kv_seq) + per_page * sizeof(ot_kv_slot_copy), &bytes))
         return ot_fail(err, OT_ERR_NOMEM, "page tables for %u slots are too large", max_slots);
     ot_kv_seq *s = calloc(1, bytes);
     if (s == NULL)
@@ -114,7 +118,7 @@ static void map_page(ot_kv_seq *s, component *c, uint32_t at, uint32_t page)
     c->pages[at] = page;
     uint32_t unit = page;
     for (uint32_t head = 0; head < c->n_heads; head++) {
-        c->units[(size_t)head * s->stride + at] = ot_kv_unit(s->cache, unit);
+        c->units[(size_t)head * s->stride + at] = unit;
         unit = s->cache->next_unit[unit];
     }
 }
@@ -219,8 +223,8 @@ static void copy_page(ot_kv_seq *dst, const ot_kv_seq *src, uint32_t at)
 {
     for (uint32_t i = 0; i < dst->n_components; i++)
         for (uint32_t head = 0; head < dst->components[i].n_heads; head++)
-            memcpy(dst->components[i].units[(size_t)head * dst->stride + at],
-                   src->components[i].units[(size_t)head * src->stride + at], dst->cache->unit_bytes);
+            memcpy(ot_kv_unit(dst->cache, dst->components[i].units[(size_t)head * dst->stride + at]),
+                   ot_kv_unit(src->cache, src->components[i].units[(size_t)head * src->stride + at]), dst->cache->unit_bytes);
 }
 
 ot_status ot_kv_seq_fork(ot_kv_seq *dst, const ot_kv_seq *src, uint32_t n_tokens)
@@ -256,14 +260,17 @@ void ot_kv_seq_move_slot(ot_kv_seq *s, uint32_t dst, uint32_t src)
 {
     if (dst == src)
         return;
+    uint32_t n = 0;
     for (uint32_t i = 0; i < s->n_components; i++) {
         const component *c = &s->components[i];
         for (uint32_t head = 0; head < c->n_heads; head++) {
-            uint8_t *const *table = c->units + (size_t)head * s->stride;
-            ot_model_kv_copy_slot(s->cache->model, s->cache->options.kv_type, table[dst / OT_PAGE_TOKENS],
-                                  dst % OT_PAGE_TOKENS, table[src / OT_PAGE_TOKENS], src % OT_PAGE_TOKENS);
+            const uint32_t *table = c->units + (size_t)head * s->stride;
+            s->copies[n++] = (ot_kv_slot_copy){table[dst / OT_PAGE_TOKENS], dst % OT_PAGE_TOKENS, table[src / OT_PAGE_TOKENS],
+                                               src % OT_PAGE_TOKENS};
         }
     }
+    OT_ASSERT(n == s->units_per_page);
+    ot_model_kv_copy_slots(s->cache->model, s->cache->options.kv_type, s->cache->memory, s->copies, n);
 }
 
 bool ot_kv_seq_writable(const ot_kv_seq *s, uint32_t slot)

@@ -103,8 +103,8 @@ OT_INLINE void score_page_run(const attn_tile *t, uint32_t page, uint32_t end, u
     }
     OT_UNROLL for (int p = 0; p < n_pages; p++) {
         const uint32_t at = page + (uint32_t)p;
-        k[p] = g->units[at] + g->k_offset;
-        next[p] = at + PAGES_AHEAD < end ? g->units[at + PAGES_AHEAD] + g->k_offset : k[p];
+        k[p] = ot_attn_unit(g, at) + g->k_offset;
+        next[p] = at + PAGES_AHEAD < end ? ot_attn_unit(g, at + PAGES_AHEAD) + g->k_offset : k[p];
     }
     for (uint32_t at = 0; at < OT_PAGE_TOKENS; at += 16 * OT_SCORE_VECTORS)
         score_vectors(q, dst, k, next, at, g->head_dim, g->scale, n_q, n_pages, half);
@@ -152,7 +152,7 @@ OT_INLINE void score_tails(const attn_tile *t, bool half)
         for (uint32_t j = 0; j < g->n_tail[t->first + i]; j++) {
             uint32_t slot = g->tail[t->first + i][j];
             c.q[c.n] = g->q[t->first + i];
-            c.k[c.n] = g->units[slot / OT_PAGE_TOKENS] + g->k_offset + slot % OT_PAGE_TOKENS * element;
+            c.k[c.n] = ot_attn_unit(g, slot / OT_PAGE_TOKENS) + g->k_offset + slot % OT_PAGE_TOKENS * element;
             c.dst[c.n] = tile_scores(t, i) + g->n_prefix[t->first + i] + j;
             if (++c.n == CHAINS)
                 run_chains(&c, g->head_dim, g->scale, half);
@@ -248,9 +248,9 @@ OT_INLINE void value_span(value_sums *s, uint32_t i, span slots, uint32_t at, ui
     for (uint32_t slot = slots.begin; slot < slots.end;) {
         const uint32_t page = slot / OT_PAGE_TOKENS;
         uint32_t stop = (page + 1) * OT_PAGE_TOKENS;
-        const uint8_t *v = g->units[page] + s->v_at, *next = v;
+        const uint8_t *v = ot_attn_unit(g, page) + s->v_at, *next = v;
         if (page + PAGES_AHEAD <= (slots.end - 1) / OT_PAGE_TOKENS)
-            next = g->units[page + PAGES_AHEAD] + s->v_at;
+            next = ot_attn_unit(g, page + PAGES_AHEAD) + s->v_at;
         for (stop = stop < slots.end ? stop : slots.end; slot < stop; slot++) {
             const size_t element = (size_t)(slot % OT_PAGE_TOKENS) * g->head_dim;
             v16 value[OT_VALUE_VECTORS];
@@ -335,7 +335,7 @@ OT_INLINE void value_rest(const attn_tile *t, uint32_t i, float z, bool half)
         float out = -0.0f, chunk = 0.0f;
         for (uint32_t j = 0; j < n_keys; j++) {
             const uint32_t slot = j < n_prefix ? j : g->tail[q][j - n_prefix];
-            const uint8_t *v = g->units[slot / OT_PAGE_TOKENS] + g->v_offset;
+            const uint8_t *v = ot_attn_unit(g, slot / OT_PAGE_TOKENS) + g->v_offset;
             chunk = __builtin_fmaf(weight[j], kv_scalar(v, (size_t)(slot % OT_PAGE_TOKENS) * g->head_dim + d, half), chunk);
             if ((j + 1) % OT_ATTN_CHUNK == 0 || j + 1 == n_keys) {
                 out = __builtin_fmaf(factor[j / OT_ATTN_CHUNK], chunk, out);

@@ -338,7 +338,7 @@ static void score_keys(const ot_attn_group *g, uint32_t i, uint32_t begin, uint3
     const float *q = g->q[i];
     for (uint32_t j = begin; j < end; j++) {
         uint32_t slot = key_slot(g, i, j);
-        const uint8_t *k = g->units[slot / OT_PAGE_TOKENS] + g->k_offset;
+        const uint8_t *k = ot_attn_unit(g, slot / OT_PAGE_TOKENS) + g->k_offset;
         float s = 0.0f;
         for (uint32_t d = 0; d < g->head_dim; d++)
             s = fmaf(q[d], kv_load(k, (size_t)d * OT_PAGE_TOKENS + slot % OT_PAGE_TOKENS, g->kv_type), s);
@@ -385,7 +385,7 @@ static float sum_column(const ot_attn_group *g, uint32_t i, uint32_t d)
     float out = -0.0f, chunk = 0.0f;
     for (uint32_t j = 0; j < n_keys; j++) {
         const uint32_t slot = key_slot(g, i, j);
-        const uint8_t *v = g->units[slot / OT_PAGE_TOKENS] + g->v_offset;
+        const uint8_t *v = ot_attn_unit(g, slot / OT_PAGE_TOKENS) + g->v_offset;
         chunk = fmaf(weight[j], kv_load(v, (size_t)(slot % OT_PAGE_TOKENS) * g->head_dim + d, g->kv_type), chunk);
         if ((j + 1) % OT_ATTN_CHUNK == 0 || j + 1 == n_keys) {
             out = fmaf(factor[j / OT_ATTN_CHUNK], chunk, out);

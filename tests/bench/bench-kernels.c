@@ -212,7 +212,7 @@ typedef struct attention_bench {
     float *out[MAX_QUERIES];
     uint32_t n_prefix[MAX_QUERIES], n_tail[MAX_QUERIES];
     const uint32_t *tail[MAX_QUERIES];
-    const uint8_t *units[MAX_CONTEXT / OT_PAGE_TOKENS];
+    uint32_t units[MAX_CONTEXT / OT_PAGE_TOKENS];
 } attention_bench;
 
 static void run_attention(void *arg)
@@ -238,7 +238,7 @@ static void bench_attention(const ot_kernels *k, const limits *l)
     for (uint32_t s = 0; s < MAX_CONTEXT; s++)
         k->kv_store(pages + s / OT_PAGE_TOKENS * 2 * part, 0, part, s % OT_PAGE_TOKENS, v, v, HEAD_DIM, OT_KV_F16);
     for (uint32_t i = 0; i < MAX_CONTEXT / OT_PAGE_TOKENS; i++)
-        b.units[i] = pages + i * 2 * part;
+        b.units[i] = i;
     for (unsigned c = 0; c < sizeof cases / sizeof *cases; c++) {
         double ops = 0;
         const uint32_t n = cases[c].n_rows * 3;
@@ -252,7 +252,8 @@ static void bench_attention(const ot_kernels *k, const limits *l)
         }
         b.k = k;
         b.group = (ot_attn_group){.n_queries = n, .head_dim = HEAD_DIM, .scale = 0.125f, .q = b.q, .out = b.out,
-                                  .n_prefix = b.n_prefix, .n_tail = b.n_tail, .tail = b.tail, .units = b.units,
+                                  .n_prefix = b.n_prefix, .n_tail = b.n_tail, .tail = b.tail, .memory = pages,
+                                  .unit_bytes = 2 * part, .units = b.units,
                                   .v_offset = part, .kv_type = OT_KV_F16, .scratch = scratch,
                                   .scratch_stride = ot_attn_scratch_floats(MAX_CONTEXT)};
         const double seconds = time_call(run_attention, &b);

@@ -550,8 +550,8 @@ typedef struct attention_case {
     float *out[MAX_QUERIES];
     uint32_t n_prefix[MAX_QUERIES], n_tail[MAX_QUERIES], n_unseen[MAX_QUERIES], slots[MAX_QUERIES][40];
     const uint32_t *tail[MAX_QUERIES];
-    uint8_t *pages[N_UNITS];
-    const uint8_t *units[N_UNITS];
+    uint8_t *memory, *pages[N_UNITS];
+    uint32_t units[N_UNITS];
     size_t unit_bytes;
 } attention_case;
 
@@ -561,11 +561,12 @@ static bool attention_open(attention_case *c, uint32_t head_dim, uint32_t n_quer
     const size_t element = type == OT_KV_F16 ? 2 : 4, part = head_dim * OT_PAGE_TOKENS * element;
     memset(c, 0, sizeof *c);
     c->unit_bytes = 2 * part + 128;
-    for (int i = 0; i < N_UNITS; i++) {
-        if (!(c->pages[i] = ot_test_guarded_alloc(c->unit_bytes, 64)))
-            return false;
-        memset(c->pages[i], 0xff, c->unit_bytes);
-        c->units[i] = c->pages[i];
+    if (!(c->memory = ot_test_guarded_alloc(N_UNITS * c->unit_bytes, 64)))
+        return false;
+    memset(c->memory, 0xff, N_UNITS * c->unit_bytes);
+    for (uint32_t i = 0; i < N_UNITS; i++) {
+        c->units[i] = i * 7 % N_UNITS; /* no two the same, and neighbours apart */
+        c->pages[i] = c->memory + c->units[i] * c->unit_bytes;
     }
     for (uint32_t s = 0; s < n_slots; s++) {
         float k[256], v[256];
@@ -578,7 +579,7 @@ static bool attention_open(attention_case *c, uint32_t head_dim, uint32_t n_quer
     fill(c->queries, n_queries * head_dim, ORDINARY);
     c->group = (ot_attn_group){.n_queries = n_queries, .head_dim = head_dim, .scale = 1.0f / sqrtf((float)head_dim),
                                .q = c->q, .out = c->out, .n_prefix = c->n_prefix, .n_tail = c->n_tail, .tail = c->tail,
-                               .units = c->units, .k_offset = 128, .v_offset = 128 + part, .kv_type = type};
+                               .memory = c->memory, .unit_bytes = c->unit_bytes, .units = c->units, .k_offset = 128, .v_offset = 128 + part, .kv_type = type};
     uint32_t longest = 0;
     for (uint32_t i = 0; i < n_queries; i++) {
         c->q[i] = c->queries + i * head_dim;
@@ -599,8 +600,7 @@ static bool attention_open(attention_case *c, uint32_t head_dim, uint32_t n_quer
 static void attention_close(attention_case *c)
 {
     const size_t n = (size_t)c->group.n_queries * c->group.head_dim;
-    for (int i = 0; i < N_UNITS; i++)
-        ot_test_guarded_free(c->pages[i], c->unit_bytes);
+    ot_test_guarded_free(c->memory, N_UNITS * c->unit_bytes);
     free_floats(c->queries, n), free_floats(c->outs, n), free_floats(c->scratch, c->n_scratch);
 }
 
@@ -668,8 +668,8 @@ static void windows_and_caps_are_accurate(void)
         c.group.scratch = scratch, c.group.scratch_stride = ot_attn_scratch_floats(KEYS);
         c.group.softcap = unseen & 1 ? 2.0f : 0.0f;
         for (uint32_t s = unseen; s < KEYS; s++) {
-            const float *k = (const float *)(const void *)(c.units[s / OT_PAGE_TOKENS] + c.group.k_offset);
-            const float *v = (const float *)(const void *)(c.units[s / OT_PAGE_TOKENS] + c.group.v_offset);
+            const float *k = (const float *)(const void *)(c.pages[s / OT_PAGE_TOKENS] + c.group.k_offset);
+            const float *v = (const float *)(const void *)(c.pages[s / OT_PAGE_TOKENS] + c.group.v_offset);
             double score = 0;
             for (uint32_t i = 0; i < HD; i++)
                 score += (double)c.q[0][i] * k[i * OT_PAGE_TOKENS + s % OT_PAGE_TOKENS] * c.group.scale;
@@ -708,7 +708,7 @@ static void plain_attention(const attention_case *c, uint32_t n, bool bits, doub
     double z = 0;
     memset(partial, 0, sizeof partial);
     for (uint32_t s = 0; s < n; s++) {
-        const float *k = (const float *)(const void *)(g->units[s / OT_PAGE_TOKENS] + g->k_offset);
+        const float *k = (const float *)(const void *)(c->pages[s / OT_PAGE_TOKENS] + g->k_offset);
         score[s] = 0;
         for (uint32_t i = 0; i < hd; i++)
             score[s] = fmaf(g->q[0][i], k[i * OT_PAGE_TOKENS + s % OT_PAGE_TOKENS], score[s]);
@@ -726,7 +726,7 @@ static void plain_attention(const attention_case *c, uint32_t n, bool bits, doub
         float sum = 0;
         out[i] = 0;
         for (uint32_t s = 0; s < n; s++) {
-            const float *v = (const float *)(const void *)(g->units[s / OT_PAGE_TOKENS] + g->v_offset);
+            const float *v = (const float *)(const void *)(c->pages[s / OT_PAGE_TOKENS] + g->v_offset);
             const float value = v[s % OT_PAGE_TOKENS * hd + i];
             sum = fmaf(ot_expf(score[s] - most), value, sum);
             out[i] += exp((double)score[s] - most) / z * value;

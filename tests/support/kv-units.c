@@ -10,15 +10,15 @@ static uint32_t insertion_kv_heads(const ot_insertion *insertion)
     return ot_insertion_get_info(insertion)->spec.n_kv_heads;
 }
 
-/* Points the table at n units of unit_bytes each, in random order (Fisher-Yates). */
-static void scatter(uint8_t **table, size_t n, uint8_t *bytes, size_t unit_bytes, uint64_t seed)
+/* Fills the table with the numbers of n units, in random order (Fisher-Yates). */
+static void scatter(uint32_t *table, size_t n, uint64_t seed)
 {
     ot_test_rng rng = {seed};
     for (size_t i = 0; i < n; i++)
-        table[i] = bytes + i * unit_bytes;
+        table[i] = (uint32_t)i;
     for (size_t i = n; i > 1; i--) {
         const size_t j = ot_test_rng_below(&rng, (uint32_t)i);
-        uint8_t *other = table[j];
+        const uint32_t other = table[j];
         table[j] = table[i - 1];
         table[i - 1] = other;
     }
@@ -45,14 +45,14 @@ ot_status ot_test_kv_open(ot_test_kv *kv, const ot_model *model, ot_kv_type type
         return OT_ERR_NOMEM;
     }
     memset(kv->bytes, 0xff, aligned);
-    scatter(kv->table, n_units, kv->bytes, unit_bytes, seed);
+    scatter(kv->table, n_units, seed);
 
-    uint8_t **table = kv->table + (size_t)n_base * kv->n_pages;
+    const uint32_t *table = kv->table + (size_t)n_base * kv->n_pages;
     for (uint32_t i = 0; i < n_insertions; i++) {
         kv->insertions[i] = (ot_kv_insertion){.insertion = insertions[i], .units = table};
         table += (size_t)insertion_kv_heads(insertions[i]) * kv->n_pages;
     }
-    kv->view = (ot_kv_view){.units = kv->table, .page_stride = kv->n_pages, .n_insertions = n_insertions,
+    kv->view = (ot_kv_view){.memory = kv->bytes, .units = kv->table, .page_stride = kv->n_pages, .n_insertions = n_insertions,
                             .insertions = kv->insertions};
     return OT_OK;
 }
@@ -64,12 +64,13 @@ void ot_test_kv_close(ot_test_kv *kv)
     *kv = (ot_test_kv){.bytes = NULL};
 }
 
-static void copy_in_heads(ot_test_kv *kv, uint8_t *const *table, uint32_t n_heads, uint32_t dst_slot, uint32_t src_slot)
+static void copy_in_heads(ot_test_kv *kv, const uint32_t *table, uint32_t n_heads, uint32_t dst_slot, uint32_t src_slot)
 {
     for (uint32_t h = 0; h < n_heads; h++) {
-        uint8_t *const *pages = table + (size_t)h * kv->n_pages;
-        ot_model_kv_copy_slot(kv->model, kv->type, pages[dst_slot / OT_PAGE_TOKENS], dst_slot % OT_PAGE_TOKENS,
-                              pages[src_slot / OT_PAGE_TOKENS], src_slot % OT_PAGE_TOKENS);
+        const uint32_t *pages = table + (size_t)h * kv->n_pages;
+        const ot_kv_slot_copy copy = {pages[dst_slot / OT_PAGE_TOKENS], dst_slot % OT_PAGE_TOKENS, pages[src_slot / OT_PAGE_TOKENS],
+                                      src_slot % OT_PAGE_TOKENS};
+        ot_model_kv_copy_slots(kv->model, kv->type, kv->bytes, &copy, 1);
     }
 }
 

@@ -18,7 +18,7 @@ typedef struct ot_test_kv {
     ot_kv_type type;
     uint32_t n_pages;
     uint8_t *bytes;  /* all units */
-    uint8_t **table; /* all page tables: the base's first, then each insertion's */
+    uint32_t *table; /* all page tables: the base's first, then each insertion's */
     ot_kv_insertion insertions[OT_TEST_KV_MAX_INSERTIONS];
 } ot_test_kv;
 

@@ -29,7 +29,7 @@ struct ot_sequence_batch {
     ot_row *branches;                       /* (max_rows) */
     uint32_t *tails;                        /* (max_rows) the slot of each branch, which is its tail */
     ot_kv_view *branch_views;               /* (max_rows) */
-    uint8_t **table;                        /* (table_capacity) unit pointers */
+    uint32_t *table;                        /* (table_capacity) unit numbers */
     size_t table_capacity;
     uint8_t *units;
     size_t n_units;
@@ -174,8 +174,8 @@ static ot_status reserve(ot_sequence_batch *b, size_t needed, ot_error *err)
 /* The first pages of a fork's heads become those of the sequence before it. What it had there stays unused. */
 static void share_pages(const ot_sequence_batch *b, uint32_t s)
 {
-    uint8_t **own = b->table + (b->views[s].units - (uint8_t *const *)b->table);
-    uint8_t **before = b->table + (b->views[s - 1].units - (uint8_t *const *)b->table);
+    uint32_t *own = b->table + (b->views[s].units - b->table);
+    const uint32_t *before = b->views[s - 1].units;
     for (uint32_t head = 0; head < b->n_heads; head++)
         memcpy(own + (size_t)head * b->n_pages[s], before + (size_t)head * b->n_pages[s - 1], b->n_shared[s] * sizeof *own);
 }
@@ -187,12 +187,12 @@ ot_status ot_sequence_batch_finish(ot_sequence_batch *b, ot_batch *batch, ot_tap
     if (st != OT_OK)
         return st;
     for (size_t i = 0; i < needed; i++)
-        b->table[i] = b->units + i * b->unit_bytes;
-    uint8_t **at = b->table;
+        b->table[i] = (uint32_t)i;
+    const uint32_t *at = b->table;
     for (uint32_t s = 0; s < b->n_sequences; s++) {
         const uint32_t pages = b->n_pages[s];
         ot_kv_insertion *kv = b->kv + (size_t)s * MAX_CHAIN;
-        b->views[s] = (ot_kv_view){.units = at, .page_stride = pages, .n_insertions = b->n_chain, .insertions = kv};
+        b->views[s] = (ot_kv_view){.memory = b->units, .units = at, .page_stride = pages, .n_insertions = b->n_chain, .insertions = kv};
         at += (size_t)b->heads[0] * pages;
         for (uint32_t i = 0; i < b->n_chain; i++) {
             kv[i] = (ot_kv_insertion){b->chain[i], at};
