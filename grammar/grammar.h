@@ -34,11 +34,16 @@ void ot_grammar_read_gbnf(ot_grammar_builder *b, const char *text, size_t size);
 void ot_grammar_read_lark(ot_grammar_builder *b, const char *text, size_t size);
 /* Whether a grammar is written in Lark's way ("rule: ...") rather than in GBNF ("rule ::= ..."). */
 bool ot_grammar_is_lark(const char *text, size_t size);
-/* A JSON Schema (json-schema.c); defines rule 0 and more. What is not enforced is refused by name. `compact`: no white space between
- * the tokens of JSON; else a little is allowed. */
-void ot_grammar_read_json_schema(ot_grammar_builder *b, const json_t *schema, bool compact);
+/* White space between the tokens of JSON. */
+typedef enum ot_json_space {
+    OT_JSON_SPACE_FREE, /* one space, or a line break and what indents the next line */
+    OT_JSON_SPACE_LINE, /* one space after commas and colons, or none */
+    OT_JSON_SPACE_NONE
+} ot_json_space;
+/* A JSON Schema (json-schema.c); defines rule 0 and more. What is not enforced is refused by name. */
+void ot_grammar_read_json_schema(ot_grammar_builder *b, const json_t *schema, ot_json_space space);
 /* As an expression of its own, for grammars around it: the value that the schema describes. `name` is for messages. */
-ot_expr *ot_grammar_json_value(ot_grammar_builder *b, const json_t *schema, bool compact, const char *name);
+ot_expr *ot_grammar_json_value(ot_grammar_builder *b, const json_t *schema, ot_json_space space, const char *name);
 
 /* ---- Compiled grammars -------------------------------------------------------------------------------------- */
 

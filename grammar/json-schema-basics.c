@@ -9,19 +9,25 @@
 
 enum { MAX_INDENT = 32, MAX_TABS = 8 };
 
-ot_expr *ot_json_spaced(ot_schema_reader *k, const char *mark)
+/* What may come after a mark, or before a closing one. */
+static ot_expr *blank(ot_schema_reader *k, char mark)
 {
-    ot_expr *space = mark[0] == ':' ? ot_expr_repeat(k->b, ot_expr_word(k->b, " "), 0, 1) : NULL;
-    if (k->compact || space == NULL)
-        space = k->compact ? ot_expr_word(k->b, "") : ot_json_rule_call(k, OT_JSON_SPACE);
-    ot_expr *const items[] = {ot_expr_word(k->b, mark), space};
-    return ot_expr_list(k->b, OT_EXPR_SEQUENCE, items, 2);
+    const bool colon = mark == ':', between = colon || mark == ',';
+    if (k->space == OT_JSON_SPACE_NONE || (k->space == OT_JSON_SPACE_LINE && !between))
+        return ot_expr_word(k->b, "");
+    if (k->space == OT_JSON_SPACE_LINE || colon)
+        return ot_expr_repeat(k->b, ot_expr_word(k->b, " "), 0, 1);
+    return ot_json_rule_call(k, OT_JSON_BLANK);
 }
 
-static ot_expr *closing(ot_schema_reader *k, const char *mark)
+ot_expr *ot_json_spaced(ot_schema_reader *k, const char *mark)
 {
-    ot_expr *const items[] = {k->compact ? ot_expr_word(k->b, "") : ot_json_rule_call(k, OT_JSON_SPACE), ot_expr_word(k->b, mark)};
-    return ot_expr_list(k->b, OT_EXPR_SEQUENCE, items, 2);
+    return ot_expr_pair(k->b, OT_EXPR_SEQUENCE, ot_expr_word(k->b, mark), blank(k, mark[0]));
+}
+
+ot_expr *ot_json_closing(ot_schema_reader *k, const char *mark)
+{
+    return ot_expr_pair(k->b, OT_EXPR_SEQUENCE, blank(k, mark[0]), ot_expr_word(k->b, mark));
 }
 
 ot_expr *ot_json_string_of(ot_schema_reader *k, ot_expr *value)
@@ -32,7 +38,7 @@ ot_expr *ot_json_string_of(ot_schema_reader *k, ot_expr *value)
 
 ot_expr *ot_json_object_of(ot_schema_reader *k, ot_expr *members)
 {
-    ot_expr *const items[] = {ot_json_spaced(k, "{"), members, closing(k, "}")};
+    ot_expr *const items[] = {ot_json_spaced(k, "{"), members, ot_json_closing(k, "}")};
     return ot_expr_list(k->b, OT_EXPR_SEQUENCE, items, 3);
 }
 
@@ -91,7 +97,7 @@ static ot_expr *object(ot_schema_reader *k)
 static ot_expr *array(ot_schema_reader *k)
 {
     ot_expr *items = ot_expr_joined(k->b, NULL, NULL, 0, ot_json_spaced(k, ","), ot_json_rule_call(k, OT_JSON_VALUE));
-    ot_expr *const all[] = {ot_json_spaced(k, "["), items, closing(k, "]")};
+    ot_expr *const all[] = {ot_json_spaced(k, "["), items, ot_json_closing(k, "]")};
     return ot_expr_list(k->b, OT_EXPR_SEQUENCE, all, 3);
 }
 
@@ -111,7 +117,7 @@ ot_expr *ot_json_rule_call(ot_schema_reader *k, ot_json_rule rule)
     } rules[OT_N_JSON_RULES] = {
         [OT_JSON_VALUE] = {"json-value", value},   [OT_JSON_OBJECT] = {"json-object", object},
         [OT_JSON_ARRAY] = {"json-array", array},   [OT_JSON_STRING] = {"json-string", string},
-        [OT_JSON_SPACE] = {"json-space", space},   [OT_JSON_LONG_CHARACTER] = {"json-long-character", long_character},
+        [OT_JSON_BLANK] = {"json-space", space},   [OT_JSON_LONG_CHARACTER] = {"json-long-character", long_character},
     };
     if (k->rules[rule] == UINT32_MAX && !ot_schema_failed(k)) {
         k->rules[rule] = ot_rule_add(k->b, rules[rule].name);
@@ -163,7 +169,7 @@ static ot_expr *array_literal(ot_schema_reader *k, const json_t *value)
             ot_expr_push(k->b, &list, ot_json_spaced(k, ","));
         ot_expr_push(k->b, &list, ot_json_literal(k, json_array_get(value, i)));
     }
-    ot_expr_push(k->b, &list, closing(k, "]"));
+    ot_expr_push(k->b, &list, ot_json_closing(k, "]"));
     return ot_expr_list(k->b, OT_EXPR_SEQUENCE, list.items, list.n);
 }
 

@@ -7,12 +7,12 @@
 #define OT_SCHEMA_MAX_DEPTH 256
 
 /* Rules that any schema may use, made when they are first asked for. */
-typedef enum ot_json_rule { OT_JSON_VALUE, OT_JSON_OBJECT, OT_JSON_ARRAY, OT_JSON_STRING, OT_JSON_LONG_CHARACTER, OT_JSON_SPACE, OT_N_JSON_RULES } ot_json_rule;
+typedef enum ot_json_rule { OT_JSON_VALUE, OT_JSON_OBJECT, OT_JSON_ARRAY, OT_JSON_STRING, OT_JSON_LONG_CHARACTER, OT_JSON_BLANK, OT_N_JSON_RULES } ot_json_rule;
 
 typedef struct ot_schema_reader {
     ot_grammar_builder *b;
     const json_t *root;
-    bool compact;             /* no white space between the tokens of JSON */
+    ot_json_space space;
     uint32_t rules[OT_N_JSON_RULES]; /* UINT32_MAX: not made yet */
     json_t *by_content;       /* string: number of the rule, for strings and numbers that are asked for several times */
     json_t *made;             /* list that keeps what merging has made */
@@ -32,6 +32,7 @@ static inline bool ot_schema_failed(const ot_schema_reader *k)
 ot_expr *ot_json_rule_call(ot_schema_reader *k, ot_json_rule rule);
 ot_expr *ot_json_literal(ot_schema_reader *k, const json_t *value);
 ot_expr *ot_json_spaced(ot_schema_reader *k, const char *mark); /* the mark, and white space that may follow it */
+ot_expr *ot_json_closing(ot_schema_reader *k, const char *mark); /* white space that may precede the mark, and the mark */
 ot_expr *ot_json_object_of(ot_schema_reader *k, ot_expr *members);
 /* A string whose value the expression matches. */
 ot_expr *ot_json_string_of(ot_schema_reader *k, ot_expr *value);

@@ -206,9 +206,8 @@ static ot_expr *read_array(ot_schema_reader *k, const json_t *schema)
         ot_expr *rest = ot_expr_repeat(k->b, one, (uint32_t)least, max < 0 ? OT_REPEAT_NO_END : (uint32_t)(max - (int64_t)n));
         inside = prefix_from(k, first.items, 0, n, min, rest);
     }
-    ot_expr *const all[] = {ot_json_spaced(k, "["), inside, k->compact ? ot_expr_word(k->b, "") : ot_json_rule_call(k, OT_JSON_SPACE),
-                            ot_expr_word(k->b, "]")};
-    return ot_expr_list(k->b, OT_EXPR_SEQUENCE, all, 4);
+    ot_expr *const all[] = {ot_json_spaced(k, "["), inside, ot_json_closing(k, "]")};
+    return ot_expr_list(k->b, OT_EXPR_SEQUENCE, all, 3);
 }
 
 /* ---- Types ----------------------------------------------------------------------------------------------- */
@@ -446,9 +445,9 @@ static ot_expr *read_schema(ot_schema_reader *k, const json_t *schema)
 
 /* ---- The way in ------------------------------------------------------------------------------------------ */
 
-static ot_expr *read_root(ot_grammar_builder *b, const json_t *schema, bool compact, uint32_t own_rule)
+static ot_expr *read_root(ot_grammar_builder *b, const json_t *schema, ot_json_space space, uint32_t own_rule)
 {
-    ot_schema_reader k = {.b = b, .root = schema, .compact = compact, .by_content = json_object(), .made = json_array()};
+    ot_schema_reader k = {.b = b, .root = schema, .space = space, .by_content = json_object(), .made = json_array()};
     ot_schema_target root = {schema, own_rule, NULL};
     memset(k.rules, 0xFF, sizeof k.rules);
     k.targets = &root;
@@ -462,14 +461,14 @@ static ot_expr *read_root(ot_grammar_builder *b, const json_t *schema, bool comp
     return e;
 }
 
-ot_expr *ot_grammar_json_value(ot_grammar_builder *b, const json_t *schema, bool compact, const char *name)
+ot_expr *ot_grammar_json_value(ot_grammar_builder *b, const json_t *schema, ot_json_space space, const char *name)
 {
     uint32_t rule = ot_rule_add(b, name);
-    ot_rule_define(b, rule, read_root(b, schema, compact, rule));
+    ot_rule_define(b, rule, read_root(b, schema, space, rule));
     return ot_expr_call(b, rule);
 }
 
-void ot_grammar_read_json_schema(ot_grammar_builder *b, const json_t *schema, bool compact)
+void ot_grammar_read_json_schema(ot_grammar_builder *b, const json_t *schema, ot_json_space space)
 {
-    ot_grammar_json_value(b, schema, compact, "root");
+    ot_grammar_json_value(b, schema, space, "root");
 }

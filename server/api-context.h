@@ -13,6 +13,7 @@
 #include "scheduler/scheduler.h"
 #include "server/request-arena.h"
 #include "server/request-fields.h"
+#include "server/tools.h"
 
 typedef struct ot_api_preset {
     char *model_id;       /* "base+preset" */
@@ -37,6 +38,8 @@ typedef struct ot_api_context {
     ot_json_limits json;
     const struct ot_categories *moderation; /* as configured; NULL: those of the moderation head */
     ot_token_trie *trie;     /* of the vocabulary ... */
+    ot_tool_format tool_format; /* of the model's family ... */
+    int32_t tool_mark;       /* ... and the token that begins calls there, if it is a special one; else -1 */
     ot_grammars *grammars;   /* ... and the grammars that were compiled for it */
 } ot_api_context;
 
@@ -108,8 +111,8 @@ ot_status ot_parse_default_drafts(const ot_api_context *api, const char *names, 
 
 /* ---- Constraints (parse-constraint.c) -------------------------------------------------------------------- */
 
-/* What the answer must follow: a new reference, or NULL if nothing is asked for. Compiling may take a second: not for the loop's thread. */
-ot_status ot_parse_constraint(const ot_api_context *api, ot_fields f, ot_grammar **out, ot_error *err);
+/* What the answer must follow: a new reference, or NULL if nothing is asked for. `tools` (may be NULL): calls that it may have. Compiling may take a second: not for the loop's thread. */
+ot_status ot_parse_constraint(const ot_api_context *api, ot_fields f, const ot_tool_use *tools, ot_grammar **out, ot_error *err);
 /* Whether a body, unparsed, may ask for that: then it is parsed by a worker. */
 bool ot_body_may_constrain(const char *body, size_t size);
 

@@ -14,7 +14,8 @@
 
 static void put_finish(const ot_answer_choice *choice, ot_text *out)
 {
-    ot_json_string(out, "finish_reason", ot_finish_names[choice->finish]);
+    bool calls = choice->calls.n_calls > 0 && choice->finish == OT_FINISH_STOP;
+    ot_json_string(out, "finish_reason", calls ? "tool_calls" : ot_finish_names[choice->finish]);
 }
 
 static void put_logprob(ot_text *out, const char *key, float logprob)
@@ -331,8 +332,12 @@ static void put_choice(const ot_completion *c, uint32_t index, ot_text *out)
     if (c->chat) {
         ot_json_begin_object(out, "message");
         ot_json_string(out, "role", "assistant");
-        ot_json_bytes(out, "content", choice->text.data ? choice->text.data : "", choice->text.size);
+        if (choice->calls.n_calls > 0 && choice->text.size == 0)
+            ot_json_null(out, "content");
+        else
+            ot_json_bytes(out, "content", choice->text.data ? choice->text.data : "", choice->text.size);
         ot_json_null(out, "refusal");
+        ot_tool_calls_write(&choice->calls, out);
         ot_json_end_object(out);
     } else {
         put_text(c, index, c->echo, out);
@@ -368,9 +373,9 @@ static void begin_chunk(const ot_completion *c, ot_text *out)
     ot_json_begin_array(out, "choices");
 }
 
-void ot_completion_format_chunk(const ot_completion *c, uint32_t index, bool first, ot_text *out)
+void ot_completion_format_chunk(ot_completion *c, uint32_t index, bool first, ot_text *out)
 {
-    const ot_answer_choice *choice = &c->choices[index];
+    ot_answer_choice *choice = &c->choices[index];
     begin_chunk(c, out);
     ot_json_begin_object(out, NULL);
     ot_json_uint(out, "index", index);
@@ -380,6 +385,7 @@ void ot_completion_format_chunk(const ot_completion *c, uint32_t index, bool fir
             ot_json_string(out, "role", "assistant");
         if (first || choice->text.size)
             ot_json_bytes(out, "content", choice->text.data ? choice->text.data : "", choice->text.size);
+        ot_tool_calls_write_news(&choice->calls, out);
         ot_json_end_object(out);
     } else {
         put_text(c, index, c->echo && first, out);

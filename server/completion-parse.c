@@ -132,7 +132,9 @@ static ot_status parse_object(ot_completion *c, ot_fields f, ot_error *err)
     if (!status)
         status = make_prompt_text(c, err);
     if (!status)
-        status = ot_parse_constraint(c->api, f, &c->params.grammar, err);
+        status = c->chat ? ot_parse_tools(f, c->api->tool_format, &c->tools, err) : OT_OK;
+    if (!status)
+        status = ot_parse_constraint(c->api, f, &c->tools, &c->params.grammar, err);
     /* Last, so that nothing after it can fail without giving the heads back. */
     if (!status)
         status = ot_parse_intervention(c->api, preset, request, &c->params.intervention, err);

@@ -63,8 +63,10 @@ static bool add_token(ot_completion *c, ot_answer_choice *choice, const ot_token
             memcpy(choice->signals + (size_t)i * c->n_signals, t->signals, c->n_signals * sizeof *t->signals);
     }
     choice->n_characters += (uint32_t)ot_text_utf8_count(t->text, t->text_size);
-    ot_text_append(&choice->text, t->text, t->text_size);
-    return !choice->text.failed;
+    if (t->token == c->api->tool_mark && t->token >= 0)
+        ot_call_reader_mark(&choice->calls);
+    ot_call_reader_add(&choice->calls, t->text, t->text_size, &choice->text);
+    return !choice->text.failed && !choice->calls.failed;
 }
 
 bool ot_completion_read(ot_completion *c, uint32_t index, size_t *n)
@@ -80,6 +82,8 @@ bool ot_completion_read(ot_completion *c, uint32_t index, size_t *n)
             return false;
     choice->finish = ot_request_finish(request, index % c->n);
     choice->refused = ot_request_refusal(request, index % c->n);
+    if (choice->finish != OT_FINISH_NONE)
+        ot_call_reader_end(&choice->calls, &choice->text);
     return true;
 }
 
@@ -115,6 +119,7 @@ static void release(void *job)
     for (uint32_t i = 0; i < c->n_choices; i++) {
         ot_answer_choice *choice = &c->choices[i];
         ot_text_free(&choice->text);
+        ot_call_reader_close(&choice->calls);
         free(choice->tokens);
         free(choice->logprobs);
         free(choice->n_top);
@@ -227,8 +232,10 @@ static ot_status submit(ot_completion *c)
     if (!params || !c->requests || !c->choices)
         return ot_fail(&c->error, OT_ERR_NOMEM, "out of memory while submitting the request");
     c->n_choices = c->prompts.n * c->n;
-    for (uint32_t i = 0; i < c->n_choices; i++)
+    for (uint32_t i = 0; i < c->n_choices; i++) {
         ot_text_init(&c->choices[i].text, MAX_CHOICE_TEXT_BYTES);
+        ot_call_reader_open(&c->choices[i].calls, c->tools.format);
+    }
     for (uint32_t i = 0; i < c->prompts.n; i++) {
         const ot_prompt *prompt = &c->prompts.items[i];
         uint32_t room = c->api->ctx_size - prompt->n_tokens;

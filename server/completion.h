@@ -26,6 +26,7 @@ typedef struct ot_answer_choice {
     float *signals;          /* (n_tokens, n_signals) */
     uint32_t *offsets;       /* (n_tokens): characters of text before the token */
     uint32_t n_characters;   /* of all text so far */
+    ot_call_reader calls;    /* takes calls out of the text */
     ot_finish finish;
     ot_refusal refused;      /* by a guard, once finish says so */
     /* A stream's progress */
@@ -53,6 +54,7 @@ typedef struct ot_completion {
     bool intervened;         /* usage.intervention is given */
     uint32_t n;              /* choices a prompt */
     ot_prompts prompts;
+    ot_tool_use tools;       /* borrowed from the body until submission: only the format outlives it */
     ot_request_params params; /* common to all prompts; holds the heads until submission */
     const char *signal_names[OT_MAX_SIGNALS]; /* outlive submission */
     uint32_t n_signals;
@@ -90,7 +92,7 @@ const ot_error *ot_completion_failure(const ot_completion *c);
 /* completion-format.c */
 void ot_completion_format(void *job); /* the whole answer into job->out */
 /* One chunk of a choice. `first` asks for role or echo; the finish reason is written if the choice has ended. */
-void ot_completion_format_chunk(const ot_completion *c, uint32_t choice, bool first, ot_text *out);
+void ot_completion_format_chunk(ot_completion *c, uint32_t choice, bool first, ot_text *out);
 void ot_completion_format_usage_chunk(const ot_completion *c, ot_text *out);
 /* Parts of an answer, for dialects. */
 ot_request_usage ot_completion_usage(const ot_completion *c); /* of all requests together */

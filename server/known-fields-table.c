@@ -21,7 +21,9 @@ static const ot_known_field rows[] = {
     DONE("chat_template_kwargs", TEXTS),
     DONE("reasoning_effort", OT_ON_CHAT), /* variables of templates that know them */
     DONE("enable_thinking", OT_ON_CHAT),
-    DONE("tools", TEXTS & ~OT_ON_CHAT), /* as the model would read them */
+    DONE("tools", TEXTS),
+    DONE("tool_choice", OT_ON_CHAT),
+    DONE("parallel_tool_calls", OT_ON_CHAT),
     DONE("add_special_tokens", OT_ON_COMPLETIONS | OT_ON_SCORE | OT_ON_TOKENIZE),
     DONE("max_tokens", BOTH),
     DONE("max_completion_tokens", BOTH),
@@ -89,7 +91,7 @@ static const ot_known_field rows[] = {
     HINT("prediction", BOTH, OBJECT),
     HINT("prompt_cache_key", BOTH, STRING),
     HINT("prompt_cache_retention", BOTH, STRING),
-    HINT("parallel_tool_calls", BOTH, BOOLEAN),
+    HINT("parallel_tool_calls", OT_ON_COMPLETIONS, BOOLEAN),
     HINT("stream_options.include_obfuscation", BOTH, BOOLEAN),
     HINT("request_id", BOTH, STRING), /* the header X-Request-Id names a request */
     HINT("rid", BOTH, STRING),
@@ -130,8 +132,8 @@ static const ot_known_field rows[] = {
     REFUSED("grammar_lazy", BOTH, FALSE, NULL),
     REFUSED("grammar_triggers", BOTH, EMPTY, NULL),
     REFUSED("format", BOTH, EMPTY, NULL),
-    REFUSED("tools", BOTH, EMPTY, NULL),
-    REFUSED("tool_choice", BOTH, NO_CHOICE, NULL),
+    REFUSED("tools", OT_ON_COMPLETIONS, EMPTY, NULL),
+    REFUSED("tool_choice", OT_ON_COMPLETIONS, NO_CHOICE, NULL),
     REFUSED("functions", BOTH, EMPTY, NULL),
     REFUSED("function_call", BOTH, NO_CHOICE, NULL),
     REFUSED("allowed_token_ids", BOTH, EMPTY, NULL),

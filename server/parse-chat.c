@@ -240,8 +240,14 @@ ot_status ot_parse_chat_input(const ot_api_context *api, ot_fields f, bool conti
     if (!ot_chat_input_open(out))
         return out_of_memory(err);
     const reader r = {api, ot_chat_template_traits(api->chat), out->memory, err};
+    json_t *plain;
     out->add_generation_prompt = !continues;
     out->continue_final = continues;
+    if (!ot_tools_as_text(f.object, r.traits->tools, r.traits->tool_calls, &plain)) {
+        ot_chat_input_close(out);
+        return out_of_memory(err);
+    }
+    f.object = plain ? plain : f.object;
     ot_status status = ot_fields_bool(f, "add_generation_prompt", &out->add_generation_prompt, err);
     if (!status)
         status = ot_fields_bool(f, "continue_final_message", &out->continue_final, err);
@@ -253,6 +259,7 @@ ot_status ot_parse_chat_input(const ot_api_context *api, ot_fields f, bool conti
         status = read_variables(&r, f, out);
     if (!continues && out->continue_final)
         out->add_generation_prompt = false;
+    json_decref(plain);
     if (status)
         ot_chat_input_close(out);
     return status;

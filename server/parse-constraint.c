@@ -9,7 +9,7 @@
 
 enum { MAX_CHOICES = 4096 };
 
-typedef enum source_kind { JSON_SCHEMA, REGEX, CHOICE, EBNF, GBNF } source_kind;
+typedef enum source_kind { JSON_SCHEMA, REGEX, CHOICE, EBNF, GBNF, TOOLS } source_kind;
 
 /* Borrowed from the request. */
 typedef struct source {
@@ -18,6 +18,8 @@ typedef struct source {
     const json_t *value;   /* the schema, or the list of choices */
     const char *text;      /* the expression or grammar */
     size_t size;
+    const ot_tool_use *tools; /* of TOOLS: with value the schema of a text beside the calls, or NULL */
+    bool special_mark;     /* calls begin with a special token */
     const char *field;     /* its full name, for messages; NULL: nothing is asked for */
 } source;
 
@@ -39,7 +41,7 @@ static void read_source(ot_grammar_builder *b, const void *what)
     const source *s = what;
     switch (s->kind) {
     case JSON_SCHEMA:
-        ot_grammar_read_json_schema(b, s->value, s->compact);
+        ot_grammar_read_json_schema(b, s->value, s->compact ? OT_JSON_SPACE_NONE : OT_JSON_SPACE_FREE);
         return;
     case REGEX: {
         uint32_t root = ot_rule_add(b, "root");
@@ -58,6 +60,9 @@ static void read_source(ot_grammar_builder *b, const void *what)
     case GBNF:
         ot_grammar_read_gbnf(b, s->text, s->size);
         return;
+    case TOOLS:
+        ot_tools_read_grammar(b, s->tools, s->special_mark, s->value);
+        return;
     }
 }
 
@@ -65,9 +70,18 @@ static void read_source(ot_grammar_builder *b, const void *what)
  * they are. */
 static char *content_of(const source *s, size_t *size)
 {
-    char *json = s->value != NULL ? json_dumps(s->value, JSON_COMPACT | JSON_ENCODE_ANY) : NULL;
-    const char *text = s->value != NULL ? json : s->text;
-    const size_t n = s->value != NULL ? (json != NULL ? strlen(json) : 0) : s->size;
+    char *json = NULL;
+    if (s->kind == TOOLS) {
+        const ot_tool_use *t = s->tools;
+        json_t *all = json_pack("[O,O?,i,i,s?,b,b]", t->tools, s->value, (int)t->format, (int)t->choice, t->name, t->parallel, s->special_mark);
+        json = all != NULL ? json_dumps(all, JSON_COMPACT) : NULL;
+        json_decref(all);
+    } else if (s->value != NULL) {
+        json = json_dumps(s->value, JSON_COMPACT | JSON_ENCODE_ANY);
+    }
+    const bool is_json = s->kind == TOOLS || s->value != NULL;
+    const char *text = is_json ? json : s->text;
+    const size_t n = is_json ? (json != NULL ? strlen(json) : 0) : s->size;
     char *content = text != NULL ? malloc(n + 2) : NULL;
     if (content != NULL) {
         content[0] = (char)('a' + s->kind);
@@ -238,7 +252,19 @@ static ot_status read_fields(ot_fields f, json_t *holder, source *out, ot_error 
     return status;
 }
 
-ot_status ot_parse_constraint(const ot_api_context *api, ot_fields f, ot_grammar **out, ot_error *err)
+/* Calls beside another form: a schema may say what a text is where there is no call. */
+static ot_status join_tools(const ot_api_context *api, ot_fields f, const ot_tool_use *tools, source *plain, const source *nested, ot_error *err)
+{
+    if (tools == NULL || tools->format == OT_TOOLS_OFF)
+        return OT_OK;
+    if (nested->field != NULL || (plain->field != NULL && plain->kind != JSON_SCHEMA))
+        return ot_fields_fail(f, nested->field != NULL ? "structured_outputs" : plain->field, OT_ERR_UNSUPPORTED, err,
+                              "cannot be followed beside 'tools': a JSON Schema in 'response_format' can");
+    *plain = (source){.kind = TOOLS, .value = plain->value, .tools = tools, .special_mark = api->tool_mark >= 0, .field = "tools"};
+    return OT_OK;
+}
+
+ot_status ot_parse_constraint(const ot_api_context *api, ot_fields f, const ot_tool_use *tools, ot_grammar **out, ot_error *err)
 {
     source plain = {0}, nested = {0};
     ot_fields outputs = {ot_fields_get(f, "structured_outputs"), "structured_outputs"};
@@ -251,6 +277,8 @@ ot_status ot_parse_constraint(const ot_api_context *api, ot_fields f, ot_grammar
         status = read_structured_outputs(f, holder, &nested, err);
     if (!status && plain.field != NULL && nested.field != NULL)
         status = ot_fields_fail(f, plain.field, OT_ERR_INVALID, err, "and 'structured_outputs' ask for two forms of the answer: only one can be followed");
+    if (!status)
+        status = join_tools(api, f, tools, &plain, &nested, err);
     if (!status && plain.field != NULL)
         status = compile(api, f, &plain, out, err);
     else if (!status && nested.field != NULL)

@@ -133,6 +133,9 @@ static ot_status open_api(ot_server *server, const ot_model *model, ot_heads *he
     snprintf(api->fingerprint, sizeof api->fingerprint, "otter-%s-%.12s", OTTER_VERSION, info->fingerprint);
     ot_json_limits_default(&api->json);
     api->json.max_depth = server->options.max_json_depth;
+    ot_str jinja = ot_model_chat_template(model);
+    api->tool_format = ot_tool_format_of(jinja.data, jinja.size);
+    api->tool_mark = ot_tool_mark(api->tool_format, api->tokenizer);
     ot_status status = ot_token_trie_open(&api->trie, api->tokenizer, api->n_vocab, err);
     if (!status)
         status = ot_grammars_open(&api->grammars, api->trie, server->options.grammar_memory_bytes, err);

@@ -11,7 +11,9 @@ static void put_stop(const ot_completion *c, ot_text *out)
     const ot_answer_choice *choice = &c->choices[0];
     int32_t last = choice->n_tokens ? choice->tokens[choice->n_tokens - 1] : c->last_token;
     bool by_string = choice->finish == OT_FINISH_STOP && c->params.n_stops > 0 && !ot_tokenizer_is_eog(c->api->tokenizer, last);
-    const char *reason = choice->finish == OT_FINISH_LENGTH  ? "max_tokens"
+    bool calls = choice->calls.n_calls > 0 && choice->finish == OT_FINISH_STOP;
+    const char *reason = calls                               ? "tool_use"
+                         : choice->finish == OT_FINISH_LENGTH ? "max_tokens"
                          : choice->finish == OT_FINISH_FILTER ? "refusal"
                          : by_string                         ? "stop_sequence"
                                                              : "end_turn";
@@ -51,10 +53,27 @@ static void put_text_block(const char *key, const ot_text *text, ot_text *out)
     ot_json_end_object(out);
 }
 
+/* With its arguments, or as a stream begins it. Arguments that the answer's length has cut are no JSON: the empty object stands for them. */
+static void put_call_block(const char *key, const ot_tool_call *call, bool begins, ot_text *out)
+{
+    json_t *input = begins ? NULL : json_loadb(call->arguments.data ? call->arguments.data : "", call->arguments.size, 0, NULL);
+    ot_json_begin_object(out, key);
+    ot_json_string(out, "type", "tool_use");
+    ot_json_string(out, "id", call->id);
+    ot_json_bytes(out, "name", call->name.data ? call->name.data : "", call->name.size);
+    ot_json_raw(out, "input", input ? call->arguments.data : "{}");
+    ot_json_end_object(out);
+    json_decref(input);
+}
+
 static void format(const ot_completion *c, ot_text *out)
 {
+    const ot_call_reader *calls = &c->choices[0].calls;
     begin_message(c, NULL, out);
-    put_text_block(NULL, &c->choices[0].text, out);
+    if (calls->n_calls == 0 || c->choices[0].text.size > 0)
+        put_text_block(NULL, &c->choices[0].text, out);
+    for (uint32_t i = 0; i < calls->n_calls; i++)
+        put_call_block(NULL, &calls->calls[i], false, out);
     ot_json_end_array(out);
     put_stop(c, out);
     put_usage(c, false, out);
@@ -72,6 +91,12 @@ static void begin_event(ot_text *out, const char *type, bool of_block)
     ot_json_string(out, "type", type);
     if (of_block)
         ot_json_uint(out, "index", 0);
+}
+
+static void begin_block_event(ot_text *out, const char *type, uint32_t index)
+{
+    begin_event(out, type, false);
+    ot_json_uint(out, "index", index);
 }
 
 static void end_event(ot_text *out)
@@ -107,10 +132,28 @@ static void chunk(ot_completion *c, ot_text *out)
     end_event(out);
 }
 
+/* A call as a block of its own, told when it is complete. */
+static void put_call_events(const ot_tool_call *call, uint32_t index, ot_text *out)
+{
+    begin_block_event(out, "content_block_start", index);
+    put_call_block("content_block", call, true, out);
+    end_event(out);
+    begin_block_event(out, "content_block_delta", index);
+    ot_json_begin_object(out, "delta");
+    ot_json_string(out, "type", "input_json_delta");
+    ot_json_bytes(out, "partial_json", call->arguments.data ? call->arguments.data : "", call->arguments.size);
+    ot_json_end_object(out);
+    end_event(out);
+    begin_block_event(out, "content_block_stop", index);
+    end_event(out);
+}
+
 static void end(ot_completion *c, ot_text *out)
 {
     begin_event(out, "content_block_stop", true);
     end_event(out);
+    for (uint32_t i = 0; i < c->choices[0].calls.n_calls; i++)
+        put_call_events(&c->choices[0].calls.calls[i], i + 1, out);
     begin_event(out, "message_delta", false);
     ot_json_begin_object(out, "delta");
     put_stop(c, out);

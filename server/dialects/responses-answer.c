@@ -75,6 +75,30 @@ static void put_message(const ot_completion *c, const char *key, const ot_text *
     ot_json_end_object(out);
 }
 
+/* A call is an item of its own, told when it is complete. `begun`: without its arguments. */
+static void put_call(const ot_completion *c, const char *key, const ot_tool_call *call, bool begun, ot_text *out)
+{
+    char id[48];
+    snprintf(id, sizeof id, "fc_%s", call->id + strlen("call_"));
+    ot_json_begin_object(out, key);
+    ot_json_string(out, "type", "function_call");
+    ot_json_string(out, "id", id);
+    ot_json_string(out, "call_id", call->id);
+    ot_json_bytes(out, "name", call->name.data ? call->name.data : "", call->name.size);
+    ot_json_bytes(out, "arguments", call->arguments.data && !begun ? call->arguments.data : "", begun ? 0 : call->arguments.size);
+    ot_json_string(out, "status", begun ? "in_progress" : status_of(c->choices[0].finish));
+    ot_json_end_object(out);
+}
+
+static void put_output(const ot_completion *c, const ot_text *text, bool with_tokens, ot_text *out)
+{
+    const ot_call_reader *calls = &c->choices[0].calls;
+    if (calls->n_calls == 0 || text->size > 0 || c->stream) /* a stream has begun it */
+        put_message(c, NULL, text, false, with_tokens, out);
+    for (uint32_t i = 0; i < calls->n_calls; i++)
+        put_call(c, NULL, &calls->calls[i], false, out);
+}
+
 /* `text` NULL: nothing is there yet. */
 static void put_response(const ot_completion *c, const char *key, const ot_text *text, bool with_tokens, ot_text *out)
 {
@@ -98,7 +122,7 @@ static void put_response(const ot_completion *c, const char *key, const ot_text 
     ot_json_string(out, "model", c->model_id);
     ot_json_begin_array(out, "output");
     if (text)
-        put_message(c, NULL, text, false, with_tokens, out);
+        put_output(c, text, with_tokens, out);
     ot_json_end_array(out);
     put_asked(c, out, "parallel_tool_calls", "true");
     ot_json_null(out, "previous_response_id");
@@ -185,6 +209,30 @@ static void chunk(ot_completion *c, ot_text *out)
     end_event(out);
 }
 
+static void put_call_events(ot_completion *c, const ot_tool_call *call, uint32_t index, ot_text *out)
+{
+    static const char *const types[] = {"response.function_call_arguments.delta", "response.function_call_arguments.done"};
+    char id[48];
+    snprintf(id, sizeof id, "fc_%s", call->id + strlen("call_"));
+    begin_event(c, out, "response.output_item.added");
+    ot_json_uint(out, "output_index", index);
+    put_call(c, "item", call, true, out);
+    end_event(out);
+    for (int i = 0; i < 2; i++) {
+        begin_event(c, out, types[i]);
+        ot_json_string(out, "item_id", id);
+        ot_json_uint(out, "output_index", index);
+        if (i == 1)
+            ot_json_bytes(out, "name", call->name.data ? call->name.data : "", call->name.size);
+        ot_json_bytes(out, i == 0 ? "delta" : "arguments", call->arguments.data ? call->arguments.data : "", call->arguments.size);
+        end_event(out);
+    }
+    begin_event(c, out, "response.output_item.done");
+    ot_json_uint(out, "output_index", index);
+    put_call(c, "item", call, false, out);
+    end_event(out);
+}
+
 static void end(ot_completion *c, ot_text *out)
 {
     const ot_text *text = &c->whole;
@@ -202,6 +250,8 @@ static void end(ot_completion *c, ot_text *out)
     put_place(c, out, false);
     put_message(c, "item", text, false, false, out);
     end_event(out);
+    for (uint32_t i = 0; i < c->choices[0].calls.n_calls; i++)
+        put_call_events(c, &c->choices[0].calls.calls[i], i + 1, out);
     begin_event(c, out, is_incomplete(c->choices[0].finish) ? "response.incomplete" : "response.completed");
     put_response(c, "response", text, false, out);
     end_event(out);

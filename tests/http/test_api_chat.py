@@ -124,7 +124,7 @@ def refuses_by_name(server):
         ({"messages": [{"role": "x" * 100, "content": "x"}]}, "messages[0].role"),
         ({"messages": [{"role": "user", "content": "word " * 9000}]}, "messages"),
         ({"logprobs": 5}, "logprobs"), ({"top_logprobs": 3}, "top_logprobs"), ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
-        ({"tools": [{"type": "function"}]}, "tools"), ({"tool_choice": "required"}, "tool_choice"),
+        ({"tools": [{"type": "function"}]}, "tools"), ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools[0]"), ({"tool_choice": "required"}, "tool_choice"),
         ({"functions": [{}]}, "functions"), ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
         ({"modalities": ["text", "audio"]}, "modalities"), ({"audio": {"voice": "x"}}, "audio"), ({"echo": True}, "echo"),
         ({"chat_template": "{{x}}"}, "chat_template"), ({"chat_template_kwargs": {"messages": []}}, "chat_template_kwargs"), ({"chat_template_kwargs": 1}, "chat_template_kwargs"), ({"add_generation_prompt": "x"}, "add_generation_prompt"),

@@ -10,7 +10,7 @@
 
 static const ot_token_trie no_tokens = {0};
 
-static ot_grammar *compile(const char *schema, bool compact, ot_error *err)
+static ot_grammar *compile(const char *schema, ot_json_space space, ot_error *err)
 {
     ot_grammar_builder *b;
     ot_grammar *g = NULL;
@@ -18,7 +18,7 @@ static ot_grammar *compile(const char *schema, bool compact, ot_error *err)
     json_t *json = json_loads(schema, JSON_DECODE_ANY, &where);
     if (!CHECK(json != NULL) || !CHECK_OK(ot_grammar_builder_open(&b, err), err))
         return NULL;
-    ot_grammar_read_json_schema(b, json, compact);
+    ot_grammar_read_json_schema(b, json, space);
     if (ot_grammar_compile(&g, b, &no_tokens, err) != OT_OK)
         g = NULL;
     ot_grammar_builder_close(&b);
@@ -46,7 +46,7 @@ static void check_cases(const schema_case *cases, size_t n)
 {
     for (size_t i = 0; i < n; i++) {
         ot_error err = {0};
-        ot_grammar *g = compile(cases[i].schema, false, &err);
+        ot_grammar *g = compile(cases[i].schema, OT_JSON_SPACE_FREE, &err);
         ot_test_context("%s: %s", cases[i].schema, err.message);
         if (!CHECK(g != NULL))
             continue;
@@ -161,7 +161,7 @@ static void ranges_of_integers(void)
         snprintf(schema, sizeof schema, "{\"type\": \"%s\", \"minimum\": %lld, \"maximum\": %lld}", round % 2 ? "integer" : "number",
                  (long long)low, (long long)high);
         ot_error err = {0};
-        ot_grammar *g = compile(schema, false, &err);
+        ot_grammar *g = compile(schema, OT_JSON_SPACE_FREE, &err);
         ot_test_context("%s: %s", schema, err.message);
         REQUIRE(g != NULL);
         for (int i = 0; i < 400; i++) {
@@ -226,7 +226,7 @@ static void what_is_not_enforced_is_refused_by_name(void)
     for (size_t i = 0; i < COUNT(cases); i++) {
         ot_error err = {0};
         ot_test_context("%s", cases[i].schema);
-        ot_grammar *g = compile(cases[i].schema, false, &err);
+        ot_grammar *g = compile(cases[i].schema, OT_JSON_SPACE_FREE, &err);
         CHECK(g == NULL);
         CHECK_CONTAINS(err.message, cases[i].part);
         ot_grammar_release(&g);
@@ -234,13 +234,18 @@ static void what_is_not_enforced_is_refused_by_name(void)
     ot_test_context(NULL);
 }
 
-static void compact_json_has_no_white_space(void)
+static void json_on_one_line_and_without_white_space(void)
 {
     ot_error err = {0};
-    ot_grammar *g = compile("{\"type\": \"object\"}", true, &err);
+    ot_grammar *g = compile("{\"type\": \"object\"}", OT_JSON_SPACE_NONE, &err);
     REQUIRE(g != NULL);
     check_texts(g, "{}|{\"a\":1,\"b\":[1,2]}", true);
     check_texts(g, "{ }|{\"a\": 1}", false);
+    ot_grammar_release(&g);
+    g = compile("{\"type\": \"object\"}", OT_JSON_SPACE_LINE, &err);
+    REQUIRE(g != NULL);
+    check_texts(g, "{}|{\"a\":1,\"b\": [1, 2]}|{\"a\": 1, \"b\": [1,2]}", true);
+    check_texts(g, "{ }|{\n}|{\"a\":\n1}|[1,\n2]|{\"a\": 1 }", false);
     ot_grammar_release(&g);
 }
 
@@ -255,6 +260,6 @@ int main(int argc, char **argv)
     RUN(ranges_of_integers);
     RUN(combinations);
     RUN(what_is_not_enforced_is_refused_by_name);
-    RUN(compact_json_has_no_white_space);
+    RUN(json_on_one_line_and_without_white_space);
     return ot_test_finish();
 }
