@@ -32,7 +32,7 @@ static ot_status tokenize_messages(const ot_tokenizer *tokenizer, const ot_chat_
 {
     const size_t count = json_array_size(list);
     if (count == 0)
-        return ot_fail(err, OT_ERR_FORMAT, "'messages' is no list of messages");
+        return ot_fail(err, OT_ERR_FORMAT, "'messages' must be a list of messages");
     ot_chat_message *messages = calloc(count, sizeof *messages);
     if (messages == NULL)
         return ot_fail(err, OT_ERR_NOMEM, "out of memory");
@@ -63,7 +63,7 @@ ot_status ot_batch_row_tokenize(const ot_generate_options *o, const ot_tokenizer
     if (strcmp(*echo, "messages") == 0) {
         st = tokenize_messages(tokenizer, chat, value, tokens, &n, err);
     } else if (!json_is_string(value)) {
-        return ot_fail(err, OT_ERR_FORMAT, "'%s' is no text", *echo);
+        return ot_fail(err, OT_ERR_FORMAT, "'%s' must be a text", *echo);
     } else if (strcmp(*echo, "text") == 0) {
         st = ot_tokenize(tokenizer, json_string_value(value), json_string_length(value), OT_TOKENIZE_BOS, tokens, &n, err);
     } else {
@@ -114,7 +114,7 @@ static ot_status read_line_at(FILE *f, const char *path, off_t from, off_t end, 
     if (fseeko(f, from, SEEK_SET) != 0 || fread(line, 1, size, f) != size)
         st = ot_fail(err, OT_ERR_IO, "%s: reading failed: %s", path, strerror(errno));
     else if ((*last = json_loadb(line, size, 0, NULL)) == NULL)
-        st = ot_fail(err, OT_ERR_FORMAT, "%s: the last whole line is no JSON", path);
+        st = ot_fail(err, OT_ERR_FORMAT, "%s: the last whole line is not JSON", path);
     free(line);
     return st;
 }

@@ -9,7 +9,7 @@ static ot_status split(int argc, char **argv, int at, const ot_option **option, 
 {
     const char *argument = argv[at];
     if (strncmp(argument, "--", 2) != 0 || argument[2] == '\0')
-        return ot_fail(err, OT_ERR_INVALID, "'%.100s' is no flag", argument);
+        return ot_fail(err, OT_ERR_INVALID, "expected a flag that begins with --, got '%.100s'", argument);
     char name[64];
     size_t size = strcspn(argument + 2, "=");
     snprintf(name, sizeof name, "%.*s", (int)(size < 63 ? size : 63), argument + 2);

@@ -168,7 +168,7 @@ ot_status ot_config_set(ot_config *config, const ot_option *option, const char *
             return OT_OK;
         if (strcmp(text, "cuda") == 0)
             return ot_fail_param(err, OT_ERR_UNSUPPORTED, option->name, "%s: this build has no CUDA; it runs with cpu", where);
-        return FAIL(option, "%s: '%.60s' is neither cpu nor cuda", where, text);
+        return FAIL(option, "%s: expected cpu or cuda, got '%.60s'", where, text);
     case OT_OPTION_REWARD_MODEL: return set_model(config, OT_ROLE_REWARD_MODEL, text, where, err);
     case OT_OPTION_EXPERT_MODEL: return set_model(config, OT_ROLE_EXPERT_MODEL, text, where, err);
     case OT_OPTION_DRAFT_MODEL: return set_model(config, OT_ROLE_DRAFT_MODEL, text, where, err);

@@ -170,7 +170,7 @@ static ot_status skip_scalars(reader *r, ot_gguf_type type, uint64_t count)
         return status;
     for (uint64_t i = 0; type == OT_GGUF_BOOL && i < count; i++)
         if (r->gguf->bytes[r->at + i] > 1)
-            return refuse_at(r, r->at + i, OT_ERR_FORMAT, "a boolean is neither 0 nor 1");
+            return refuse_at(r, r->at + i, OT_ERR_FORMAT, "expected a boolean of 0 or 1");
     r->at += count * each;
     return OT_OK;
 }
@@ -326,7 +326,7 @@ static ot_status read_keys(reader *r)
         uint32_t alignment = key->type == OT_GGUF_U32 ? ot_load_u32(g->bytes + key->at) : 0;
         r->name = key->name;
         if (alignment < 8 || alignment > MAX_ALIGNMENT || (alignment & (alignment - 1)) != 0)
-            return refuse_at(r, key->at, OT_ERR_FORMAT, "the alignment is no u32 that is a power of two from 8 to 2^24");
+            return refuse_at(r, key->at, OT_ERR_FORMAT, "the alignment must be a u32, and a power of two from 8 to 2^24");
         g->alignment = alignment;
     }
     return OT_OK;
@@ -345,7 +345,7 @@ static ot_status measure_tensor(const reader *r, size_t at, ot_tensor *tensor)
             return refuse_at(r, at, OT_ERR_FORMAT, "the product of its dimensions overflows");
     }
     if (tensor->dims[0] % block != 0) {
-        snprintf(cause, sizeof cause, "its first dimension, %llu, is no multiple of %u, the block of %s",
+        snprintf(cause, sizeof cause, "its first dimension, %llu, is not a multiple of %u, the block of %s",
                  (unsigned long long)tensor->dims[0], block, ot_type_name(tensor->type));
         return refuse_at(r, at, OT_ERR_FORMAT, cause);
     }
@@ -406,7 +406,7 @@ static ot_status place_tensors(reader *r, const uint64_t *offsets)
         const size_t header_at = (size_t)((const uint8_t *)tensor->name.data - g->bytes);
         r->name = tensor->name;
         if (offset % g->alignment != 0) {
-            snprintf(cause, sizeof cause, "its data offset %llu is no multiple of the alignment %llu",
+            snprintf(cause, sizeof cause, "its data offset %llu is not a multiple of the alignment %llu",
                      (unsigned long long)offset, (unsigned long long)g->alignment);
             return refuse_at(r, header_at, OT_ERR_FORMAT, cause);
         }

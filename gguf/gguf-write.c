@@ -239,7 +239,7 @@ static ot_status measure(ot_tensor *tensor, const char *name, ot_error *err)
         if (tensor->dims[i] == 0 || __builtin_mul_overflow(n, tensor->dims[i], &n))
             return ot_fail(err, OT_ERR_INVALID, "tensor '%s': dimension %u is zero or too large", name, i);
     if (tensor->dims[0] % block != 0)
-        return ot_fail(err, OT_ERR_INVALID, "tensor '%s': its first dimension, %llu, is no multiple of %u, the block of %s",
+        return ot_fail(err, OT_ERR_INVALID, "tensor '%s': its first dimension, %llu, is not a multiple of %u, the block of %s",
                        name, (unsigned long long)tensor->dims[0], block, ot_type_name(tensor->type));
     if (__builtin_mul_overflow(n / block, (uint64_t)ot_type_block_bytes(tensor->type), &bytes) || bytes > SIZE_MAX / 4)
         return ot_fail(err, OT_ERR_INVALID, "tensor '%s' is too large", name);

@@ -89,7 +89,7 @@ ot_status ot_quantize(ot_type type, const float *src, void *dst, size_t n, ot_er
 {
     const uint32_t block = ot_type_block(type);
     if (block != 0 && n % block != 0)
-        return ot_fail(err, OT_ERR_INVALID, "%zu floats are no multiple of %u, the block of %s", n, block,
+        return ot_fail(err, OT_ERR_INVALID, "%zu floats are not a multiple of %u, the block of %s", n, block,
                        ot_type_name(type));
     switch (type) {
     case OT_TYPE_F32: memcpy(dst, src, n * sizeof *src); return OT_OK;

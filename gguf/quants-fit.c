@@ -173,7 +173,7 @@ ot_status ot_quantize_fitted(ot_type type, const float *src, void *dst, size_t n
     if (!form_of(type, &form))
         return ot_quantize(type, src, dst, n, err);
     if (n % BLOCK != 0)
-        return ot_fail(err, OT_ERR_INVALID, "%zu floats are no multiple of %d, the block of %s", n, BLOCK, ot_type_name(type));
+        return ot_fail(err, OT_ERR_INVALID, "%zu floats are not a multiple of %d, the block of %s", n, BLOCK, ot_type_name(type));
     for (size_t i = 0; i < n; i++)
         if (!(fabsf(src[i]) <= MAX_HALF))
             return ot_fail(err, OT_ERR_INVALID, "element %zu is %g: the scales of %s reach %g", i, (double)src[i],

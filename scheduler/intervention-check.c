@@ -29,10 +29,10 @@ static ot_status check_signal(const ot_intervention *v, uint32_t i, ot_error *er
     const ot_head *head = v->signals[i].head;
     const char *name = v->signals[i].name, *param = v->signals[i].weight != 0 ? "intervention.reward.heads" : "intervention.signals";
     if (!isfinite(v->signals[i].weight))
-        return ot_fail_param(err, OT_ERR_INVALID, "intervention.reward.heads", "the weight of '%.60s' is no finite number", name);
+        return ot_fail_param(err, OT_ERR_INVALID, "intervention.reward.heads", "the weight of '%.60s' must be a finite number", name);
     if (!scores_text(head) && !is_inserted(head, OT_HEAD_LOOKAHEAD))
         return ot_fail_param(err, OT_ERR_INVALID, param,
-                             "head '%.60s' gives no score: it is no scalar head, reward model or lookahead head", name);
+                             "'%.60s' gives no score: expected a scalar head, a lookahead head or a reward model", name);
     if (v->signals[i].output >= spec_of(head)->n_outputs)
         return ot_fail_param(err, OT_ERR_INVALID, param, "head '%.60s' has %u outputs, not %u", name, spec_of(head)->n_outputs,
                              v->signals[i].output + 1);
@@ -48,7 +48,7 @@ static ot_status check_lookahead(const ot_intervention *v, ot_error *err)
                              "no lookahead head picks the candidates to be scored");
     if (!ot_intervention_scores_candidates(v))
         return ot_fail_param(err, OT_ERR_INVALID, "intervention.reward.lookahead",
-                             "candidates are picked for heads that score them exactly, and there is none");
+                             "picks candidates for heads that score them exactly, and 'heads' names none of these");
     return OT_OK;
 }
 
@@ -82,7 +82,7 @@ static ot_status check_guard(const ot_intervention *v, ot_error *err)
         return ot_fail_param(err, OT_ERR_INVALID, "intervention.guard.head", "the guard has no head");
     if (!scores_text(v->signals[v->guard_signal].head))
         return ot_fail_param(err, OT_ERR_INVALID, "intervention.guard.head",
-                             "a guard needs the score of the text itself: '%.60s' is no scalar head or reward model",
+                             "'%.60s' cannot guard: expected a scalar head or a reward model, which score the text itself",
                              v->signals[v->guard_signal].name);
     return OT_OK;
 }
@@ -94,7 +94,7 @@ static ot_status check_expert(const ot_head *head, uint32_t output, const char *
     if (head == NULL || ot_head_get_role(head) == OT_ROLE_EXPERT_MODEL)
         return OT_OK;
     if (!is_inserted(head, OT_HEAD_GENERATION))
-        return ot_fail_param(err, OT_ERR_INVALID, param, "'%s' is no generation head or expert model", ot_head_name(head));
+        return ot_fail_param(err, OT_ERR_INVALID, param, "'%s' is not an expert: expected a generation head or an expert model", ot_head_name(head));
     if (output >= spec_of(head)->n_outputs)
         return ot_fail_param(err, OT_ERR_INVALID, param, "head '%s' has %u outputs, not %u", ot_head_name(head),
                              spec_of(head)->n_outputs, output + 1);
@@ -126,7 +126,7 @@ static ot_status check_draft_head(const ot_head *head, ot_error *err)
     if (head == NULL || ot_head_get_role(head) == OT_ROLE_DRAFT_MODEL)
         return OT_OK;
     if (!is_inserted(head, OT_HEAD_GENERATION))
-        return ot_fail_param(err, OT_ERR_INVALID, param, "'%s' is no generation head or draft model", ot_head_name(head));
+        return ot_fail_param(err, OT_ERR_INVALID, param, "'%s' cannot draft: expected a generation head or a draft model", ot_head_name(head));
     for (uint32_t i = 0; i < spec_of(head)->n_outputs; i++)
         if (spec_of(head)->offsets[i] == 0)
             return ot_fail_param(err, OT_ERR_INVALID, param,

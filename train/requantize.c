@@ -108,7 +108,7 @@ static ot_status change_activation(const ot_train_options *o, ot_insertion *x, o
     if (o->activation[0] == '\0')
         return OT_OK;
     if (strcmp(o->activation, "sigmoid") != 0 && strcmp(o->activation, "identity") != 0)
-        return ot_fail_param(err, OT_ERR_INVALID, "activation", "--activation: '%s' is neither sigmoid nor identity", o->activation);
+        return ot_fail_param(err, OT_ERR_INVALID, "activation", "--activation: expected sigmoid or identity, got '%s'", o->activation);
     return ot_insertion_set_activation(x, o->activation[0] == 's' ? OT_ACT_SIGMOID : OT_ACT_IDENTITY, err);
 }
 

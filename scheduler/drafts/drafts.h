@@ -26,7 +26,7 @@ void ot_draft_heads_add(ot_decoder *d, ot_choice *c, const ot_logits *logits);
 /* Fills the proposals of all choices added since the last call: one call of the engine for every OT_LOGIT_ROWS values. */
 void ot_draft_heads_run(ot_decoder *d);
 /* The n_best tokens of residual * base + values, which values are afterwards (both n floats), best first, ties by lower id; and how
- * likely they are among the n. Returns how many there are: fewer where logits are -inf or no numbers. */
+ * likely they are among the n. Returns how many there are: fewer where logits are -inf or NaN. */
 uint32_t ot_draft_best(const ot_kernels *kernels, const float *base, float residual, float *values, uint32_t n, uint32_t n_best,
                        ot_draft_guess *best);
 /* Tokens that a draft head guesses ahead: its offsets 1, 2, ... as far as they go. */

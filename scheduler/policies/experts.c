@@ -142,7 +142,7 @@ void ot_experts_steer(ot_decoder *d, const ot_steered_row *rows, uint32_t n, ot_
         float *values = values_of(d, i, false);
         const float *positive = r->resolved.positive.head != NULL ? values_of(d, i, true) : NULL;
         if (!shift(values, rows[i].logits->raw, positive, r->intervention->experts.alpha, d->n_vocab)) {
-            ot_fail_param(err, OT_ERR_MISMATCH, "intervention.experts", "with alpha %g the experts' logits are no finite numbers",
+            ot_fail_param(err, OT_ERR_MISMATCH, "intervention.experts", "with alpha %g the experts give non-finite logits",
                           (double)r->intervention->experts.alpha);
             continue;
         }

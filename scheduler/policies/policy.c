@@ -98,7 +98,7 @@ void ot_policy_scores(const ot_decoder *d, const ot_turn *t, uint32_t node, floa
 void ot_policy_fail_logits(ot_decoder *d, ot_request *r)
 {
     ot_error err;
-    ot_fail(&err, OT_ERR_IO, "the model's logits are no numbers");
+    ot_fail(&err, OT_ERR_IO, "the model produced non-finite logits");
     ot_request_end(d->scheduler, r, OT_FINISH_ERROR, &err);
 }
 

@@ -89,10 +89,10 @@ typedef struct ot_position {
 /* Reads the logits that decide position c->n_text: fills *p, starts c->pending anew and notes the alternatives to report. False if the
  * constraint cannot say what may come: the request has ended then. */
 bool ot_policy_read(ot_decoder *d, ot_choice *c, const ot_logits *logits, bool needs_norm, ot_position *p);
-/* Ends a request whose logits are no numbers: a base model with such weights, which is nothing that the client did. */
+/* Ends a request whose logits are not finite: the fault of the base model's weights, not of the client. */
 void ot_policy_fail_logits(ot_decoder *d, ot_request *r);
 /* Fills pending.ahead for the candidates that are pending: what lookahead heads predict from the row of the logits. False if that
- * cannot be, or there is no candidate (logits that are no numbers): the request has ended then. */
+ * cannot be, or there is no candidate (logits that are not finite): the request has ended then. */
 bool ot_policy_look_ahead(ot_decoder *d, ot_choice *c, uint32_t row);
 /* Scores of a node of the turn, one for each signal of the request. The node's token is one of the pending candidates. */
 void ot_policy_scores(const ot_decoder *d, const ot_turn *t, uint32_t node, float *scores);

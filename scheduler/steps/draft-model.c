@@ -118,7 +118,7 @@ static void note_guess(ot_scheduler *s, ot_guesser *g, const float *logits)
     ot_log_norm norm = ot_sampler_normalize(s->decoder.sampler, logits);
     int32_t token;
     if (!isfinite(norm.log_sum) || ot_sampler_top(s->decoder.sampler, logits, 1, &token) == 0) {
-        g->wanted = 0; /* logits that are no numbers say nothing */
+        g->wanted = 0; /* logits that are not finite say nothing */
         return;
     }
     uint32_t depth = p->n_depths++;

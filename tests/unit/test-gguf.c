@@ -262,11 +262,11 @@ static void refuses_bad_keys(void)
     expect_refusal(OT_ERR_UNSUPPORTED, "key 'k'", 37, "array of arrays");
     start(0, 1);
     gguf_bytes_key(&file, "k", OT_GGUF_BOOL), gguf_bytes_u8(&file, 2);
-    expect_refusal(OT_ERR_FORMAT, "key 'k'", 37, "neither 0 nor 1");
+    expect_refusal(OT_ERR_FORMAT, "key 'k'", 37, "expected a boolean of 0 or 1");
     start(0, 1);
     gguf_bytes_array(&file, "k", OT_GGUF_BOOL, 3);
     gguf_bytes_u8(&file, 1), gguf_bytes_u8(&file, 0), gguf_bytes_u8(&file, 255);
-    expect_refusal(OT_ERR_FORMAT, "key 'k'", 51, "neither 0 nor 1");
+    expect_refusal(OT_ERR_FORMAT, "key 'k'", 51, "expected a boolean of 0 or 1");
     start(0, 1);
     gguf_bytes_key(&file, "k", OT_GGUF_STRING), gguf_bytes_u64(&file, 1ull << 60);
     expect_refusal(OT_ERR_FORMAT, "key 'k'", 37, "claims 1152921504606846976 bytes, only 0 are left");
@@ -318,7 +318,7 @@ static void refuses_bad_alignments(void)
     }
     start(0, 1);
     gguf_bytes_key(&file, "general.alignment", OT_GGUF_U64), gguf_bytes_u64(&file, 32);
-    expect_refusal(OT_ERR_FORMAT, "key 'general.alignment'", 53, "no u32");
+    expect_refusal(OT_ERR_FORMAT, "key 'general.alignment'", 53, "must be a u32");
 }
 
 /* One tensor "t" and 64 bytes of data. */
@@ -341,9 +341,9 @@ static void refuses_bad_tensors(void)
         {OT_TYPE_F32, 1ull << 33, 1ull << 33, 0, OT_ERR_FORMAT, 24, "overflows"},
         {OT_TYPE_F32, 1ull << 62, 1, 0, OT_ERR_FORMAT, 24, "more than the whole file"},
         {OT_TYPE_F32, 4096, 1, 0, OT_ERR_FORMAT, 24, "more than the whole file"},
-        {OT_TYPE_Q8_0, 31, 32, 0, OT_ERR_FORMAT, 24, "31, is no multiple of 32, the block of Q8_0"},
-        {OT_TYPE_Q6_K, 32, 8, 0, OT_ERR_FORMAT, 24, "32, is no multiple of 256"},
-        {OT_TYPE_F32, 8, 1, 8, OT_ERR_FORMAT, 32, "offset 8 is no multiple of the alignment 32"},
+        {OT_TYPE_Q8_0, 31, 32, 0, OT_ERR_FORMAT, 24, "31, is not a multiple of 32, the block of Q8_0"},
+        {OT_TYPE_Q6_K, 32, 8, 0, OT_ERR_FORMAT, 24, "32, is not a multiple of 256"},
+        {OT_TYPE_F32, 8, 1, 8, OT_ERR_FORMAT, 32, "offset 8 is not a multiple of the alignment 32"},
         {OT_TYPE_F32, 8, 1, 64, OT_ERR_FORMAT, 32, "end after the 64 bytes"},
         {OT_TYPE_F32, 17, 1, 0, OT_ERR_FORMAT, 32, "68 bytes at data offset 0 end after the 64"},
         {OT_TYPE_F32, 8, 1, ~0ull - 31, OT_ERR_FORMAT, 32, "end after the 64 bytes"},

@@ -1,4 +1,4 @@
-/* Models that are not what they should be: weights that are no numbers, a draft model's file cut short while it is mapped. A request that
+/* Models that are not what they should be: weights that are not finite, a draft model's file cut short while it is mapped. A request that
  * such a base cannot serve ends with an error; a draft model only ever guesses, so no text may show that it is broken. */
 #include <stdio.h>
 #include <string.h>
@@ -53,7 +53,7 @@ static void check_requests_fail(ot_scheduler *s)
             CHECK_UINT(results[i].n, 0);
         }
         CHECK_INT(ot_request_error(r)->code, OT_ERR_IO);
-        CHECK_CONTAINS(ot_request_error(r)->message, "no numbers");
+        CHECK_CONTAINS(ot_request_error(r)->message, "non-finite logits");
         ot_request_release(&r);
         CHECK(ot_fixture_is_clean(s));
     }
