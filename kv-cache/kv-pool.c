@@ -2,6 +2,8 @@
  * touched, then by evicting the registered page that was let go longest ago. All of it is index arithmetic on arrays
  * allocated at start. */
 #include "engine/huge-memory.h"
+
+#include "base/asserts.h"
 #include "kv-cache/kv-pool.h"
 
 #include <stdlib.h>
@@ -253,8 +255,10 @@ void ot_kv_page_retain(ot_kv_cache *c, uint32_t page)
 void ot_kv_page_release(ot_kv_cache *c, uint32_t page)
 {
     ot_kv_page *p = &c->pages[page];
+    OT_ASSERT(p->refs > 0);
     if (--p->refs > 0)
         return;
+    OT_ASSERT(c->n_used >= p->n_units);
     c->n_used -= p->n_units;
     if (p->registered) {
         c->n_cached += p->n_units;

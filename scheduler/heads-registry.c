@@ -11,6 +11,8 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "base/asserts.h"
+
 struct ot_head {
     _Atomic uint32_t refs;
     uint64_t serial;
@@ -71,7 +73,11 @@ void ot_head_release(ot_head **head)
 {
     ot_head *h = *head;
     *head = NULL;
-    if (h == NULL || atomic_fetch_sub_explicit(&h->refs, 1, memory_order_acq_rel) > 1)
+    if (h == NULL)
+        return;
+    const uint32_t refs = atomic_fetch_sub_explicit(&h->refs, 1, memory_order_acq_rel);
+    OT_ASSERT(refs > 0);
+    if (refs > 1)
         return;
     ot_insertion_close(&h->insertion);
     for (uint32_t i = 0; i < h->n_parents; i++)

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/asserts.h"
 #include "base/clock.h"
 #include "scheduler/steps/choice-pages.h"
 #include "scheduler/companion.h"
@@ -151,6 +152,7 @@ void ot_choice_end(ot_scheduler *s, ot_choice *c, ot_finish finish)
     ot_output_flush(&c->output, s->decoder.text_scratch);
     c->ended_as = finish;
     ot_note_news(s, r);
+    OT_ASSERT(r->n_unfinished > 0);
     if (--r->n_unfinished == 0)
         finish_request(s, r);
 }

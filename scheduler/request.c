@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/asserts.h"
 #include "scheduler/heads-registry.h"
 #include "scheduler/scheduler-state.h"
 
@@ -197,8 +198,10 @@ ot_status ot_request_build(ot_request **out, const ot_request_params *p, uint32_
         return ot_fail(err, OT_ERR_NOMEM, "no memory for a request of %u tokens and %u choices", p->n_prompt, p->n_choices);
     ot_request *r = (ot_request *)a.base;
     atomic_init(&r->refs, 1);
+    const size_t counted = a.used;
     a.used = 0;
     lay_out(&a, p, &z);
+    OT_ASSERT(a.used == counted);
     fill(r, p, &z);
     ot_status st = resolve(&r->resolved, &p->intervention, err);
     if (st != OT_OK) {
@@ -211,7 +214,9 @@ ot_status ot_request_build(ot_request **out, const ot_request_params *p, uint32_
 
 void ot_request_unref(ot_request *r)
 {
-    if (atomic_fetch_sub_explicit(&r->refs, 1, memory_order_acq_rel) > 1)
+    const uint32_t refs = atomic_fetch_sub_explicit(&r->refs, 1, memory_order_acq_rel);
+    OT_ASSERT(refs > 0);
+    if (refs > 1)
         return;
     if (r->scheduler != NULL) {
         ot_intervention held = *r->intervention;

@@ -3,6 +3,7 @@
 
 #include <string.h>
 
+#include "base/asserts.h"
 #include "scheduler/companion.h"
 #include "scheduler/policies/constrain.h"
 #include "scheduler/policies/reward-course.h"
@@ -132,12 +133,15 @@ bool ot_policy_look_ahead(ot_decoder *d, ot_choice *c, uint32_t row)
 void ot_policy_accept(ot_turn *t, uint32_t node)
 {
     ot_choice *c = t->choice;
+    OT_ASSERT(node < t->n_nodes && t->n_path < OT_MAX_NODES && c->n_text < c->request->n_prompt + c->request->max_new);
+    OT_ASSERT(t->nodes[node].parent == (t->n_path > 0 ? (int32_t)t->path[t->n_path - 1] : -1)); /* accepted nodes form a path */
     t->path[t->n_path++] = (uint8_t)node;
     c->tokens[c->n_text++] = t->nodes[node].token;
 }
 
 void ot_policy_want(ot_turn *t, uint32_t node)
 {
+    OT_ASSERT(node < t->n_nodes && t->n_wanted < OT_MAX_NODES);
     t->wanted[t->n_wanted++] = (uint8_t)node;
 }
 

@@ -123,6 +123,7 @@ static bool add_turn(ot_scheduler *s, ot_choice *c)
         return true; /* it waits for pages, not for room in the batch */
     if (!enter_insertions(s, b, c->request))
         return false;
+    OT_ASSERT(t->n_nodes > 0 && t->n_nodes <= OT_MAX_NODES && t->n_optional < t->n_nodes && b->n_turns < s->options.max_sequences);
     uint32_t n_tails = b->n_tails;
     for (uint32_t i = 0; i < t->n_nodes; i++)
         if (!add_node(s, b, t, i)) {

@@ -14,6 +14,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "base/asserts.h"
 #include "base/clock.h"
 #include "scheduler/steps/choice-pages.h"
 #include "scheduler/companion.h"
@@ -174,6 +175,7 @@ static void add_taker(ot_scheduler *s, group *g, taker k, const uint32_t *rows)
 {
     if (g->n_rows + k.n > OT_LOGIT_ROWS)
         flush_group(s, g);
+    OT_ASSERT(g->n_rows + k.n <= OT_LOGIT_ROWS && g->n_takers < OT_LOGIT_ROWS);
     k.first = g->n_rows;
     memcpy(g->rows + g->n_rows, rows, k.n * sizeof rows[0]);
     g->n_rows += k.n;

@@ -10,6 +10,7 @@
 
 #include <string.h>
 
+#include "base/asserts.h"
 #include "text/tokenizer.h"
 
 #define TEXT_MAX ((uint32_t)sizeof((ot_token_out *)0)->text)
@@ -174,8 +175,7 @@ bool ot_output_put(ot_output *o, const ot_token_out *entry, ot_str text, bool ma
 {
     bool stopped = false;
     uint32_t n = (uint32_t)text.size;
-    if (n > o->held_capacity - o->held_size)
-        n = o->held_capacity - o->held_size; /* cannot be: longest_token bounds it */
+    OT_ASSERT(n <= o->held_capacity - o->held_size); /* longest_token bounds it */
     for (uint32_t i = 0; i < n && !stopped; i++) {
         o->held[o->held_size++] = text.data[i];
         o->text_end++;
