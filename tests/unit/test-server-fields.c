@@ -15,7 +15,8 @@ static json_t *parse(const char *text)
 static ot_status read_within(const char *text, const ot_json_limits *limits, json_t **out, ot_error *err)
 {
     char *copy = strdup(text);
-    REQUIRE(copy != NULL);
+    if (!CHECK(copy != NULL))
+        return OT_ERR_NOMEM;
     ot_status status = ot_json_read(copy, strlen(copy), limits, out, err);
     free(copy);
     return status;

@@ -7,7 +7,8 @@
 static ot_status check(const char *text, ot_field_route route, ot_error *err)
 {
     json_t *o = json_loads(text, 0, NULL);
-    REQUIRE(o != NULL);
+    if (!CHECK(o != NULL))
+        return OT_ERR_FORMAT;
     memset(err, 0, sizeof *err);
     ot_status status = ot_check_known_fields((ot_fields){o, ""}, route, err);
     json_decref(o);
