@@ -314,7 +314,7 @@ static void candidates(ot_engine *engine, const results *whole)
         rows[i] = (ot_row){.token = want.candidates[i], .position = p, .slot = slots[i], .n_prefix = p, .n_tail = 1,
                            .tail = &slots[i], .flags = OT_ROW_OUTPUT};
     }
-    const bool opened = CHECK(results_open(&prefix) & results_open(&r) & results_open(&rest));
+    const bool opened = CHECK((int)results_open(&prefix) & results_open(&r) & results_open(&rest));
     if (opened && open_kv(&kv, OT_KV_F32, want.n_insertions, 31) && run_whole(engine, &kv, 0, p, &prefix) &&
         run_rows(engine, &kv.view, 1, rows, n, &r)) {
         check_close("candidate logits", r.logits, want.candidate_logits, n, want.n_vocab, current->logit_tolerance,
@@ -357,7 +357,7 @@ static void draft_tree(ot_engine *engine, const results *whole)
     /* The first two nodes are shared: drop their copies. */
     memmove(&rows[1], &rows[2], sizeof rows[0]);
     memmove(&rows[2], &rows[4], (2 * DEPTH - 4) * sizeof rows[0]);
-    if (CHECK(results_open(&prefix) & results_open(&r)) && open_kv(&kv, OT_KV_F32, want.n_insertions, 41) &&
+    if (CHECK((int)results_open(&prefix) & results_open(&r)) && open_kv(&kv, OT_KV_F32, want.n_insertions, 41) &&
         run_whole(engine, &kv, 0, p, &prefix) && run_rows(engine, &kv.view, 1, rows, 2 * DEPTH - 2, &r)) {
         check_same_row(&r, 0, whole, p, want.n_insertions);
         check_same_row(&r, 1, whole, p + 1, want.n_insertions);
@@ -419,7 +419,7 @@ static void half_kv(void)
     ot_engine *engine = NULL;
     ot_test_kv kv = {0}, chunks_kv = {0};
     results r, chunks;
-    if (CHECK(results_open(&r) & results_open(&chunks)) && open_engine(&engine, 2, OT_KV_F16, ~0u) &&
+    if (CHECK((int)results_open(&r) & results_open(&chunks)) && open_engine(&engine, 2, OT_KV_F16, ~0u) &&
         open_kv(&kv, OT_KV_F16, want.n_insertions, 71) && open_kv(&chunks_kv, OT_KV_F16, want.n_insertions, 72) &&
         run_whole(engine, &kv, 0, want.n_tokens, &r) &&
         run_chunks(engine, &chunks_kv, 0, want.n_tokens, odd, 4, &chunks)) {

@@ -254,7 +254,7 @@ static const char *const small_merges[] = {"a a", "aa aa", "b c", "a b", "ab c",
 /* 256 to: "aa", "aaaa", "bc", "ab", "abc", "aaaaaaaa", " a"; "xy" is no token, "xyz" is; then the specials. */
 static void small_bpe(vocabulary *v)
 {
-    static const char *const merged[] = {"aa", "aaaa", "bc", "ab", "abc", "aaaaaaaa", "\xC4\xA0" "a", "xyz"};
+    static const char *const merged[] = {"aa", "aaaa", "bc", "ab", "abc", "aaaaaaaa", ("\xC4\xA0" "a"), "xyz"};
     memset(v, 0, sizeof *v);
     add_bytes(v);
     for (size_t i = 0; i < COUNT(merged); i++)
