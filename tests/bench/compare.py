@@ -53,10 +53,11 @@ def run_of(args, runner):
             "rounds": args.rounds, "load": os.getloadavg()[1], "model": runner.files.base.name}
 
 
-def split(systems, files):
-    """Those that can run, and {key: what is missing} of the others."""
+def split(systems, files, wanted):
+    """Those that can run and are asked for, and {key: what is missing} of the others; plain decoding is always asked for."""
     missing = {system.key: system.missing(files) for system in systems}
-    return [system for system in systems if not missing[system.key]], {key: names for key, names in missing.items() if names}
+    asked = [system for system in systems if not wanted or system.key in ("plain", *wanted.split(","))]
+    return [system for system in asked if not missing[system.key]], {key: names for key, names in missing.items() if names}
 
 
 def paired(values, base):
@@ -66,23 +67,21 @@ def paired(values, base):
 # ---- Table 1 -------------------------------------------------------------------------------------------------
 
 
-def judges_of(task, files):
-    """Who scores the answers: the task's own head, and a separate reward model, one that steers no row if there is such."""
-    judges = {}
-    if files.find(task):
-        judges["own"] = (task, ["--head", f"{task}={files.find(task)}"])
+def reward_judge(task, files):
+    """(name, flags that load it) of a separate reward model that scores the answers, one that steers no row if there is such; or None. The head that
+    steers is no judge of what it did."""
     for name in (f"{task}-judge", f"{task}-model"):
-        if "separate" not in judges and files.find(name) and files.find(f"{name}-head"):
-            judges["separate"] = (name, ["--reward-model", f"{name}={files.find(name)},{files.find(name + '-head')}"])
-    return judges
+        if files.find(name) and files.find(f"{name}-head"):
+            return name, ["--reward-model", f"{name}={files.find(name)},{files.find(name + '-head')}"]
+    return None
 
 
-def quality_flags(system, files, judges):
+def quality_flags(system, files, scorer):
     flags = system.load_flags(files)
-    for name, load in judges.values():
-        if name not in system.heads and name not in system.reward_models:
-            flags += load
-    return [*flags, "--signals", ",".join(name for name, _ in judges.values())] if judges else flags
+    if scorer is None:
+        return flags
+    name, load = scorer
+    return [*flags, *([] if name in system.reward_models else load), "--signals", name]
 
 
 def judge(texts, judges):
@@ -91,7 +90,7 @@ def judge(texts, judges):
     return {**scores, "degenerate": [float(measures.is_degenerate(text)) for text in texts]}
 
 
-def reward_quality(lines, own, judges):
+def reward_quality(lines, scorer, judges):
     texts = [line["completion"] for line in lines]
     result = {
         "perplexity": measures.perplexity([line["logprobs"] for line in lines]),
@@ -99,7 +98,8 @@ def reward_quality(lines, own, judges):
         "diversity": measures.mean(measures.diversity(text) for text in texts),
         "tokens": measures.mean(len(line["completion_tokens"]) for line in lines),
     }
-    return result, {**{who: [line["signals"][name][-1] for line in lines] for who, (name, _) in own.items()}, **judge(texts, judges)}
+    separate = {"separate": [line["signals"][scorer[0]][-1] for line in lines]} if scorer else {}
+    return result, {**separate, **judge(texts, judges)}
 
 
 def time_systems(args, runner, table, rows, flags_of):
@@ -114,17 +114,17 @@ def run_rewards(args, runner, task, judges):
     files, is_chat = runner.files, task == "harmless"
     weights = [args.harmless_weight] if is_chat else [-abs(float(w)) for w in args.toxicity_weights.split(",")]
     everything = reward_systems(task, weights, args.candidates)
-    systems, missing = split(everything, files)
+    systems, missing = split(everything, files, args.systems)
     if len(systems) == 1:
         sys.exit(f"{task}: none of its heads and models is there: {', '.join(sorted({name for names in missing.values() for name in names}))}")
-    own = judges_of(task, files)
+    scorer = reward_judge(task, files)
     rows = [{"messages": row["messages"]} if is_chat else {"text": row["text"]}
             for row in read_rows(args.chat_prompts if is_chat else args.continuations, args.rows, args.seed)]
     common = ["--max-tokens", str(args.max_tokens), "--logprobs"]
     quality, plain = {}, None
     for system in systems:
         tell(f"{task}: {system.label}")
-        figures, scores = reward_quality(runner.texts(rows, [*common, *system.steer, *quality_flags(system, files, own)]), own, judges)
+        figures, scores = reward_quality(runner.texts(rows, [*common, *system.steer, *quality_flags(system, files, scorer)]), scorer, judges)
         plain = plain or scores
         quality[system.key] = {**figures, **{who: paired(values, plain[who]) for who, values in scores.items()}}
     time_flags = ["--max-tokens", str(args.time_tokens), "--ignore-eos"]
@@ -133,7 +133,7 @@ def run_rewards(args, runner, task, judges):
     timing, timing_run = time_systems(args, runner, task, rows,
                                       {s.key: [*time_flags, *s.steer, *s.load_flags(files, stand_in)] for s in timed})
     return {"task": task, "weights": weights, "candidates": args.candidates, "prompts": len(rows), "max_tokens": args.max_tokens,
-            "judges": {who: name for who, (name, _) in own.items()}, "missing": missing, "quality": quality, "timing": timing,
+            "scorer": scorer[0] if scorer else None, "missing": missing, "quality": quality, "timing": timing,
             "timing_run": timing_run, "systems": [[s.key, s.label, s.compares_with] for s in everything]}
 
 
@@ -157,7 +157,7 @@ def expert_quality(lines, per_prompt, judges):
 
 def run_experts(args, runner, judges):
     files, everything = runner.files, expert_systems(args.alpha, args.experts_top_p)
-    systems, missing = split(everything, files)
+    systems, missing = split(everything, files, args.systems)
     rows = [{"text": row["text"]} for row in read_rows(args.continuations, args.sample_prompts, args.seed)]
     sampling = ["--temperature", "1", "--top-p", str(args.top_p), "--seed", str(args.seed)]
     common = ["--max-tokens", str(args.sample_tokens), "--n", str(args.samples), "--logprobs", *sampling]
@@ -192,7 +192,7 @@ def tokens_a_pass(lines):
 
 def run_drafts(args, runner, _):
     files, everything = runner.files, draft_systems(args.max_draft, args.tree)
-    systems, missing = split(everything, files)
+    systems, missing = split(everything, files, args.systems)
     rows = [{"prompt": row["prompt"]} for row in read_rows(args.instructions, args.rows, args.seed)]
     common = ["--max-tokens", str(args.draft_tokens)]
     quality, plain = {}, None
@@ -243,6 +243,7 @@ def parse_arguments():
     add("--rows", type=int, default=100, help="prompts of Tables 1 and 3")
     add("--max-tokens", type=int, default=48, help="of an answer in Table 1")
     add("--harmless-weight", type=float, default=1.5)
+    add("--systems", default="", metavar="KEY[,KEY...]", help="only these rows' texts (plain, otter, lookahead, ...: comparison_systems.py); all by default")
     add("--toxicity-weights", default="4", metavar="W[,W...]", help="every row has the first; the head alone also the others")
     add("--candidates", type=int, default=10)
     add("--sample-prompts", type=int, default=100, help="prompts of Table 2")

@@ -96,13 +96,10 @@ def measured(result):
 
 
 def reward_section(result):
-    judges = result["judges"]
     columns = score_columns(result, "toxicity")
-    for who, name in (("own", "score by the Otter head"), ("separate", f"score by {judges.get('separate', '')}")):
-        if any(who in q for q in result["quality"].values()):
-            columns.append((name, who, lambda item, _: number(item["mean"], 3)))
-            if who == "separate":
-                columns.append(("change", who, lambda item, plain: "" if plain else signed(item["change"])))
+    if any("separate" in q for q in result["quality"].values()):
+        columns.append((f"score by {result.get('scorer')}", "separate", lambda item, _: number(item["mean"], 3)))
+        columns.append(("change", "separate", lambda item, plain: "" if plain else signed(item["change"])))
     columns.append(("degenerate", "degenerate", lambda item, _: share(item)))
     rows = []
     for key, label, rival, q in measured(result):
@@ -126,7 +123,7 @@ def expert_section(result):
         rows.append([label, *quality_cells(columns, q, key), *figures, *cost_cells(result, key, rival)])
     header = ["system", *(column for column, _, _ in columns), "perplexity", "distinct-1", "distinct-2", "distinct-3", *COST]
     return ["## Table 2: DExperts", "",
-            f"{result['prompts']} held-out texts, {result['samples']} samples of {result['max_tokens']} tokens each, top-p {result['top_p']:g}, "
+            f"{result['prompts']} held-out texts, {result['samples']} sample{'' if result['samples'] == 1 else 's'} of {result['max_tokens']} tokens each, top-p {result['top_p']:g}, "
             f"alpha {result['alpha']:g}, experts choose within the base's top-p {result['experts_top_p']:g}. Toxicity is a prompt's mean over its samples, the "
             f"probability whether any of them reaches one half. Intervals are 95%, by (paired) bootstrap over prompts. {CAVEAT}", "",
             *table(header, rows), *note_missing(result), run_note(result), ""]

@@ -159,8 +159,8 @@ def the_page_says_what_was_saved_and_what_is_missing():
     figures = {"perplexity": 3.5, "distinct_2": 0.5, "diversity": 0.6, "tokens": 9.0}
     score = {"mean": 0.25, "interval": [0.2, 0.3], "n": 5, "change": {"mean": -0.125, "interval": [-0.2, -0.1], "n": 5}}
     degenerate = {**score, "mean": 0.02}
-    result = {"task": "toxicity", "weights": [-4], "candidates": 10, "prompts": 5, "max_tokens": 9, "judges": {"own": "toxicity"},
-              "missing": {"head-only": ["toxicity-task-head-only"]}, "quality": {k: {**figures, "toxicity by tox-block": score, "own": score, "degenerate": degenerate}
+    result = {"task": "toxicity", "weights": [-4], "candidates": 10, "prompts": 5, "max_tokens": 9, "scorer": "judge-model",
+              "missing": {"head-only": ["toxicity-task-head-only"]}, "quality": {k: {**figures, "toxicity by tox-block": score, "separate": score, "degenerate": degenerate}
                                                                            for k in ("plain", "otter")},
               "timing": {"plain": timing(1, 1), "otter": timing(1.25, 1.1), "separate": timing(3, 2)},
               "systems": [["plain", "plain", None], ["separate", "separate", None], ["head-only", "head only", "separate"],
@@ -174,10 +174,10 @@ def the_page_says_what_was_saved_and_what_is_missing():
         lines = out.with_suffix(".md").read_text(encoding="utf-8").splitlines()
     row = next(line for line in lines if line.startswith("| Otter "))
     cells = [cell.strip() for cell in row.strip("|").split("|")]
-    check("a row", cells, ["Otter", "0.250", "-0.125 (-0.200 to -0.100)", "0.250", "2.0%", "3.50", "0.600", "0.500", "40.0", "1.25x", "1.10x",
+    check("a row", cells, ["Otter", "0.250", "-0.125 (-0.200 to -0.100)", "0.250", "-0.125 (-0.200 to -0.100)", "2.0%", "3.50", "0.600", "0.500", "40.0", "1.25x", "1.10x",
                            "88%", "90%"])
     check("a separate model is timed without its quality", [line for line in lines if line.startswith("| separate ")],
-          ["| separate |  |  |  |  |  |  |  | 16.7 | 3.00x | 2.00x |  |  |"])
+          ["| separate |  |  |  |  |  |  |  |  | 16.7 | 3.00x | 2.00x |  |  |"])
     check("what is missing", "Not run: head only (no toxicity-task-head-only)." in lines, True)
     check("when the times were measured", any("Time and space: measured on 2026-01-01, 2 threads, medians of 3 rounds" in line for line in lines), True)
     check("a curve's last figures", "| copy | 2 | 20 | 0.5000 | 4 | 0.9000 |" in lines, True)
