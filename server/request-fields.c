@@ -5,20 +5,27 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <math.h>
+#include <pthread.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+
+#include "base/heap-limit.h"
 
 void ot_json_limits_default(ot_json_limits *limits)
 {
     *limits = (ot_json_limits){.max_depth = 64, .max_containers = 1u << 16, .max_values = 1u << 21};
 }
 
+typedef struct json_counts {
+    uint32_t containers, values, members;
+} json_counts;
+
 /* Counts before anything is built: jansson turns a few bytes of "[[[[" into hundreds, and recurses as deep as they nest. Strings
  * are skipped; whether the text is JSON at all is the parser's business. */
-static ot_status check_limits(const char *text, size_t size, const ot_json_limits *limits, ot_error *err)
+static ot_status check_limits(const char *text, size_t size, const ot_json_limits *limits, json_counts *counts, ot_error *err)
 {
-    uint32_t depth = 0, containers = 0, values = 1;
+    uint32_t depth = 0, containers = 0, values = 1, members = 0;
     bool in_string = false;
     for (size_t i = 0; i < size; i++) {
         char c = text[i];
@@ -42,9 +49,38 @@ static ot_status check_limits(const char *text, size_t size, const ot_json_limit
         } else if (c == ',') {
             if (++values > limits->max_values)
                 return ot_fail(err, OT_ERR_INVALID, "the JSON body has more than %" PRIu32 " values", limits->max_values);
+        } else if (c == ':') {
+            members++;
         }
     }
+    *counts = (json_counts){containers, values, members};
     return OT_OK;
+}
+
+/* What jansson allocates for a text at the most: a string is gathered in a buffer that doubles, and copied; an object has a table of entries and
+ * buckets, an array slots that double. */
+static size_t most_memory(size_t size, const json_counts *counts)
+{
+    return 4 * size + (size_t)512 * counts->containers + (size_t)64 * counts->values + (size_t)192 * counts->members;
+}
+
+/* jansson 2.14 does not survive a failed allocation: a string that lost its end is read past the end of its buffer. So the memory is
+ * asked for in one piece before it begins, and then no allocation of it is refused. Who reads much waits for the others, so that two do not
+ * take the same room. *fits: whether there is room. */
+static json_t *load(const char *text, size_t size, const json_counts *counts, bool *fits, json_error_t *error)
+{
+    enum { MUCH_BYTES = 1 << 20 };
+    static pthread_mutex_t one_at_a_time = PTHREAD_MUTEX_INITIALIZER;
+    size_t most = most_memory(size, counts);
+    if (most >= MUCH_BYTES)
+        pthread_mutex_lock(&one_at_a_time);
+    *fits = ot_heap_admit(most);
+    bool before = ot_heap_for_clients(false);
+    json_t *root = *fits ? json_loadb(text, size, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, error) : NULL;
+    ot_heap_for_clients(before);
+    if (most >= MUCH_BYTES)
+        pthread_mutex_unlock(&one_at_a_time);
+    return root;
 }
 
 /* jansson's text is: duplicate object key near '"temperature"' */
@@ -68,14 +104,16 @@ ot_status ot_json_read(char *text, size_t size, const ot_json_limits *limits, js
     }
     if (size == 0)
         return ot_fail(err, OT_ERR_INVALID, "the request has no body; a JSON object is expected");
-    ot_status status = check_limits(text, size, limits, err);
+    json_counts counts = {0};
+    bool fits;
+    ot_status status = check_limits(text, size, limits, &counts, err);
     if (status)
         return status;
     ot_json_make_readable(text, size);
     json_error_t error;
     errno = 0;
-    json_t *root = json_loadb(text, size, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &error);
-    if (errno == ENOMEM) { /* jansson 2.14 does not always notice, and would hand over a text that lacks bytes */
+    json_t *root = load(text, size, &counts, &fits, &error);
+    if (!fits || errno == ENOMEM) { /* the system itself may have none */
         json_decref(root);
         return ot_fail(err, OT_ERR_NOMEM, "the JSON body does not fit into memory");
     }

@@ -109,9 +109,7 @@ static ot_status open_chat(ot_server *server, ot_error *err)
     } else {
         ot_str text = ot_model_chat_template(api->model);
         ot_error cause = {.message = ""};
-        if (text.size == 0)
-            snprintf(api->chat_problem, sizeof api->chat_problem, "the model's file has no chat template (--chat-template names one)");
-        else if (ot_chat_template_parse(&server->chat, text.data, text.size, &cause))
+        if (ot_chat_template_parse(&server->chat, text.data, text.size, &cause))
             snprintf(api->chat_problem, sizeof api->chat_problem, "%s", cause.message);
     }
     api->chat = server->chat;

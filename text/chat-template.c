@@ -31,6 +31,9 @@ static ot_status open_source(ot_chat_template **out, const char *name, const cha
 
 ot_status ot_chat_template_parse(ot_chat_template **out, const char *jinja, size_t size, ot_error *err)
 {
+    *out = NULL;
+    if (size == 0)
+        return ot_fail(err, OT_ERR_UNSUPPORTED, "the model's file has no chat template (--chat-template names one)");
     return open_source(out, "jinja", jinja, size, err);
 }
 

@@ -87,6 +87,8 @@ static void what_cannot_be_opened_says_why(void)
     CHECK_CONTAINS(err.message, "zephyr");
     CHECK_STATUS(ot_chat_template_open(&t, "no/such.jinja", &err), OT_ERR_IO, &err);
     CHECK_CONTAINS(err.message, "no/such.jinja");
+    CHECK_STATUS(ot_chat_template_parse(&t, "", 0, &err), OT_ERR_UNSUPPORTED, &err);
+    CHECK_CONTAINS(err.message, "no chat template");
     CHECK_STATUS(ot_chat_template_parse(&t, "a\n{% if %}", 10, &err), OT_ERR_FORMAT, &err);
     CHECK_CONTAINS(err.message, "the chat template, line 2");
     CHECK(t == NULL);
