@@ -1,13 +1,14 @@
 /* `otter serve`: configuration, model, heads, server, in this order; and back. */
+#include <fcntl.h>
 #include <inttypes.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "cli/commands.h"
-#include "config/config.h"
-#include "engine/engine.h"
-#include "scheduler/scheduler.h"
+#include "cli/serve.h"
 #include "server/embedded.h"
 #include "server/server.h"
 
@@ -36,25 +37,56 @@ static double mib(size_t bytes)
     return (double)bytes / (1 << 20);
 }
 
-static ot_status load_heads(const ot_config *config, ot_heads *heads, ot_error *err)
+/* ---- Heads and models ------------------------------------------------------------------------------------ */
+
+static ot_status remember(ot_served_heads *served, const ot_config_head *head, ot_error *err)
+{
+    ot_served_head *grown = realloc(served->items, (served->n + 1) * sizeof *grown);
+    if (!grown)
+        return ot_fail(err, OT_ERR_NOMEM, "out of memory while loading head %s", head->name);
+    served->items = grown;
+    ot_served_head *added = &grown[served->n++];
+    *added = (ot_served_head){.name = strdup(head->name), .path = strdup(head->path)};
+    stat(head->path, &added->file);
+    return added->name && added->path ? OT_OK : ot_fail(err, OT_ERR_NOMEM, "out of memory while loading head %s", head->name);
+}
+
+void ot_served_heads_free(ot_served_heads *served)
+{
+    for (uint32_t i = 0; i < served->n; i++) {
+        free(served->items[i].name);
+        free(served->items[i].path);
+    }
+    free(served->items);
+    *served = (ot_served_heads){0};
+}
+
+ot_status ot_serve_load_head(ot_heads *heads, const ot_config *config, const ot_config_head *h, ot_served_heads *served, ot_error *err)
 {
     const ot_insertion_options options = {.allow_base_mismatch = config->server.allow_base_mismatch,
                                           .n_threads = config->scheduler.n_threads};
-    for (uint32_t i = 0; i < config->n_heads; i++) {
-        const ot_config_head *h = &config->heads[i];
-        ot_head *head = NULL;
-        uint32_t output;
-        ot_status status = ot_heads_load(heads, h->name, h->path, &options, err);
-        if (!status)
-            status = ot_heads_find(heads, h->name, &head, &output, err);
-        if (status)
-            return status;
-        const ot_insertion_info *info = ot_insertion_get_info(ot_head_insertion(head));
-        fprintf(stderr, "otter: head %s: d' %" PRIu32 ", f' %" PRIu32 ", %.1f M parameters, %.0f MiB\n", h->name,
-                info->spec.n_embd, info->spec.n_ff, (double)info->n_params / 1e6, mib(info->bytes));
-        ot_head_release(&head);
-    }
+    ot_head *head = NULL;
+    uint32_t output;
+    ot_status status = remember(served, h, err); /* before it is read: what is written meanwhile is loaded by the next reload */
+    if (!status)
+        status = ot_heads_load(heads, h->name, h->path, &options, err);
+    if (!status)
+        status = ot_heads_find(heads, h->name, &head, &output, err);
+    if (status)
+        return status;
+    const ot_insertion_info *info = ot_insertion_get_info(ot_head_insertion(head));
+    fprintf(stderr, "otter: head %s: d' %" PRIu32 ", f' %" PRIu32 ", %.1f M parameters, %.0f MiB\n", h->name, info->spec.n_embd,
+            info->spec.n_ff, (double)info->n_params / 1e6, mib(info->bytes));
+    ot_head_release(&head);
     return OT_OK;
+}
+
+static ot_status load_heads(ot_serve *serve, ot_error *err)
+{
+    ot_status status = OT_OK;
+    for (uint32_t i = 0; i < serve->config->n_heads && !status; i++)
+        status = ot_serve_load_head(serve->heads, serve->config, &serve->config->heads[i], &serve->served, err);
+    return status;
 }
 
 static ot_status load_models(const ot_config *config, ot_heads *heads, ot_error *err)
@@ -91,59 +123,94 @@ static void print_start(const ot_config *config, const ot_server *server)
             strchr(config->server.host, ':') ? "]" : "", ot_server_port(server));
 }
 
-static ot_status serve(ot_config *config, ot_error *err)
+/* ---- The log --------------------------------------------------------------------------------------------- */
+
+ot_status ot_serve_open_log(const ot_config *config, int *fd, ot_error *err)
 {
-    ot_model *model = NULL;
-    ot_heads *heads = NULL;
+    *fd = config->log_path ? open(config->log_path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0640) : -1;
+    return config->log_path && *fd < 0 ? ot_fail_param(err, OT_ERR_IO, "log-file", "log-file: %s: %m", config->log_path) : OT_OK;
+}
+
+void ot_serve_use_log(int *fd)
+{
+    if (*fd < 0)
+        return;
+    dup2(*fd, STDERR_FILENO);
+    close(*fd);
+    *fd = -1;
+}
+
+/* ---- Serving --------------------------------------------------------------------------------------------- */
+
+static ot_status serve_model(ot_serve *serve, ot_model *model, ot_error *err)
+{
+    ot_config *config = serve->config;
     ot_server *server = NULL;
-    char name[128], *api = NULL;
-    default_model_name(config, name);
-    ot_status status = ot_model_open(&model, config->model_path, err);
-    if (!status) {
-        const ot_model_info *info = ot_model_get_info(model);
-        fprintf(stderr, "otter: %s: %s, %.1f M parameters, %.0f MiB\n", info->name, info->architecture,
-                (double)info->n_params / 1e6, mib(info->weight_bytes));
-        status = ot_heads_open(&heads, model, OT_STATS_MAX_HEADS, err);
-    }
+    char *api = NULL;
+    const ot_model_info *info = ot_model_get_info(model);
+    fprintf(stderr, "otter: %s: %s, %.1f M parameters, %.0f MiB\n", info->name, info->architecture, (double)info->n_params / 1e6,
+            mib(info->weight_bytes));
+    serve->model = model;
+    ot_status status = ot_heads_open(&serve->heads, model, OT_STATS_MAX_HEADS, err);
     if (!status)
-        status = load_heads(config, heads, err);
+        status = load_heads(serve, err);
     if (!status)
-        status = load_models(config, heads, err);
+        status = load_models(config, serve->heads, err);
     if (!status)
         status = ot_config_yaml_to_json(ot_openapi_yaml, ot_openapi_yaml_size, "openapi.yaml", &api, err);
     config->server.openapi_json = api;
+    config->server.reload = ot_serve_reload;
+    config->server.reloaded = ot_serve_reloaded;
+    config->server.reload_ctx = serve;
     if (!status)
-        status = ot_server_open(&server, model, heads, &config->scheduler, &config->server, err);
+        status = ot_server_open(&server, model, serve->heads, &config->scheduler, &config->server, err);
     if (!status) {
         print_start(config, server);
         status = ot_server_run(server, err);
     }
     ot_server_close(&server);
-    ot_heads_close(&heads);
-    ot_model_close(&model);
+    ot_heads_close(&serve->heads);
     free(api);
+    return status;
+}
+
+static ot_status serve_configured(ot_serve *serve, ot_error *err)
+{
+    ot_model *model = NULL;
+    char name[128];
+    int log_fd = -1;
+    signal(SIGHUP, SIG_IGN); /* until the server listens to it */
+    default_model_name(serve->config, name);
+    ot_status status = ot_serve_open_log(serve->config, &log_fd, err);
+    ot_serve_use_log(&log_fd);
+    if (!status)
+        status = ot_model_open(&model, serve->config->model_path, err);
+    if (!status)
+        status = serve_model(serve, model, err);
+    ot_model_close(&model);
+    ot_served_heads_free(&serve->served);
     return status;
 }
 
 int ot_cli_serve(int argc, char **argv)
 {
-    ot_config *config = NULL;
+    ot_serve serve = {.argc = argc - 1, .argv = argv + 1};
     ot_error err;
     ot_cli_tame_heap();
-    if (ot_config_open(&config, &err))
+    if (ot_config_open(&serve.config, &err))
         return failed(&err);
     int result = 0;
-    ot_status status = ot_config_read_arguments(config, argc - 1, argv + 1, &err);
-    if (!status && !config->help)
-        status = ot_config_check(config, &err);
+    ot_status status = ot_config_read_arguments(serve.config, serve.argc, serve.argv, &err);
+    if (!status && !serve.config->help)
+        status = ot_config_check(serve.config, &err);
     if (status) {
         fprintf(stderr, "otter: %s\n`otter serve --help` lists the settings\n", err.message);
         result = 2;
-    } else if (config->help) {
+    } else if (serve.config->help) {
         ot_config_print_help(stdout);
-    } else if (serve(config, &err)) {
+    } else if (serve_configured(&serve, &err)) {
         result = failed(&err);
     }
-    ot_config_close(&config);
+    ot_config_close(&serve.config);
     return result;
 }

@@ -179,3 +179,44 @@ ot_status ot_config_set(ot_config *config, const ot_option *option, const char *
     }
     return FAIL(option, "%s: not to be set here", where);
 }
+
+/* ---- Comparing ------------------------------------------------------------------------------------------- */
+
+static bool same_text(const char *a, const char *b)
+{
+    return a == b || (a && b && strcmp(a, b) == 0);
+}
+
+static bool same_list(const char *const *a, const char *const *b)
+{
+    size_t i = 0;
+    for (; a && b && a[i] && b[i]; i++)
+        if (strcmp(a[i], b[i]) != 0)
+            return false;
+    return !(a && a[i]) && !(b && b[i]);
+}
+
+static bool same_value(const ot_option *option, const void *a, const void *b)
+{
+    switch (option->kind) {
+    case OT_OPTION_STRING: return same_text(*(const char *const *)a, *(const char *const *)b);
+    case OT_OPTION_LIST: return same_list(*(const char *const *const *)a, *(const char *const *const *)b);
+    case OT_OPTION_U32: return *(const uint32_t *)a == *(const uint32_t *)b;
+    case OT_OPTION_PORT: return *(const uint16_t *)a == *(const uint16_t *)b;
+    case OT_OPTION_BYTES: return *(const size_t *)a == *(const size_t *)b;
+    case OT_OPTION_FLOAT: return *(const float *)a == *(const float *)b;
+    case OT_OPTION_BOOL: return *(const bool *)a == *(const bool *)b;
+    case OT_OPTION_WORD: return *(const unsigned *)a == *(const unsigned *)b;
+    default: return true; /* no single value */
+    }
+}
+
+const char *ot_config_next_change(const ot_config *a, const ot_config *b, size_t *at)
+{
+    while (*at < ot_option_count) {
+        const ot_option *option = &ot_option_table[(*at)++];
+        if (!same_value(option, (const char *)a + option->offset, (const char *)b + option->offset))
+            return option->name;
+    }
+    return NULL;
+}

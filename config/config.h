@@ -24,6 +24,7 @@ typedef struct ot_config {
     ot_model_spec *models;  /* separate models, likewise */
     ot_scheduler_options scheduler;
     ot_server_options server;
+    const char *log_path;   /* standard error goes there; NULL: where it went */
     bool help;              /* --help was given */
     struct ot_config_strings *strings; /* owns every text that the options point to */
 } ot_config;
@@ -36,6 +37,9 @@ ot_status ot_config_read_file(ot_config *config, const char *path, ot_error *err
 ot_status ot_config_read_arguments(ot_config *config, int argc, char **argv, ot_error *err);
 /* What only the whole can tell: a model is given, sizes go together. */
 ot_status ot_config_check(const ot_config *config, ot_error *err);
+/* The name of the next setting, from the table's place *at on, that two configurations have different values of; NULL after the last. Heads and
+ * separate models are not compared. */
+const char *ot_config_next_change(const ot_config *a, const ot_config *b, size_t *at);
 void ot_config_print_help(FILE *to);
 /* "4G", "512M", "65536K" or plain bytes. */
 ot_status ot_config_parse_bytes(const char *text, size_t *out, ot_error *err);

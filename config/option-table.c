@@ -62,6 +62,7 @@ const ot_option ot_option_table[] = {
     {"max-json-depth", OT_OPTION_U32, AT(server.max_json_depth), 8, 1024, NULL, "N", "nesting of a body"},
     {"grammar-memory", OT_OPTION_BYTES, AT(server.grammar_memory_bytes), 16 << 20, 1e15, NULL, "BYTES", "for grammars of structured output, kept or used"},
     {"access-log", OT_OPTION_WORD, AT(server.access_log), 0, 0, log_words, "off|plain|json", "a line for each request, to standard error"},
+    {"log-file", OT_OPTION_STRING, AT(log_path), 0, 0, NULL, "FILE", "standard error goes there; SIGHUP opens it again"},
     {"config", OT_OPTION_CONFIG, 0, 0, 0, NULL, "FILE", "YAML with these names; a flag beats it"},
     {"help", OT_OPTION_HELP, 0, 0, 0, NULL, NULL, "this text"},
 };

@@ -380,6 +380,54 @@ ot_status ot_heads_unload(ot_heads *h, const char *name, ot_error *err)
     return OT_OK;
 }
 
+/* ---- Exchanging the table -------------------------------------------------------------------------------- */
+
+ot_status ot_heads_share(ot_heads *to, ot_heads *from, const char *name, ot_error *err)
+{
+    pthread_mutex_lock(&from->lock);
+    ot_head *head = find_locked(from, name, strlen(name));
+    if (head != NULL)
+        ot_head_retain(head);
+    pthread_mutex_unlock(&from->lock);
+    ot_status st = head != NULL ? enter(to, head, err) : ot_fail_param(err, OT_ERR_NOT_FOUND, "name", "no head named '%.60s' is loaded", name);
+    if (st != OT_OK)
+        ot_head_release(&head);
+    return st;
+}
+
+static bool is_among(const char *name, const char *const *names, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++)
+        if (strcmp(names[i], name) == 0)
+            return true;
+    return false;
+}
+
+ot_status ot_heads_replace(ot_heads *h, ot_heads *next, const char *const *given_up, uint32_t n_given_up, ot_error *err)
+{
+    ot_head *merged[2 * OT_STATS_MAX_HEADS], *left[OT_STATS_MAX_HEADS];
+    uint32_t n = next->n, n_left = 0;
+    memcpy(merged, next->table, n * sizeof merged[0]);
+    pthread_mutex_lock(&h->lock);
+    for (uint32_t i = 0; i < h->n; i++) {
+        ot_head *head = h->table[i];
+        if (find_locked(next, head->name, strlen(head->name)) != NULL || is_among(head->name, given_up, n_given_up))
+            left[n_left++] = head;
+        else
+            merged[n++] = head; /* loaded meanwhile */
+    }
+    bool fits = n <= h->max;
+    if (fits) {
+        memcpy(h->table, merged, n * sizeof merged[0]);
+        h->n = n;
+        next->n = 0; /* its references are h's now */
+    }
+    pthread_mutex_unlock(&h->lock);
+    for (uint32_t i = 0; fits && i < n_left; i++)
+        ot_head_release(&left[i]);
+    return fits ? OT_OK : ot_fail(err, OT_ERR_FULL, "%u heads, with those that were loaded meanwhile; there is room for %u", n, h->max);
+}
+
 /* ---- Finding --------------------------------------------------------------------------------------------- */
 
 static bool find_label(const ot_insertion *insertion, const char *label, uint32_t *output)

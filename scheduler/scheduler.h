@@ -56,6 +56,11 @@ const ot_model *ot_head_model(const ot_head *head);
  * again: the model is shared. */
 ot_status ot_heads_load_model(ot_heads *heads, const char *name, ot_head_role role, const char *model_path,
                               const char *head_path, const ot_insertion_options *options, ot_error *err);
+/* Enters a head of another table, too; its name must be free. */
+ot_status ot_heads_share(ot_heads *to, ot_heads *from, const char *name, ot_error *err);
+/* At one moment the table of `heads` becomes that of `next`, which is empty afterwards, and those of its own that `next` has no name for and that
+ * are not `given_up`: what was loaded since `next` was made. OT_ERR_FULL, and nothing changed, if there is no room for all. */
+ot_status ot_heads_replace(ot_heads *heads, ot_heads *next, const char *const *given_up, uint32_t n_given_up, ot_error *err);
 /* Up to max references in order of loading (each to be released); returns how many there are. */
 uint32_t ot_heads_list(ot_heads *heads, ot_head **out, uint32_t max);
 

@@ -1,9 +1,10 @@
-/* What parsing a request needs to know of the server: immutable while it runs (the table of heads locks itself), so that
- * bodies can be parsed on the loop's thread or on a worker. */
+/* What parsing a request needs to know of the server: immutable while it runs (the table of heads locks itself, the defaults are
+ * exchanged whole), so that bodies can be parsed on the loop's thread or on a worker. */
 #ifndef OTTER_SERVER_API_CONTEXT_H
 #define OTTER_SERVER_API_CONTEXT_H
 
 #include <jansson.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -20,6 +21,15 @@ typedef struct ot_api_preset {
     json_t *intervention; /* checked when the server opened */
 } ot_api_preset;
 
+/* What requests get that do not say it themselves. Immutable; a reload puts another one in its place, and frees this one when no exchange is
+ * left that could have seen it (reload.c). */
+typedef struct ot_api_defaults {
+    uint32_t n_presets;
+    ot_api_preset *presets;
+    ot_drafting drafting; /* of requests that say nothing about it: max_draft 0 if there is none. Holds its head */
+    const struct ot_categories *moderation; /* as configured; NULL: those of the moderation head */
+} ot_api_defaults;
+
 typedef struct ot_api_context {
     const ot_model *model;
     const ot_tokenizer *tokenizer;
@@ -32,17 +42,16 @@ typedef struct ot_api_context {
     uint32_t ctx_size;       /* tokens of prompt and completion together */
     uint32_t max_prompts;    /* in one request */
     uint32_t max_choices;    /* `n` */
-    uint32_t n_presets;
-    ot_api_preset *presets;
-    ot_drafting drafting;    /* of requests that say nothing about it: max_draft 0 if there is none. Holds its head */
+    _Atomic(const ot_api_defaults *) defaults;
     ot_json_limits json;
-    const struct ot_categories *moderation; /* as configured; NULL: those of the moderation head */
     ot_token_trie *trie;     /* of the vocabulary ... */
     ot_tool_format tool_format; /* of the model's family ... */
     int32_t tool_mark;       /* ... and the token that begins calls there, if it is a special one; else -1 */
     ot_grammars *grammars;   /* ... and the grammars that were compiled for it */
 } ot_api_context;
 
+/* Those of now: valid for as long as the exchange that asks lives. */
+const ot_api_defaults *ot_api_get_defaults(const ot_api_context *api);
 /* The `model` field: absent or the base's id, or a preset's. *id is borrowed from the context, *preset is NULL for the base.
  * An unknown one is OT_ERR_NOT_FOUND. */
 ot_status ot_api_find_model(const ot_api_context *api, ot_fields f, const char **id, const json_t **preset, ot_error *err);

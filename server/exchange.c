@@ -8,6 +8,8 @@
 #include <sys/random.h>
 #include <time.h>
 
+#include "server/reload.h"
+
 /* A response of one piece: what a full context with all its alternatives can come to. */
 #define MAX_RESPONSE_BYTES ((size_t)512 << 20)
 
@@ -110,6 +112,7 @@ static ot_exchange *begin(ot_server *server, struct MHD_Connection *connection, 
     ot_connection_enter(server, x->peer, OT_CONNECTION_RECEIVING);
     ot_text_init(&x->body, server->options.max_body_bytes);
     ot_text_init(&x->out, MAX_RESPONSE_BYTES);
+    x->number = ++server->n_exchanges;
     x->started_ms = uv_now(&server->loop);
     const char *path = path_of(url, x->host, sizeof x->host);
     snprintf(x->path, sizeof x->path, "%s", path);
@@ -279,6 +282,8 @@ void ot_exchange_on_completed(void *state, struct MHD_Connection *connection, vo
     if (x->next)
         x->next->previous = x->previous;
     ot_connection_enter(x->server, x->peer, OT_CONNECTION_KEPT);
-    ot_server_give_memory_back(x->server);
+    ot_server *server = x->server;
     free(x);
+    ot_reload_collect(server);
+    ot_server_give_memory_back(server);
 }

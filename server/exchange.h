@@ -70,6 +70,7 @@ typedef enum ot_exchange_state {
 struct ot_exchange {
     ot_server *server;
     struct MHD_Connection *connection;
+    uint64_t number;              /* in the order of arrival */
     ot_connection *peer;          /* its place among the server's connections */
     ot_exchange *next, *previous; /* all exchanges of the server */
     ot_exchange *next_parked;     /* of those that wait for a place */
@@ -195,6 +196,9 @@ struct ot_server {
     ot_heads *heads;
     ot_chat_template *chat;
     struct ot_api_keys *keys;
+    struct ot_generation *generation, *retired; /* reload.c */
+    struct ot_reload *reload;                   /* on its way, or NULL */
+    bool reload_again;
 
     /* The loop (http-loop.c) */
     uv_loop_t loop;
@@ -207,7 +211,7 @@ struct ot_server {
     uv_poll_t http_poll;
     uv_timer_t http_timer;
     uv_async_t output_async; /* sent by the engine thread */
-    uv_signal_t sigterm, sigint;
+    uv_signal_t sigterm, sigint, sighup;
     uv_timer_t drain_timer;
     bool pumping, pump_again;
     bool leaving;   /* a signal came: /readyz says so, answers end their connections */
@@ -217,6 +221,7 @@ struct ot_server {
 
     /* Exchanges */
     ot_exchange *exchanges;
+    uint64_t n_exchanges; /* so far */
     ot_exchange *first_parked, *last_parked; /* those that wait for a place */
     uint32_t n_parked;
     uint32_t n_working;   /* handled and not over */
@@ -268,6 +273,12 @@ void ot_exchange_refuse_size(ot_exchange *x);
 const char *ot_exchange_header(const ot_exchange *x, const char *name);
 /* exchange.c: hands free places to the requests that wait for one. */
 void ot_exchanges_place(ot_server *server);
+
+/* server-options.c */
+ot_status ot_server_options_check(const ot_server_options *options, ot_error *err);
+ot_status ot_server_options_copy(ot_server_options *to, const ot_server_options *from, ot_arena *arena, ot_error *err);
+/* server.c: the names of loaded heads become labels of the metrics. */
+ot_status ot_server_note_heads(ot_server *server, ot_error *err);
 
 /* request-memory.c */
 /* A head has been loaded and took so much, or (0) was unloaded. */

@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "base/heap-limit.h"
+#include "server/reload.h"
 
 /* ---- libmicrohttpd --------------------------------------------------------------------------------------- */
 
@@ -171,10 +172,11 @@ ot_status ot_http_loop_open(ot_server *server, ot_error *err)
         return loop_failed(code, err);
     uv_timer_init(&server->loop, &server->http_timer); /* timers cannot fail */
     uv_timer_init(&server->loop, &server->drain_timer);
-    if ((code = uv_signal_init(&server->loop, &server->sigterm)) || (code = uv_signal_init(&server->loop, &server->sigint)))
+    if ((code = uv_signal_init(&server->loop, &server->sigterm)) || (code = uv_signal_init(&server->loop, &server->sigint)) ||
+        (code = uv_signal_init(&server->loop, &server->sighup)))
         return loop_failed(code, err);
     server->output_async.data = server->http_timer.data = server->drain_timer.data = server;
-    server->sigterm.data = server->sigint.data = server;
+    server->sigterm.data = server->sigint.data = server->sighup.data = server;
     return OT_OK;
 }
 
@@ -196,7 +198,7 @@ ot_status ot_http_loop_listen(ot_server *server, ot_error *err)
         return loop_failed(code, err);
     server->http_poll.data = server;
     if ((code = uv_poll_start(&server->http_poll, UV_READABLE, on_http_ready)) ||
-        (code = ot_drain_listen(server)))
+        (code = ot_drain_listen(server)) || (code = ot_reload_listen(server)))
         return loop_failed(code, err);
     return ot_connections_listen(server, err);
 }

@@ -13,6 +13,7 @@
 static void put_model(const ot_exchange *x, const char *id, ot_text *out)
 {
     const ot_server *server = x->server;
+    const ot_api_defaults *d = ot_api_get_defaults(&server->api);
     bool preset = strcmp(id, server->api.model_id) != 0;
     ot_json_begin_object(out, NULL);
     ot_json_string(out, "id", id);
@@ -22,9 +23,9 @@ static void put_model(const ot_exchange *x, const char *id, ot_text *out)
     ot_json_string(out, "root", server->api.model_id);
     ot_json_string(out, "parent", preset ? server->api.model_id : NULL);
     ot_json_uint(out, "max_model_len", server->api.ctx_size);
-    for (uint32_t i = 0; i < server->api.n_presets; i++)
-        if (preset && strcmp(id, server->api.presets[i].model_id) == 0) {
-            char *json = json_dumps(server->api.presets[i].intervention, JSON_COMPACT | JSON_REAL_PRECISION(15));
+    for (uint32_t i = 0; i < d->n_presets; i++)
+        if (preset && strcmp(id, d->presets[i].model_id) == 0) {
+            char *json = json_dumps(d->presets[i].intervention, JSON_COMPACT | JSON_REAL_PRECISION(15));
             if (json)
                 ot_json_raw(out, "intervention", json);
             free(json);
@@ -39,8 +40,9 @@ void ot_handle_models(ot_exchange *x)
     ot_json_string(&x->out, "object", "list");
     ot_json_begin_array(&x->out, "data");
     put_model(x, api->model_id, &x->out);
-    for (uint32_t i = 0; i < api->n_presets; i++)
-        put_model(x, api->presets[i].model_id, &x->out);
+    const ot_api_defaults *d = ot_api_get_defaults(api);
+    for (uint32_t i = 0; i < d->n_presets; i++)
+        put_model(x, d->presets[i].model_id, &x->out);
     ot_json_end_array(&x->out);
     ot_json_end_object(&x->out);
     ot_exchange_reply_json(x);
@@ -50,9 +52,10 @@ void ot_handle_model(ot_exchange *x)
 {
     const ot_api_context *api = &x->server->api;
     const char *id = strcmp(x->argument, api->model_id) == 0 ? api->model_id : NULL;
-    for (uint32_t i = 0; i < api->n_presets && !id; i++)
-        if (strcmp(x->argument, api->presets[i].model_id) == 0)
-            id = api->presets[i].model_id;
+    const ot_api_defaults *d = ot_api_get_defaults(api);
+    for (uint32_t i = 0; i < d->n_presets && !id; i++)
+        if (strcmp(x->argument, d->presets[i].model_id) == 0)
+            id = d->presets[i].model_id;
     if (!id) {
         ot_error error;
         ot_fail_param(&error, OT_ERR_NOT_FOUND, "model", "no model '%.200s'; /v1/models lists them", x->argument);

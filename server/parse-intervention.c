@@ -263,7 +263,7 @@ static void take_default_drafting(const ot_api_context *api, const json_t *prese
 {
     if (json_object_get(request, "speculative") || json_object_get(preset, "speculative"))
         return;
-    out->drafting = api->drafting;
+    out->drafting = ot_api_get_defaults(api)->drafting;
     if (out->drafting.head)
         ot_head_retain(out->drafting.head);
 }

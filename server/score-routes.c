@@ -115,8 +115,9 @@ static ot_status parse_moderation(ot_score_job *job, ot_fields f, ot_error *err)
     ot_status status = ot_fields_string(f, "model", 4096, &model, err);
     if (status)
         return status;
-    if (api->moderation)
-        job->categories = *api->moderation;
+    const ot_api_defaults *defaults = ot_api_get_defaults(api);
+    if (defaults->moderation)
+        job->categories = *defaults->moderation;
     else
         status = ot_categories_of_head(&job->categories, api, &job->reading.arena, job->moderation_head, job->threshold, err);
     if (!status && json_is_object(json_array_get(input, 0)))

@@ -8,93 +8,12 @@
 #include <time.h>
 
 #include "server/http-loop.h"
-#include "server/moderation.h"
+#include "server/reload.h"
 #include "server/service-notify.h"
-
-void ot_server_options_default(ot_server_options *options)
-{
-    *options = (ot_server_options){
-        .host = "127.0.0.1",
-        .port = 8080,
-        .moderation_head = "toxicity",
-        .moderation_threshold = 0.5f,
-        .drain_timeout_s = 30,
-        .header_timeout_s = 20,
-        .idle_timeout_s = 120,
-        .receive_timeout_s = 60,
-        .send_timeout_s = 120,
-        .max_connections = 1024,
-        .max_body_bytes = (size_t)16 << 20,
-        .max_bodies_bytes = (size_t)256 << 20,
-        .request_memory_bytes = (size_t)512 << 20,
-        .n_workers = 4,
-        .max_header_bytes = 32 * 1024,
-        .max_prompts = 128,
-        .max_choices = 64,
-        .max_json_depth = 64,
-        .grammar_memory_bytes = (size_t)256 << 20,
-    };
-}
 
 static ot_status out_of_memory(ot_error *err)
 {
     return ot_fail(err, OT_ERR_NOMEM, "out of memory while opening the server");
-}
-
-/* ---- Copies of the options ------------------------------------------------------------------------------- */
-
-/* A NULL-terminated list of the caller's, or NULL. */
-static ot_status copy_list(ot_server *server, const char *const **list, ot_error *err)
-{
-    size_t n = 0;
-    while (*list && (*list)[n])
-        n++;
-    const char **own = *list ? ot_arena_alloc(&server->arena, n + 1, sizeof *own) : NULL;
-    if (*list && !own)
-        return out_of_memory(err);
-    for (size_t i = 0; i < n; i++) {
-        own[i] = ot_arena_copy(&server->arena, (*list)[i], strlen((*list)[i]));
-        if (!own[i])
-            return out_of_memory(err);
-    }
-    *list = own;
-    return OT_OK;
-}
-
-static ot_status copy_options(ot_server *server, const ot_server_options *options, ot_error *err)
-{
-    ot_server_options *o = &server->options;
-    *o = *options;
-    const char **strings[] = {&o->host, &o->model_name, &o->api_key_file, &o->heads_dir, &o->chat_template,
-                              &o->moderation_head, &o->moderation_categories, &o->speculative, &o->openapi_json};
-    for (size_t i = 0; i < sizeof strings / sizeof strings[0]; i++) {
-        if (!*strings[i])
-            continue;
-        *strings[i] = ot_arena_copy(&server->arena, *strings[i], strlen(*strings[i]));
-        if (!*strings[i])
-            return out_of_memory(err);
-    }
-    ot_status status = copy_list(server, &o->cors_origins, err);
-    return status ? status : copy_list(server, &o->allowed_hosts, err);
-}
-
-static ot_status check_options(const ot_server_options *o, ot_error *err)
-{
-    if (!o->host || !o->host[0])
-        return ot_fail_param(err, OT_ERR_INVALID, "host", "host is empty");
-    if (o->max_connections == 0 || o->max_connections > 65536)
-        return ot_fail_param(err, OT_ERR_INVALID, "max-connections", "max-connections must lie between 1 and 65536");
-    if (o->max_body_bytes < 1024 || o->max_body_bytes > (size_t)1 << 30 || o->max_bodies_bytes < o->max_body_bytes)
-        return ot_fail_param(err, OT_ERR_INVALID, "max-body", "max-body must lie between 1 KiB and 1 GiB, and within max-bodies");
-    if (o->max_header_bytes < 4096 || o->max_header_bytes > 1u << 24)
-        return ot_fail_param(err, OT_ERR_INVALID, "max-header", "max-header must lie between 4 KiB and 16 MiB");
-    if (o->n_workers == 0)
-        return ot_fail_param(err, OT_ERR_INVALID, "workers", "workers must be at least 1");
-    if (o->max_bodies_bytes > o->request_memory_bytes / 2)
-        return ot_fail_param(err, OT_ERR_INVALID, "max-bodies", "max-bodies must be at most half of request-memory, which holds what becomes of them, too");
-    if (o->max_prompts == 0 || o->max_choices == 0 || o->max_json_depth < 8)
-        return ot_fail_param(err, OT_ERR_INVALID, "max-prompts", "max-prompts and max-choices must be at least 1, max-json-depth 8");
-    return OT_OK;
 }
 
 /* ---- The api context ------------------------------------------------------------------------------------- */
@@ -151,73 +70,6 @@ static void finish_api(ot_server *server)
     api->max_choices = server->options.max_choices < o->max_sequences ? server->options.max_choices : o->max_sequences;
 }
 
-static ot_status open_drafting(ot_server *server, ot_error *err)
-{
-    ot_error cause = {.message = ""};
-    const char *names = server->options.speculative;
-    ot_status status = names ? ot_parse_default_drafts(&server->api, names, &server->api.drafting, &cause) : OT_OK;
-    return status ? ot_fail_param(err, status, "speculative", "speculative: %s", cause.message) : OT_OK;
-}
-
-static ot_status open_preset(ot_server *server, const ot_server_preset *preset, ot_api_preset *out, ot_error *err)
-{
-    ot_intervention checked;
-    ot_error cause = {.message = ""};
-    size_t n = strlen(server->api.model_id) + 1 + strlen(preset->name) + 1;
-    out->model_id = ot_arena_alloc(&server->arena, n, 1);
-    if (!out->model_id)
-        return out_of_memory(err);
-    snprintf(out->model_id, n, "%s+%s", server->api.model_id, preset->name);
-    size_t size = strlen(preset->intervention);
-    char *text = ot_arena_copy(&server->arena, preset->intervention, size);
-    if (!text)
-        return out_of_memory(err);
-    ot_status status = ot_json_read(text, size, &server->api.json, &out->intervention, &cause);
-    if (!status)
-        status = ot_parse_intervention(&server->api, NULL, out->intervention, &checked, &cause);
-    if (status)
-        return ot_fail_param(err, status, "presets", "preset '%s': %s", preset->name, cause.message);
-    ot_intervention_release(&checked);
-    return OT_OK;
-}
-
-/* Heads are found by name at each request, as they may come and go; that they are there now catches a slip of the pen. */
-static ot_status open_moderation(ot_server *server, ot_error *err)
-{
-    const char *json = server->options.moderation_categories;
-    ot_error cause = {.message = ""};
-    ot_intervention heads = {0};
-    if (!json)
-        return OT_OK;
-    ot_categories *categories = ot_arena_alloc(&server->arena, 1, sizeof *categories);
-    if (!categories)
-        return out_of_memory(err);
-    ot_status status = ot_categories_read(categories, &server->arena, json, server->options.moderation_threshold, &cause);
-    if (!status)
-        status = ot_categories_resolve(categories, &server->api, &heads, &cause);
-    ot_intervention_release(&heads);
-    if (status)
-        return ot_fail_param(err, status, "moderation-categories", "moderation-categories: %s", cause.message);
-    server->api.moderation = categories;
-    return OT_OK;
-}
-
-static ot_status open_presets(ot_server *server, const ot_server_options *options, ot_error *err)
-{
-    ot_api_context *api = &server->api;
-    api->presets = ot_arena_alloc(&server->arena, options->n_presets, sizeof *api->presets);
-    if (!api->presets)
-        return out_of_memory(err);
-    api->n_presets = options->n_presets; /* close_presets takes half-built ones */
-    for (uint32_t i = 0; i < options->n_presets; i++) {
-        ot_status status = open_preset(server, &options->presets[i], &api->presets[i], err);
-        if (status)
-            return status;
-    }
-    server->options.presets = NULL; /* the caller's; the context has what is needed */
-    return OT_OK;
-}
-
 /* ---- The server ------------------------------------------------------------------------------------------ */
 
 static ot_status open_slots(ot_server *server, ot_error *err)
@@ -233,18 +85,21 @@ static ot_status open_slots(ot_server *server, ot_error *err)
 }
 
 /* Their names are the operator's, and may be labels of the metrics. */
-static ot_status note_configured_heads(ot_server *server, ot_error *err)
+ot_status ot_server_note_heads(ot_server *server, ot_error *err)
 {
     ot_head *heads[OT_STATS_MAX_HEADS] = {0};
     ot_status status = OT_OK;
     uint32_t n = server->heads ? ot_heads_list(server->heads, heads, OT_STATS_MAX_HEADS) : 0;
     for (uint32_t i = 0; i < n && i < OT_STATS_MAX_HEADS; i++) {
         const char *name = ot_head_name(heads[i]);
-        server->configured[i] = ot_arena_copy(&server->arena, name, strlen(name));
-        if (!server->configured[i])
+        bool known = server->n_configured == OT_STATS_MAX_HEADS;
+        for (uint32_t j = 0; j < server->n_configured; j++)
+            known |= strcmp(server->configured[j], name) == 0;
+        char *copy = known ? NULL : ot_arena_copy(&server->arena, name, strlen(name));
+        if (copy)
+            server->configured[server->n_configured++] = copy;
+        else if (!known)
             status = out_of_memory(err);
-        else
-            server->n_configured = i + 1;
         ot_head_release(&heads[i]);
     }
     return status;
@@ -253,23 +108,22 @@ static ot_status note_configured_heads(ot_server *server, ot_error *err)
 static ot_status open_parts(ot_server *server, const ot_model *model, const ot_scheduler_options *scheduler,
                             const ot_server_options *options, ot_error *err)
 {
-    ot_status status = check_options(options, err);
+    ot_status status = ot_server_options_check(options, err);
     if (!status)
-        status = copy_options(server, options, err);
+        status = ot_server_options_copy(&server->options, options, &server->arena, err);
+    server->options.presets = NULL; /* the generation has what is needed */
     if (!status && options->api_key_file)
         status = ot_api_keys_open(&server->keys, options->api_key_file, err);
     if (!status)
         status = open_slots(server, err);
     if (!status)
-        status = note_configured_heads(server, err);
+        status = ot_server_note_heads(server, err);
     if (!status)
         status = open_api(server, model, server->heads, err);
     if (!status)
-        status = open_drafting(server, err);
+        status = ot_generation_open(&server->generation, &server->api, options, err);
     if (!status)
-        status = open_moderation(server, err);
-    if (!status)
-        status = open_presets(server, options, err);
+        atomic_store(&server->api.defaults, &server->generation->defaults);
     if (!status)
         status = ot_http_loop_open(server, err);
     if (status)
@@ -338,9 +192,7 @@ void ot_server_close(ot_server **out)
     ot_http_loop_free(server);
     ot_connections_close(server);
     ot_workers_close(&server->workers);
-    for (uint32_t i = 0; i < server->api.n_presets; i++)
-        json_decref(server->api.presets[i].intervention);
-    ot_head_release(&server->api.drafting.head);
+    ot_reload_close(server);
     ot_chat_template_close(&server->chat);
     ot_grammars_close(&server->api.grammars);
     ot_token_trie_close(&server->api.trie);

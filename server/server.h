@@ -25,6 +25,8 @@ typedef struct ot_server_preset {
     const char *intervention; /* JSON object, as in a request */
 } ot_server_preset;
 
+struct ot_server_fresh;
+
 /* Strings are copied when the server opens. */
 typedef struct ot_server_options {
     const char *host;             /* address or name to listen on */
@@ -60,8 +62,27 @@ typedef struct ot_server_options {
     const ot_server_preset *presets;
     uint32_t n_presets;
     const char *openapi_json;     /* what /openapi.json serves; NULL: 404 */
+    /* Called on SIGHUP, on a thread of its own: reads the configuration again, into *fresh. NULL: SIGHUP is not handled. After an OT_OK,
+     * `reloaded` tells what became of it, on the server's thread. */
+    ot_status (*reload)(void *ctx, struct ot_server_fresh *fresh, ot_error *err);
+    void (*reloaded)(void *ctx, struct ot_server_fresh *fresh, bool taken);
+    void *reload_ctx;
 } ot_server_options;
 void ot_server_options_default(ot_server_options *options);
+
+/* A configuration that was read again. Of the options those count that nothing else was sized by (server/reload.c lists them). */
+typedef struct ot_server_fresh {
+    const ot_server_options *options;
+    ot_heads *heads;              /* a table of all heads that are to serve */
+    const char *const *given_up;  /* names of heads that served and do not any more, or are loaded anew */
+    uint32_t n_given_up;
+    const struct ot_fresh_head {
+        const char *name;
+        ptrdiff_t heap_bytes;     /* that it took (ot_heap_of_thread) */
+    } *loaded;                    /* those that were read for this */
+    uint32_t n_loaded;
+    void *state;                  /* the caller's */
+} ot_server_fresh;
 
 /* Opens the scheduler with `scheduler` (its on_output is set here), checks the presets, and listens. model and heads are
  * borrowed and must outlive the server. Errors name the option. */
