@@ -211,17 +211,82 @@ bool ot_connection_promote(ot_server *server, ot_connection *c)
     return true;
 }
 
+/* ---- Hang-up --------------------------------------------------------------------------------------------- */
+
+/* Ended by the client, with nothing left to read. */
+static bool is_over(const ot_connection *c)
+{
+    char byte;
+    ssize_t n = recv(c->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+    return n == 0 || (n < 0 && errno != EAGAIN && errno != EWOULDBLOCK);
+}
+
+static void on_hang_up(uv_poll_t *poll, int status, int events)
+{
+    ot_connection *c = poll->data;
+    ot_server *server = c->server;
+    if (status == 0 && !(events & UV_DISCONNECT))
+        return;
+    uv_poll_stop(poll);
+    if (c->exchange && c->exchange->suspended) {
+        ot_exchange_hang_up(c->exchange);
+        return;
+    }
+    uint64_t number = c->number;
+    ot_server_pump(server); /* libmicrohttpd reads what came before the end */
+    if (c->number != number || c->state > OT_CONNECTION_RECEIVING || !is_over(c))
+        return;
+    shutdown(c->fd, SHUT_RDWR);
+    free_place(server->connections, c);
+    ot_connection_enter(server, c, OT_CONNECTION_ENDING);
+    ot_server_pump(server);
+}
+
+void ot_connection_watch(ot_connection *c)
+{
+    uv_poll_start(&c->hang_up, UV_DISCONNECT, on_hang_up);
+}
+
+static void on_watch_closed(uv_handle_t *handle)
+{
+    ot_connection *c = handle->data;
+    ot_connections *cs = c->server->connections;
+    c->next = cs->free;
+    cs->free = c;
+}
+
+/* ---- Beginning and end ----------------------------------------------------------------------------------- */
+
+static ot_connection *begin(ot_server *server, int fd)
+{
+    ot_connections *cs = server->connections;
+    ot_connection *c = cs->free;
+    if (!c)
+        return NULL;
+    ot_connection *next = c->next;
+    *c = (ot_connection){.server = server, .number = ++cs->n_accepted, .fd = fd, .spare = cs->next_is_spare, .since_ms = uv_now(&server->loop)};
+    if (uv_poll_init_socket(&server->loop, &c->hang_up, fd)) {
+        c->next = next;
+        return NULL;
+    }
+    cs->free = next;
+    c->hang_up.data = c;
+    append_connection(cs, c, OT_CONNECTION_NEW);
+    ot_connection_watch(c);
+    return c;
+}
+
 void ot_connection_on_notify(void *state, struct MHD_Connection *handle, void **connection, enum MHD_ConnectionNotificationCode code)
 {
     ot_server *server = state;
     ot_connections *cs = server->connections;
     if (code == MHD_CONNECTION_NOTIFY_STARTED) {
         const union MHD_ConnectionInfo *info = MHD_get_connection_info(handle, MHD_CONNECTION_INFO_CONNECTION_FD);
-        ot_connection *c = cs->free; /* there is one: libmicrohttpd has the same limit */
-        cs->free = c->next;
-        *c = (ot_connection){.number = ++cs->n_accepted, .fd = info ? info->connect_fd : -1, .spare = cs->next_is_spare, .since_ms = uv_now(&server->loop)};
-        append_connection(cs, c, OT_CONNECTION_NEW);
-        *connection = c;
+        *connection = begin(server, info->connect_fd);
+        if (!*connection) { /* those that ended in this turn of the loop have not given their records back yet */
+            shutdown(info->connect_fd, SHUT_RDWR);
+            free_place(cs, &(ot_connection){.spare = cs->next_is_spare});
+        }
         return;
     }
     ot_connection *c = *connection;
@@ -231,8 +296,8 @@ void ot_connection_on_notify(void *state, struct MHD_Connection *handle, void **
     if (c->state != OT_CONNECTION_ENDING)
         free_place(cs, c);
     unlink_connection(cs, c);
-    c->next = cs->free;
-    cs->free = c;
+    c->number = 0;
+    uv_close((uv_handle_t *)&c->hang_up, on_watch_closed); /* before libmicrohttpd closes the socket */
     wake_listener(cs);
 }
 
@@ -287,10 +352,9 @@ static bool accept_one(ot_server *server)
         return errno != EAGAIN && errno != EWOULDBLOCK; /* else this one was gone already */
     keep_alive(fd);
     take_place(server);
-    uint32_t n_before = cs->states[OT_CONNECTION_NEW].n;
-    if (MHD_add_connection(server->daemon, fd, (struct sockaddr *)&address, size) != MHD_YES &&
-        cs->states[OT_CONNECTION_NEW].n == n_before) /* it closed the socket */
-        free_place(cs, &(ot_connection){.spare = cs->next_is_spare});
+    uint64_t n_before = cs->n_accepted;
+    if (MHD_add_connection(server->daemon, fd, (struct sockaddr *)&address, size) != MHD_YES && cs->n_accepted == n_before)
+        free_place(cs, &(ot_connection){.spare = cs->next_is_spare}); /* it closed the socket */
     return true;
 }
 
@@ -448,7 +512,7 @@ ot_status ot_connections_open(ot_server *server, int listen_fd, ot_error *err)
     ot_status status = fit_descriptors(server, err);
     if (status)
         return status;
-    uint32_t n = ot_connections_limit(server);
+    uint32_t n = ot_connections_limit(server) + ENDING_PLACES;
     cs->records = calloc(n, sizeof *cs->records);
     if (!cs->records)
         return ot_fail(err, OT_ERR_NOMEM, "out of memory while opening the server");

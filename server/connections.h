@@ -15,6 +15,7 @@
 #include <microhttpd.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <uv.h>
 
 #include "base/status.h"
 
@@ -54,6 +55,9 @@ typedef struct ot_connection {
     ot_connection_state state;
     bool spare; /* holds no ordinary place */
     bool keyed; /* has shown a valid key */
+    struct ot_server *server;
+    struct ot_exchange *exchange; /* its request, or NULL */
+    uv_poll_t hang_up;
 } ot_connection;
 
 typedef struct ot_connections ot_connections;
@@ -85,6 +89,9 @@ void ot_connection_on_notify(void *server, struct MHD_Connection *handle, void *
 ot_connection *ot_connection_of(struct MHD_Connection *handle);
 /* Entering the state that it is in begins its time anew. */
 void ot_connection_enter(struct ot_server *server, ot_connection *connection, ot_connection_state state);
+/* A client that hangs up from now on is noticed. Level-triggered, unlike libmicrohttpd's own watch, which misses an end that came together with
+ * data, and does not look at a suspended connection at all. */
+void ot_connection_watch(ot_connection *connection);
 /* Gives a spare connection an ordinary place, if one is free or can be made free. */
 bool ot_connection_promote(struct ot_server *server, ot_connection *connection);
 

@@ -1,9 +1,4 @@
-/* An exchange that waits: suspension with a watch for hang-up, and work on the workers' threads.
- *
- * libmicrohttpd does not watch a suspended connection. A uv_poll for hang-up does, started when the connection is suspended and
- * stopped before it is resumed, so that it never outlives the socket: libmicrohttpd closes no suspended connection, and
- * tells of the end of an exchange before it closes the socket.
- */
+/* An exchange that waits: suspension, hang-up meanwhile (connections.c watches for it), and work on the workers' threads. */
 #include "server/exchange.h"
 
 #include <stdlib.h>
@@ -15,21 +10,11 @@ struct ot_offload {
     void (*after)(ot_exchange *x);
 };
 
-struct ot_watch {
-    uv_poll_t poll;
-    ot_exchange *x;
-};
-
 /* ---- Suspension and hang-up ------------------------------------------------------------------------------ */
 
-static void on_hang_up(uv_poll_t *poll, int status, int events)
+void ot_exchange_hang_up(ot_exchange *x)
 {
-    struct ot_watch *watch = poll->data;
-    ot_exchange *x = watch->x;
-    if (!x || (status == 0 && !(events & UV_DISCONNECT)))
-        return;
     ot_server *server = x->server;
-    uv_poll_stop(poll);
     x->gone = true;
     if (x->offloaded) { /* a worker holds the job: its end is noticed there, at once if it has not begun */
         ot_workers_cancel(server->workers, &x->offload->work);
@@ -39,42 +24,12 @@ static void on_hang_up(uv_poll_t *poll, int status, int events)
     ot_server_pump(server);
 }
 
-static void start_watch(ot_exchange *x)
-{
-    if (!x->watch) {
-        const union MHD_ConnectionInfo *info = MHD_get_connection_info(x->connection, MHD_CONNECTION_INFO_CONNECTION_FD);
-        struct ot_watch *watch = info ? calloc(1, sizeof *watch) : NULL;
-        if (!watch || uv_poll_init_socket(&x->server->loop, &watch->poll, info->connect_fd)) {
-            free(watch); /* without a watch, hang-up is noticed when the response is written */
-            return;
-        }
-        watch->poll.data = watch;
-        watch->x = x;
-        x->watch = watch;
-    }
-    uv_poll_start(&x->watch->poll, UV_DISCONNECT, on_hang_up);
-}
-
-static void on_watch_closed(uv_handle_t *handle)
-{
-    free(handle->data);
-}
-
-void ot_exchange_unwatch(ot_exchange *x)
-{
-    if (!x->watch)
-        return;
-    x->watch->x = NULL;
-    uv_close((uv_handle_t *)&x->watch->poll, on_watch_closed);
-    x->watch = NULL;
-}
-
 void ot_exchange_suspend(ot_exchange *x)
 {
     x->suspended = true;
     ot_connection_enter(x->server, x->peer, OT_CONNECTION_WORKING);
     MHD_suspend_connection(x->connection);
-    start_watch(x);
+    ot_connection_watch(x->peer);
 }
 
 void ot_exchange_resume(ot_exchange *x)
@@ -82,8 +37,6 @@ void ot_exchange_resume(ot_exchange *x)
     if (!x->suspended)
         return;
     x->suspended = false;
-    if (x->watch)
-        uv_poll_stop(&x->watch->poll);
     if (x->answered)
         ot_connection_enter(x->server, x->peer, OT_CONNECTION_SENDING);
     MHD_resume_connection(x->connection);

@@ -109,6 +109,7 @@ static ot_exchange *begin(ot_server *server, struct MHD_Connection *connection, 
         free(x);
         return NULL;
     }
+    x->peer->exchange = x;
     ot_connection_enter(server, x->peer, OT_CONNECTION_RECEIVING);
     ot_text_init(&x->body, server->options.max_body_bytes);
     ot_text_init(&x->out, MAX_RESPONSE_BYTES);
@@ -271,7 +272,7 @@ void ot_exchange_on_completed(void *state, struct MHD_Connection *connection, vo
         unpark(x);
     if (x->job)
         x->ops->release(x->job);
-    ot_exchange_unwatch(x);
+    x->peer->exchange = NULL;
     ot_exchange_drop_body(x);
     ot_text_free(&x->out);
     give_slot(x);

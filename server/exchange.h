@@ -105,7 +105,6 @@ struct ot_exchange {
 
     const ot_job_ops *ops;
     void *job;
-    struct ot_watch *watch;
 };
 
 /* ---- How a handler ends ---------------------------------------------------------------------------------- */
@@ -243,11 +242,11 @@ struct ot_server {
 /* Runs libmicrohttpd until it has nothing to do now, and sets the timer for what it has to do later. */
 void ot_server_pump(ot_server *server);
 
-/* Suspends and wakes connections, with their hang-up watch (exchange-sleep.c). */
+/* Suspends and wakes connections (exchange-sleep.c). */
 void ot_exchange_suspend(ot_exchange *x);
 void ot_exchange_resume(ot_exchange *x);
-/* Ends the watch for good. */
-void ot_exchange_unwatch(ot_exchange *x);
+/* The client of a suspended exchange has hung up. */
+void ot_exchange_hang_up(ot_exchange *x);
 /* Queues the response of an exchange that is answered (exchange-reply.c). */
 enum MHD_Result ot_exchange_send(ot_exchange *x);
 ot_exchange *ot_exchange_from_owner(ot_server *server, void *owner);

@@ -43,7 +43,9 @@ class Place:
     def write(self, keys=None, settings=SETTINGS, threshold=0.5, preset="first", more=""):
         if keys is not None:
             (self.folder / "keys").write_text(keys)
-        (self.folder / "otter.yaml").write_text(settings.format(folder=self.folder, threshold=threshold, preset=preset) + more)
+        new = self.folder / "otter.yaml.new"
+        new.write_text(settings.format(folder=self.folder, threshold=threshold, preset=preset) + more)
+        new.rename(self.folder / "otter.yaml")  # a reload that is under way must not see half of it
 
     def log(self):
         return (self.folder / "log").read_text()
