@@ -421,8 +421,10 @@ static void on_timer(uv_timer_t *timer)
         while (cs->states[i].first && now_ms - cs->states[i].first->since_ms >= limit_ms[i])
             if (i != OT_CONNECTION_SENDING || !still_reads(server, cs->states[i].first))
                 end_connection(server, cs->states[i].first, whys[i]);
-    if (cs->resting && (cs->retry_at_ms == 0 || cs->retry_at_ms <= now_ms) && has_place(server))
+    if (cs->retry_at_ms && cs->retry_at_ms <= now_ms && has_place(server))
         wake_listener(cs);
+    else if (cs->retry_at_ms && cs->retry_at_ms <= now_ms)
+        cs->retry_at_ms = now_ms + RETRY_MS;
     ot_server_pump(server);
 }
 
@@ -441,7 +443,7 @@ void ot_connections_schedule(ot_server *server)
     uint64_t now_ms = uv_now(&server->loop);
     cs->timer_at_ms = at_ms;
     if (at_ms)
-        uv_timer_start(&cs->timer, on_timer, at_ms > now_ms ? at_ms - now_ms : 0, 0);
+        uv_timer_start(&cs->timer, on_timer, at_ms > now_ms ? at_ms - now_ms : 1, 0);
     else
         uv_timer_stop(&cs->timer);
 }

@@ -30,8 +30,11 @@ static void on_http_ready(uv_poll_t *poll, int status, int events)
     ot_server_pump(poll->data);
 }
 
+/* libmicrohttpd can say for ever that it has something to do at once, as with a chunk whose extension does not fit into its buffer: the loop
+ * must get its turn, too, and a timer without time would never let it (uv_run serves all timers that are due before anything else). */
 void ot_server_pump(ot_server *server)
 {
+    enum { MAX_TURNS = 16 };
     if (!server->daemon)
         return;
     if (server->pumping) { /* a handler that finished at once woke another exchange */
@@ -39,15 +42,18 @@ void ot_server_pump(ot_server *server)
         return;
     }
     server->pumping = true;
-    do {
+    MHD_UNSIGNED_LONG_LONG timeout_ms = 0;
+    bool more = true, due = false;
+    for (int turn = 0; more && turn < MAX_TURNS; turn++) {
         server->pump_again = false;
         MHD_run(server->daemon);
         ot_exchanges_place(server);
-    } while (server->pump_again);
+        due = MHD_get_timeout(server->daemon, &timeout_ms) == MHD_YES;
+        more = server->pump_again || (due && timeout_ms == 0);
+    }
     server->pumping = false;
-    MHD_UNSIGNED_LONG_LONG timeout_ms;
-    if (MHD_get_timeout(server->daemon, &timeout_ms) == MHD_YES)
-        uv_timer_start(&server->http_timer, on_http_timer, timeout_ms, 0);
+    if (due || more)
+        uv_timer_start(&server->http_timer, on_http_timer, timeout_ms > 0 ? timeout_ms : 1, 0);
     else
         uv_timer_stop(&server->http_timer);
     ot_connections_schedule(server);

@@ -237,6 +237,21 @@ def ends_readers_that_stopped(server):
         s.close()
 
 
+def goes_on_beside_a_chunk_that_does_not_fit(server):
+    """libmicrohttpd waits for ever for the end of a chunk extension that is larger than its buffer, and would not let the loop sleep or serve."""
+    stuck = connect(server)
+    stuck.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+                  b"1e;" + b"a" * 100000)
+    before = server.metric("process_cpu_seconds_total")
+    for _ in range(5):
+        expect(health(server), 200)
+    took, said = ended(stuck)
+    expect_true(took < 5, f"ended after {took:.1f} s, where receive-timeout is 3")
+    expect(status_of(said) in (None, 408, 413), True, said[:200])
+    used = server.metric("process_cpu_seconds_total") - before
+    expect_true(used < 1.5, f"{used} s of processor time in {took:.1f} s of waiting")
+
+
 def lets_long_work_go_on(server):
     """No deadline is for the server's own time: an answer that takes longer than all of them comes."""
     begin = time.monotonic()
@@ -251,7 +266,7 @@ def main():
              keeps_places_for_keys, checks_keys_before_bodies]
     status = run_cases(cases)
     with Server("--header-timeout", "2", "--receive-timeout", "3", "--idle-timeout", "4", "--send-timeout", "3") as server:
-        return run_cases([ends_slow_headers_and_bodies, ends_readers_that_stopped, lets_long_work_go_on], server) or status
+        return run_cases([ends_slow_headers_and_bodies, ends_readers_that_stopped, goes_on_beside_a_chunk_that_does_not_fit, lets_long_work_go_on], server) or status
 
 
 if __name__ == "__main__":
