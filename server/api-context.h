@@ -36,6 +36,7 @@ typedef struct ot_api_context {
     ot_heads *heads;
     const ot_chat_template *chat; /* NULL: the chat route is off, because of ... */
     char chat_problem[448];
+    bool chat_has_system; /* the template takes a system's message */
     char *model_id;
     char fingerprint[48]; /* system_fingerprint: the build and the model's weights */
     uint32_t n_vocab;

@@ -243,7 +243,7 @@ ot_status ot_parse_chat_input(const ot_api_context *api, ot_fields f, bool conti
     json_t *plain;
     out->add_generation_prompt = !continues;
     out->continue_final = continues;
-    if (!ot_tools_as_text(f.object, r.traits->tools, r.traits->tool_calls, &plain)) {
+    if (!ot_tools_as_text(f.object, r.traits->tools, r.traits->tool_calls, api->chat_has_system, &plain)) {
         ot_chat_input_close(out);
         return out_of_memory(err);
     }

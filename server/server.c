@@ -32,6 +32,13 @@ static ot_status open_chat(ot_server *server, ot_error *err)
             snprintf(api->chat_problem, sizeof api->chat_problem, "%s", cause.message);
     }
     api->chat = server->chat;
+    if (server->chat) {
+        const ot_chat_message probe[] = {{"system", "x"}, {"user", "y"}};
+        char *text = NULL;
+        size_t size;
+        api->chat_has_system = ot_chat_template_render(server->chat, api->tokenizer, probe, 2, true, false, &text, &size, NULL) == OT_OK;
+        free(text);
+    }
     return OT_OK;
 }
 

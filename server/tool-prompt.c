@@ -106,13 +106,13 @@ static json_t *history_as_text(const json_t *messages)
     return all;
 }
 
-/* The tools, in the system's message, which is the first one. */
-static bool describe_tools(json_t *messages, const json_t *tools)
+/* The tools, in the system's message, which is the first one; in whatever is first if the template has no place for a system. */
+static bool describe_tools(json_t *messages, const json_t *tools, bool has_place)
 {
     ot_text list, content;
     json_t *first = json_array_get(messages, 0);
     const char *role = json_string_value(json_object_get(first, "role"));
-    bool has_system = role != NULL && (strcmp(role, "system") == 0 || strcmp(role, "developer") == 0);
+    bool has_system = role != NULL && (!has_place || strcmp(role, "system") == 0 || strcmp(role, "developer") == 0);
     ot_text_init(&list, MAX_TEXT_BYTES);
     ot_text_init(&content, MAX_TEXT_BYTES);
     for (size_t i = 0; i < json_array_size(tools); i++) {
@@ -120,11 +120,15 @@ static bool describe_tools(json_t *messages, const json_t *tools)
             ot_text_append(&list, "\n", 1);
         put_json(&list, json_object_get(json_array_get(tools, i), "function"));
     }
-    if (has_system) {
+    if (has_system && has_place) {
         put_content(&content, first);
         ot_text_puts(&content, "\n\n");
     }
     ot_text_printf(&content, instructions, list.data != NULL ? list.data : "");
+    if (has_system && !has_place) { /* what is asked comes last */
+        ot_text_puts(&content, "\n\n");
+        put_content(&content, first);
+    }
     bool failed = list.failed;
     ot_text_free(&list);
     json_t *system = new_message(has_system ? role : "system", &content);
@@ -169,7 +173,7 @@ static bool are_sound(const json_t *messages, bool *calls)
     return true;
 }
 
-bool ot_tools_as_text(const json_t *body, bool shows_tools, bool shows_calls, json_t **out)
+bool ot_tools_as_text(const json_t *body, bool shows_tools, bool shows_calls, bool has_system, json_t **out)
 {
     const json_t *messages = json_object_get(body, "messages"), *tools = json_object_get(body, "tools");
     bool calls, sound = are_sound(messages, &calls);
@@ -179,7 +183,7 @@ bool ot_tools_as_text(const json_t *body, bool shows_tools, bool shows_calls, js
         return true;
     json_t *copy = json_copy((json_t *)(uintptr_t)body);
     json_t *own = rewrites ? history_as_text(messages) : json_copy((json_t *)(uintptr_t)messages);
-    bool done = copy != NULL && own != NULL && (!describes || describe_tools(own, tools)) && json_object_set(copy, "messages", own) == 0;
+    bool done = copy != NULL && own != NULL && (!describes || describe_tools(own, tools, has_system)) && json_object_set(copy, "messages", own) == 0;
     if (done && describes)
         json_object_del(copy, "tools");
     json_decref(own);

@@ -41,8 +41,9 @@ void ot_tools_read_grammar(ot_grammar_builder *b, const ot_tool_use *use, bool s
 int32_t ot_tool_mark(ot_tool_format format, const ot_tokenizer *tokenizer);
 
 /* For a model whose template shows no tools, or no calls: the body with both as text in its messages (tool-prompt.c), a new reference; NULL where
- * nothing has to be changed. False: out of memory. */
-bool ot_tools_as_text(const json_t *body, bool shows_tools, bool shows_calls, json_t **out);
+ * nothing has to be changed. Tools are described in the system's message, or in the
+ * first one where the template has no system. False: out of memory. */
+bool ot_tools_as_text(const json_t *body, bool shows_tools, bool shows_calls, bool has_system, json_t **out);
 
 /* ---- Reading an answer ------------------------------------------------------------------------------------- */
 

@@ -253,6 +253,30 @@ static void formats_are_known_by_the_template(void)
         CHECK_INT(ot_tool_format_of(cases[i].jinja, strlen(cases[i].jinja)), cases[i].format);
 }
 
+static void tools_become_text_for_templates_without_them(void)
+{
+    static const char body[] = "{\"messages\": [{\"role\": \"user\", \"content\": \"Hi\"}, {\"role\": \"assistant\", \"content\": null, \"tool_calls\": "
+                               "[{\"function\": {\"name\": \"now\", \"arguments\": \"{}\"}}]}, {\"role\": \"tool\", \"content\": \"noon\"}], "
+                               "\"tools\": [{\"function\": {\"name\": \"now\"}}]}";
+    json_t *asked = json_loads(body, 0, NULL), *text;
+    for (int has_system = 0; has_system < 2; has_system++) {
+        REQUIRE(ot_tools_as_text(asked, false, false, has_system, &text) && text != NULL);
+        const json_t *messages = json_object_get(text, "messages");
+        const char *told = json_string_value(json_object_get(json_array_get(messages, 0), "content"));
+        CHECK_UINT(json_array_size(messages), 3 + has_system);
+        CHECK_STR(json_string_value(json_object_get(json_array_get(messages, 0), "role")), has_system ? "system" : "user");
+        CHECK_CONTAINS(told, "{\"name\": \"now\"}");
+        CHECK(has_system || strcmp(told + strlen(told) - 4, "\n\nHi") == 0);
+        CHECK_STR(json_string_value(json_object_get(json_array_get(messages, 1 + has_system), "content")),
+                  "<tool_call>\n{\"name\": \"now\", \"arguments\": {}}\n</tool_call>");
+        CHECK_STR(json_string_value(json_object_get(json_array_get(messages, 2 + has_system), "content")), "<tool_response>\nnoon\n</tool_response>");
+        CHECK(json_object_get(text, "tools") == NULL);
+        json_decref(text);
+    }
+    CHECK(ot_tools_as_text(asked, true, true, true, &text) && text == NULL);
+    json_decref(asked);
+}
+
 int main(int argc, char **argv)
 {
     ot_test_start(argc, argv);
@@ -262,5 +286,6 @@ int main(int argc, char **argv)
     RUN(a_stream_tells_each_part_once);
     RUN(fields_are_checked_by_name);
     RUN(formats_are_known_by_the_template);
+    RUN(tools_become_text_for_templates_without_them);
     return ot_test_finish();
 }
