@@ -30,15 +30,29 @@
 
 /* ---- Packed matrices ------------------------------------------------------------------------------------- */
 
+/* How the codes of weights lie in memory. Each takes as many bits as in the file. */
 typedef enum ot_pack_format {
     OT_PACK_F32,  /* [panel][n_in][16] float */
     OT_PACK_F16,  /* [panel][n_in][16] half; exact for F16 */
     OT_PACK_BF16, /* [panel][n_in][16] bfloat16; exact for BF16 */
-    OT_PACK_U4,   /* 256 bytes of nibbles, scale[16] and, if has_min, min[16] for each panel and block of 32: Q4_0, Q4_1,
-                   * Q4_K. weight = scale * q + min, q in 0..15; without min (Q4_0) q in -8..7 */
-    OT_PACK_S8    /* 512 bytes, scale[n_scales][16] and, if has_min, min[16] for each panel and block of 32: Q8_0, Q5_0,
-                   * Q5_1, Q5_K, Q6_K. weight = scale * q + min, q in -128..127 */
+    OT_PACK_U2,   /* Q2_K */
+    OT_PACK_U3,   /* Q3_K */
+    OT_PACK_U4,   /* Q4_0, Q4_1, Q4_K */
+    OT_PACK_U5,   /* Q5_0, Q5_1, Q5_K */
+    OT_PACK_U6,   /* Q6_K */
+    OT_PACK_S8,   /* Q8_0 */
+    OT_PACK_I4,   /* IQ4_NL, IQ4_XS: nibbles that stand for 16 values of a table */
+    OT_PACK_F4    /* MXFP4: likewise, E2M1 numbers, doubled */
 } ot_pack_format;
+
+/* How their scales and minima do; weight = scale * q + min. */
+typedef enum ot_pack_scales {
+    OT_SCALES_HALF, /* halves for each block of 32 */
+    OT_SCALES_K,    /* two halves for 256 weights, times 6-bit scales and minima for each 32: Q4_K, Q5_K */
+    OT_SCALES_K2,   /* the same with 4 bits each for 16: Q2_K */
+    OT_SCALES_I8,   /* a half for 256 weights, times a signed byte for each 32 or 16: Q6_K, Q3_K, IQ4_XS */
+    OT_SCALES_E8    /* a power of two for each 32: MXFP4 */
+} ot_pack_scales;
 
 /* A weight matrix of n_out rows (output features) of n_in inputs: y = W x. GGUF's [in, out]. Features are grouped in
  * panels of 16; the last panel is padded with zero weights. The exact byte layout inside a panel is
@@ -47,9 +61,9 @@ typedef struct ot_matrix {
     ot_pack_format format;
     uint32_t n_in, n_out;
     uint32_t n_panels;   /* ceil(n_out / 16) */
-    bool wide_scales;    /* scales and mins are float32 (K quants), else float16 */
-    bool has_min;
-    uint8_t n_scales;    /* scales in a block of 32: 1, or 2 for Q6_K; 0 in float formats */
+    ot_pack_scales scales;
+    bool has_min;        /* as many minima as scales */
+    uint8_t n_scales;    /* scales in a block of 32: 1, or 2 where 16 weights have one of their own; 0 in float formats */
     size_t panel_bytes;
     uint8_t *data;       /* 64-byte aligned; n_panels * panel_bytes */
 } ot_matrix;
@@ -63,7 +77,7 @@ void ot_matrix_repack_f32(ot_matrix *m, const float *rows);
 /* Dequantises output feature `o` back to n_in floats: the exact weights that the kernels use. */
 void ot_matrix_row(const ot_matrix *m, uint32_t o, float *dst);
 void ot_matrix_free(ot_matrix *m);
-/* Whether the matrix multiplies quantised activations (U4, S8) or floats (F32, F16, BF16). */
+/* Whether the matrix multiplies quantised activations, or floats (F32, F16, BF16). */
 bool ot_matrix_takes_q8(const ot_matrix *m);
 
 /* ---- Activations ----------------------------------------------------------------------------------------- */
@@ -144,9 +158,9 @@ typedef struct ot_kernels {
     /* y[r * y_stride + o] = (or += if accumulate) sum over k of W[o][k] x[r][k], for all rows and for the
      * features of panels [panel_begin, panel_end). Writes only o < n_out. The order, for each (r, o) alone:
      *   float formats: acc = 0; for k in order: acc = fma(w, x, acc)
-     *   U4, S8: acc = 0; for each block in order: for each scale of the block (isum over its inputs):
-     *         acc = fma(scale_w * scale_x, (float)isum, acc); then, if has_min, acc = fma(min_w, bsum_x, acc)
-     * with isum the exact integer dot product; accumulate: y = y + acc. */
+     *   codes: acc = 0; for each block in order: for each scale of the block (isum over its inputs):
+     *         acc = fma(scale_w * scale_x, (float)isum, acc); then, if has_min, for each scale acc = fma(min_w, bsum_x, acc)
+     * with isum the exact integer dot product and bsum_x = scale_x * (float)(sum of q over the scale's inputs); accumulate: y = y + acc. */
     void (*matmul)(float *y, size_t y_stride, const ot_acts *x, const ot_matrix *w, uint32_t panel_begin,
                    uint32_t panel_end, bool accumulate);
 

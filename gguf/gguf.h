@@ -32,7 +32,8 @@ typedef enum ot_gguf_type {
 /* Tensor element types, numbered as in ggml. */
 typedef enum ot_type {
     OT_TYPE_F32 = 0, OT_TYPE_F16 = 1, OT_TYPE_Q4_0 = 2, OT_TYPE_Q4_1 = 3, OT_TYPE_Q5_0 = 6, OT_TYPE_Q5_1 = 7,
-    OT_TYPE_Q8_0 = 8, OT_TYPE_Q4_K = 12, OT_TYPE_Q5_K = 13, OT_TYPE_Q6_K = 14, OT_TYPE_BF16 = 30
+    OT_TYPE_Q8_0 = 8, OT_TYPE_Q2_K = 10, OT_TYPE_Q3_K = 11, OT_TYPE_Q4_K = 12, OT_TYPE_Q5_K = 13, OT_TYPE_Q6_K = 14,
+    OT_TYPE_IQ4_NL = 20, OT_TYPE_IQ4_XS = 23, OT_TYPE_BF16 = 30, OT_TYPE_MXFP4 = 39
 } ot_type;
 
 typedef struct ot_tensor {

@@ -8,9 +8,14 @@
  *   Q5_0   d  qh[4] qs[16]                  d * (q - 16)      bit i of qh is the fifth bit of element i
  *   Q5_1   d m  qh[4] qs[16]                d * q + m
  *   Q8_0   d  qs[32]                        d * q
+ *   IQ4_NL d  qs[16]                        d * iq4[q]        nibbles as in Q4_0, which are entries of a table
+ *   MXFP4  e  qs[16]                        2^(e - 128) * (twice the E2M1 number q), nibbles as in Q4_0
+ *   Q2_K   scales[16] qs[64] d dmin         (d * sc) * q - (dmin * mn), sixteen sub-blocks of 16, sc and mn the nibbles of a byte
+ *   Q3_K   hmask[32] qs[64] scales[12] d    (d * (sc - 32)) * (q - 4), sixteen sub-blocks of 16 with 6-bit sc
  *   Q4_K   d dmin  scales[12] qs[128]       (d * sc) * q - (dmin * mn), eight sub-blocks of 32 with 6-bit sc and mn
  *   Q5_K   d dmin  scales[12] qh[32] qs[128]
  *   Q6_K   ql[128] qh[64] scales[16] d      (d * sc) * (q - 32), sixteen sub-blocks of 16
+ *   IQ4_XS d scales_h scales_l[4] qs[128]   (d * (sc - 32)) * iq4[q], eight sub-blocks of 32 with 6-bit sc, each with nibbles as in Q4_0
  *
  * The parentheses are the order of the float32 operations, and products are not fused with sums (-ffp-contract=off): the values are
  * those of ggml's reference, to the bit. Source: the block structures and dequantize_row_* of ggml. */
@@ -151,6 +156,67 @@ static void block_q6_k(const uint8_t *src, float *dst)
     }
 }
 
+/* What the nibbles of IQ4_NL and IQ4_XS stand for; and those of MXFP4, E2M1 numbers times two. */
+static const int8_t iq4_values[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
+static const int8_t e2m1_values[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
+
+static void table_nibbles(const uint8_t *qs, const int8_t *table, float d, float *dst)
+{
+    for (int i = 0; i < 16; i++) {
+        dst[i] = d * (float)table[qs[i] & 15];
+        dst[i + 16] = d * (float)table[qs[i] >> 4];
+    }
+}
+
+static void block_iq4_nl(const uint8_t *src, float *dst)
+{
+    table_nibbles(src + 2, iq4_values, load_half(src), dst);
+}
+
+/* The scale is half of what the byte says, since the table is doubled: 2^-127 is not a normal number any more, 2^-128 neither. */
+static void block_mxfp4(const uint8_t *src, float *dst)
+{
+    table_nibbles(src + 1, e2m1_values, ldexpf(1.0f, src[0] - 128), dst);
+}
+
+static void block_iq4_xs(const uint8_t *src, float *dst)
+{
+    const float d = load_half(src);
+    for (int b = 0; b < 8; b++) {
+        const int low = (src[4 + b / 2] >> 4 * (b % 2)) & 15, high = (src[2 + b / 4] >> 2 * (b % 4)) & 3;
+        table_nibbles(src + 8 + 16 * b, iq4_values, d * (float)((low | high << 4) - 32), dst + 32 * b);
+    }
+}
+
+/* Two halves of 128 elements, each four groups of 32 over the same 32 bytes, two bits of each. */
+static void block_q2_k(const uint8_t *src, float *dst)
+{
+    const float d = load_half(src + 80), dmin = load_half(src + 82);
+    for (int part = 0; part < 16; part++) {
+        const uint8_t *qs = src + 16 + part / 8 * 32 + part % 2 * 16;
+        const float step = d * (float)(src[part] & 15), offset = dmin * (float)(src[part] >> 4);
+        for (int i = 0; i < 16; i++)
+            dst[16 * part + i] = step * (float)((qs[i] >> 2 * (part % 8 / 2)) & 3) - offset;
+    }
+}
+
+/* As Q2_K; bit g of hmask[i] is the third bit of element i of group g. The scales' low four bits are the nibbles of the first eight
+ * bytes, their high two bits lie in the other four. */
+static void block_q3_k(const uint8_t *src, float *dst)
+{
+    const float d = load_half(src + 108);
+    const uint8_t *scales = src + 96;
+    for (int part = 0; part < 16; part++) {
+        const uint8_t *qs = src + 32 + part / 8 * 32 + part % 2 * 16, *hmask = src + part % 2 * 16;
+        const int low = part < 8 ? scales[part] & 15 : scales[part - 8] >> 4, high = (scales[8 + part % 4] >> 2 * (part / 4)) & 3;
+        const float step = d * (float)((low | high << 4) - 32);
+        for (int i = 0; i < 16; i++) {
+            const int q = ((qs[i] >> 2 * (part % 8 / 2)) & 3) | ((hmask[i] >> (part / 2)) & 1) << 2;
+            dst[16 * part + i] = step * (float)(q - 4);
+        }
+    }
+}
+
 static void each_block(void (*one)(const uint8_t *, float *), ot_type type, const uint8_t *src, float *dst, size_t n)
 {
     const uint32_t block = ot_type_block(type), bytes = ot_type_block_bytes(type);
@@ -172,6 +238,11 @@ void ot_dequantize(ot_type type, const void *src, float *dst, size_t n)
     case OT_TYPE_Q4_K: each_block(block_q4_k, type, src, dst, n); return;
     case OT_TYPE_Q5_K: each_block(block_q5_k, type, src, dst, n); return;
     case OT_TYPE_Q6_K: each_block(block_q6_k, type, src, dst, n); return;
+    case OT_TYPE_Q2_K: each_block(block_q2_k, type, src, dst, n); return;
+    case OT_TYPE_Q3_K: each_block(block_q3_k, type, src, dst, n); return;
+    case OT_TYPE_IQ4_NL: each_block(block_iq4_nl, type, src, dst, n); return;
+    case OT_TYPE_IQ4_XS: each_block(block_iq4_xs, type, src, dst, n); return;
+    case OT_TYPE_MXFP4: each_block(block_mxfp4, type, src, dst, n); return;
     }
     /* A type that ot_type_known denies: nothing that could be taken for weights. */
     for (size_t i = 0; i < n; i++)

@@ -1,9 +1,8 @@
 /* The operations of integer-lanes.h on AVX-512.
  *
  * With VNNI, vpdpbusd multiplies unsigned codes by signed activations and adds four products to each sum; sums start
- * at minus the correction. Without it, vpmaddubsw makes pairs of products in 16 bits: of nibbles they stay below 30,480
- * over a whole block and are widened once; of bytes, |q| x (the activation with the sign of q), they stay within 32,512
- * and are widened at once. Products of 16-bit activations are summed in pairs, vpdpwssd or vpmaddwd.
+ * at minus the correction. Without it, vpmaddubsw makes pairs of products in 16 bits, as integer-lanes-avx2.h says. Products of 16-bit
+ * activations are summed in pairs, vpdpwssd or vpmaddwd.
  */
 #ifndef OTTER_ENGINE_CPU_INTEGER_LANES_AVX512_H
 #define OTTER_ENGINE_CPU_INTEGER_LANES_AVX512_H
@@ -22,8 +21,20 @@ typedef __m512i quad16;
 typedef __m512i sums16;
 
 OT_INLINE line16 line_load(const uint8_t *codes) { return _mm512_loadu_si512(codes); }
-OT_INLINE line16 line_low(line16 c) { return _mm512_and_si512(c, _mm512_set1_epi8(15)); }
-OT_INLINE line16 line_high(line16 c) { return _mm512_and_si512(_mm512_srli_epi16(c, 4), _mm512_set1_epi8(15)); }
+OT_INLINE void line_store(uint8_t *p, line16 c) { _mm512_store_si512(p, c); }
+OT_INLINE line16 line_and(line16 c, int byte) { return _mm512_and_si512(c, _mm512_set1_epi8((char)byte)); }
+OT_INLINE line16 line_add(line16 c, int byte) { return _mm512_add_epi8(c, _mm512_set1_epi8((char)byte)); }
+OT_INLINE line16 line_or(line16 a, line16 b) { return _mm512_or_si512(a, b); }
+/* Bits move up, or down where `bits` is negative; from one byte into the next, too. */
+OT_INLINE line16 line_shift(line16 c, int bits)
+{
+    return bits >= 0 ? _mm512_slli_epi16(c, (unsigned)bits) : _mm512_srli_epi16(c, (unsigned)-bits);
+}
+/* Entries of a table of 16 bytes, by the low nibble of bytes below 128. */
+OT_INLINE line16 line_table(line16 c, const uint8_t *table)
+{
+    return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)(const void *)table)), c);
+}
 OT_INLINE quad16 quad_set1(int32_t i) { return _mm512_set1_epi32(i); }
 /* *i * 2^bits. The shift is made on the vector: a scalar one costs a register more than there are, and a way between the units. */
 OT_INLINE quad16 quad_scaled(const int32_t *i, int bits) { return _mm512_slli_epi32(_mm512_set1_epi32(*i), bits); }
@@ -93,8 +104,10 @@ OT_INLINE sums16 sum_start(quad16 correction)
 
 OT_INLINE sums16 sum_quad(sums16 sum, line16 codes, quad16 quad, code_kind kind)
 {
-    if (kind.nibbles) {
+    if (codes_fit_block(kind)) {
         sum = _mm512_add_epi16(sum, _mm512_maddubs_epi16(codes, quad));
+    } else if (codes_fit_pair(kind)) {
+        sum = _mm512_add_epi32(sum, _mm512_madd_epi16(_mm512_maddubs_epi16(codes, quad), _mm512_set1_epi16(1)));
     } else {
         __m512i q = _mm512_xor_si512(codes, _mm512_set1_epi8(-128));
         __m512i x = _mm512_mask_sub_epi8(quad, _mm512_movepi8_mask(q), _mm512_setzero_si512(), quad);
@@ -107,9 +120,9 @@ OT_INLINE sums16 sum_quad(sums16 sum, line16 codes, quad16 quad, code_kind kind)
 
 OT_INLINE v16 sum_finish(sums16 sum, quad16 correction, code_kind kind)
 {
-    if (kind.wide)
+    if (kind.wide || codes_fit_pair(kind))
         sum = _mm512_sub_epi32(sum, correction);
-    else if (kind.nibbles)
+    else if (codes_fit_block(kind))
         sum = _mm512_sub_epi32(_mm512_madd_epi16(sum, _mm512_set1_epi16(1)), correction);
     return _mm512_cvtepi32_ps(sum);
 }

@@ -4,16 +4,28 @@
 #define OTTER_ENGINE_CPU_INTEGER_LANES_H
 
 #include "engine/cpu/lanes.h"
+#include "engine/kernels.h"
 
 #include <stdbool.h>
 #include <stdint.h>
 
 /* What a product needs to know of the weights, and of the activations, at compile time. */
 typedef struct code_kind {
-    bool nibbles, has_min;
+    ot_pack_format format;
+    bool has_min;
     int n_scales;
-    bool wide; /* 16-bit activations */
+    bool halves; /* scales are halves, read where they lie; others are unpacked to floats first, 8 blocks at a time */
+    bool wide;   /* 16-bit activations */
+    bool apart;  /* codes have been taken apart: a line for each quad, as it is multiplied */
 } code_kind;
+
+/* How vpmaddubsw sums products of codes with 8-bit activations: codes of up to 4 bits stay within 16 bits over a whole block, those of
+ * up to 6 over a pair. Larger ones are multiplied as signed numbers, code - 128, and need no correction. */
+OT_INLINE bool codes_fit_block(code_kind kind)
+{
+    return kind.format == OT_PACK_U2 || kind.format == OT_PACK_U3 || kind.format == OT_PACK_U4;
+}
+OT_INLINE bool codes_fit_pair(code_kind kind) { return kind.format == OT_PACK_U5 || kind.format == OT_PACK_U6; }
 
 #if defined(__AVX512F__)
 #include "engine/cpu/integer-lanes-avx512.h"

@@ -199,50 +199,37 @@ static void c_quantize(const ot_acts *a, unsigned forms, uint32_t row_begin, uin
 
 /* ---- Matrix products ------------------------------------------------------------------------------------- */
 
-static float meta_value(const ot_matrix *w, const uint8_t *meta, uint32_t i, uint32_t f)
-{
-    uint16_t half;
-    float value;
-    if (w->wide_scales) {
-        memcpy(&value, meta + (i * OT_PANEL + f) * sizeof value, sizeof value);
-        return value;
-    }
-    memcpy(&half, meta + (i * OT_PANEL + f) * sizeof half, sizeof half);
-    return ot_f16_to_f32(half);
-}
-
-/* The exact integer product of inputs [k_begin, k_end) of a block with the activations from `q` on, of one form. */
+/* The exact integer product of inputs [k_begin, k_end) of a block with the activations from `q` on, of one form, and the sum of those. */
 static int32_t code_product(const ot_matrix *w, const uint8_t *codes, uint32_t f, const ot_acts *x, size_t q, bool wide,
-                            uint32_t k_begin, uint32_t k_end)
+                            uint32_t k_begin, uint32_t k_end, int32_t *x_sum)
 {
-    int32_t sum = 0, zero = ot_panel_zero(w);
+    const int32_t zero = ot_code_zero(w->format, w->has_min);
+    int32_t sum = 0;
+    *x_sum = 0;
     for (uint32_t k = k_begin; k < k_end; k++) {
-        int32_t code;
-        if (w->format == OT_PACK_U4)
-            code = codes[k % 16 / 4 * 64 + f * 4 + k % 4] >> (k < 16 ? 0 : 4) & 15;
-        else
-            code = codes[k / 4 * 64 + f * 4 + k % 4];
-        sum += (code - zero) * (wide ? x->wide_q[q + k] : x->q[q + k]);
+        const int32_t one = wide ? x->wide_q[q + k] : x->q[q + k];
+        sum += (ot_panel_code(w->format, codes, k, f) - zero) * one;
+        *x_sum += one;
     }
     return sum;
 }
 
 static float product_quantised(const ot_acts *x, bool wide, uint32_t r, const ot_matrix *w, uint32_t panel, uint32_t f)
 {
-    const uint8_t *codes = ot_panel_codes(w, panel), *meta = ot_panel_meta(w, panel);
-    const float *scale = wide ? x->wide_scale : x->scale, *bsum = wide ? x->wide_bsum : x->bsum;
-    uint32_t span = OT_QBLOCK / w->n_scales;
+    const uint8_t *codes = ot_panel_codes(w, panel), *scales = ot_panel_scales(w, panel);
+    const float *scale = wide ? x->wide_scale : x->scale;
+    const uint32_t span = OT_QBLOCK / w->n_scales;
     float acc = 0.0f;
     for (uint32_t b = 0; b < ot_panel_blocks(w); b++) {
         const size_t q = r * x->q_stride + b * OT_QBLOCK, at = r * x->b_stride + b;
+        int32_t x_sum[2];
         for (uint32_t s = 0; s < w->n_scales; s++) {
-            int32_t isum = code_product(w, codes, f, x, q, wide, s * span, (s + 1) * span);
-            acc = fmaf(meta_value(w, meta, s, f) * scale[at], (float)isum, acc);
+            int32_t isum = code_product(w, codes, f, x, q, wide, s * span, (s + 1) * span, &x_sum[s]);
+            acc = fmaf(ot_panel_value(w, scales, b, s, f) * scale[at], (float)isum, acc);
         }
-        if (w->has_min)
-            acc = fmaf(meta_value(w, meta, w->n_scales, f), bsum[at], acc);
-        codes += ot_panel_code_bytes(w);
-        meta += ot_panel_meta_bytes(w);
+        for (uint32_t s = 0; s < w->n_scales && w->has_min; s++)
+            acc = fmaf(ot_panel_value(w, scales, b, w->n_scales + s, f), scale[at] * (float)x_sum[s], acc);
+        codes += ot_panel_code_bytes(w->format);
     }
     return acc;
 }

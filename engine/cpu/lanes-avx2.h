@@ -58,6 +58,15 @@ OT_INLINE v16 v16_load_bf16(const uint16_t *p)
 {
     return v16_pair(v16_widen_bf16(v16_load_halves(p)), v16_widen_bf16(v16_load_halves(p + 8)));
 }
+OT_INLINE __m128i v16_load_8(const uint8_t *p) { return _mm_loadl_epi64((const __m128i *)(const void *)p); }
+OT_INLINE v16 v16_load_u8(const uint8_t *p)
+{
+    return v16_pair(_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(v16_load_8(p))), _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(v16_load_8(p + 8))));
+}
+OT_INLINE v16 v16_load_i8(const uint8_t *p)
+{
+    return v16_pair(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(v16_load_8(p))), _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(v16_load_8(p + 8))));
+}
 OT_INLINE void v16_store_f16(uint16_t *p, v16 v)
 {
     _mm_storeu_si128((__m128i *)(void *)p, _mm256_cvtps_ph(v.lo, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));

@@ -15,8 +15,7 @@ static void lanes_product(const product *p, uint32_t panel_begin, uint32_t panel
     case OT_PACK_F32: matmul_f32(p, panel_begin, panel_end); break;
     case OT_PACK_F16: matmul_f16(p, panel_begin, panel_end); break;
     case OT_PACK_BF16: matmul_bf16(p, panel_begin, panel_end); break;
-    case OT_PACK_U4:
-    case OT_PACK_S8: integer_matmul(p, panel_begin, panel_end); break;
+    default: integer_matmul(p, panel_begin, panel_end); break;
     }
 }
 

@@ -356,7 +356,8 @@ static void quantized_rows_are_near(void)
 /* ---- Matrix products ------------------------------------------------------------------------------------- */
 
 static const ot_type types[] = {OT_TYPE_F32,  OT_TYPE_F16,  OT_TYPE_BF16, OT_TYPE_Q4_0, OT_TYPE_Q4_1, OT_TYPE_Q5_0,
-                                OT_TYPE_Q5_1, OT_TYPE_Q8_0, OT_TYPE_Q4_K, OT_TYPE_Q5_K, OT_TYPE_Q6_K};
+                                OT_TYPE_Q5_1, OT_TYPE_Q8_0, OT_TYPE_Q2_K, OT_TYPE_Q3_K, OT_TYPE_Q4_K, OT_TYPE_Q5_K,
+                                OT_TYPE_Q6_K, OT_TYPE_IQ4_NL, OT_TYPE_IQ4_XS, OT_TYPE_MXFP4};
 enum { N_TYPES = sizeof types / sizeof *types };
 
 /* Rows as in a file, of random bytes; the halves that are scales are made small and finite. Extreme ones have all their
@@ -368,7 +369,8 @@ static uint8_t *random_rows(ot_type type, uint32_t n_in, uint32_t n_out, bool ex
         int n_halves, at[2];
     } scales[] = {{OT_TYPE_Q4_0, 1, {0}},    {OT_TYPE_Q4_1, 2, {0, 2}}, {OT_TYPE_Q5_0, 1, {0}},
                   {OT_TYPE_Q5_1, 2, {0, 2}}, {OT_TYPE_Q8_0, 1, {0}},    {OT_TYPE_Q4_K, 2, {0, 2}},
-                  {OT_TYPE_Q5_K, 2, {0, 2}}, {OT_TYPE_Q6_K, 1, {208}}};
+                  {OT_TYPE_Q5_K, 2, {0, 2}}, {OT_TYPE_Q6_K, 1, {208}},  {OT_TYPE_Q2_K, 2, {80, 82}},
+                  {OT_TYPE_Q3_K, 1, {108}},  {OT_TYPE_IQ4_NL, 1, {0}},  {OT_TYPE_IQ4_XS, 1, {0}}};
     const size_t block_bytes = ot_type_block_bytes(type), n_blocks = (size_t)n_out * (n_in / ot_type_block(type));
     uint8_t *rows = malloc(n_blocks * block_bytes);
     *row_bytes = n_in / ot_type_block(type) * block_bytes;
@@ -377,6 +379,8 @@ static uint8_t *random_rows(ot_type type, uint32_t n_in, uint32_t n_out, bool ex
         const uint8_t end = (uint8_t[]){0x00, 0xff, 0x80, 0x7f}[below(4)];
         for (size_t j = 0; j < block_bytes; j++)
             block[j] = extreme ? end : (uint8_t)below(256);
+        if (type == OT_TYPE_MXFP4) /* powers of two around 1, or the least ones */
+            block[0] = (uint8_t)(extreme ? below(3) : 120 + below(12));
         if (ot_type_block(type) == 1) { /* floats in -2..2 */
             float f = random_float(extreme ? TINY_VALUES : ORDINARY);
             uint16_t h = type == OT_TYPE_F16 ? ot_f32_to_f16(f) : ot_f32_to_bf16(f);
@@ -535,6 +539,10 @@ static void products_match(void)
         }
         for (int i = 0; i < 12; i++)
             check_matrix(types[t], block == 1 ? 65 : 256, outs[i], 1 + below(3), i & 1);
+        for (int i = 0; i < 4; i++) /* blocks of many rows, and what is left of them */
+            check_matrix(types[t], block == 1 ? 33 : 512, outs[4 + i], (uint32_t[]){32, 63, 129, 150}[i], i & 1);
+        if (block == 32) /* groups of scales that are not whole */
+            check_matrix(types[t], 32 * 11, 48, 24, false);
     }
 }
 

@@ -41,6 +41,16 @@ static const vector vectors[] = {
      {-0x1.5a6b8p+2f, -0x1.c693cp+3f, -0x1.019ecp+3f, -0x1.6e6cp-4f, -0x1.1b2c4p-2f}},
     {OT_TYPE_Q6_K, 0x10e65f420391506a, 0,
      {-0x1.4d78cp+9f, -0x1.86f78p+9f, 0x1.d529p+8f, -0x1.1d168p+8f, 0x1.9f5ccp+8f}},
+    {OT_TYPE_Q2_K, 0xc6a88573448a1b3b, 0,
+     {0x1.b9d8p-9f, -0x1.10c7p-4f, 0x1.269p-8f, -0x1.09584p-6f, -0x1.2cfp+0f}},
+    {OT_TYPE_Q3_K, 0xbc93bb03014d793d, 0,
+     {0x1.6608p-11f, -0x1.e084p-10f, 0x1.4058p-10f, 0x1.7d6p+1f, 0x0p+0f}},
+    {OT_TYPE_IQ4_NL, 0xda8593ac38f4a44c, 0,
+     {-0x1.99fcp-1f, 0x1.0855p+0f, 0x1.5ea5p+0f, 0x1.7412p-8f, -0x1.2458p-3f}},
+    {OT_TYPE_IQ4_XS, 0xc31ea11b7fa3f3fd, 0,
+     {0x1.73b35p+0f, 0x1.305d08p+1f, 0x1.0d592p-1f, -0x1.9b978p+0f, -0x1.0be6p+3f}},
+    {OT_TYPE_MXFP4, 0x403069169ca3b066, 0,
+     {0x1p+100f, 0x1p+98f, 0x0p+0f, 0x1p+50f, 0x1p+50f}},
 };
 #define N_VECTORS (sizeof vectors / sizeof vectors[0])
 
@@ -59,11 +69,12 @@ static size_t random_blocks(ot_type type, uint8_t *dst)
     ot_test_rng rng = {1000 + (uint64_t)type};
     for (size_t i = 0; i < N_BLOCKS * each; i++)
         dst[i] = (uint8_t)ot_test_rng_next(&rng);
-    const bool has_minimum = type == OT_TYPE_Q4_1 || type == OT_TYPE_Q5_1 || type == OT_TYPE_Q4_K || type == OT_TYPE_Q5_K;
-    for (uint8_t *block = dst; block < dst + N_BLOCKS * each; block += each) {
-        block[type == OT_TYPE_Q6_K ? 209 : 1] &= 0xbf;
+    const bool has_minimum = type == OT_TYPE_Q4_1 || type == OT_TYPE_Q5_1 || type == OT_TYPE_Q4_K || type == OT_TYPE_Q5_K || type == OT_TYPE_Q2_K;
+    const size_t half = type == OT_TYPE_Q6_K ? 208 : type == OT_TYPE_Q2_K ? 80 : type == OT_TYPE_Q3_K ? 108 : 0;
+    for (uint8_t *block = dst; block < dst + N_BLOCKS * each && type != OT_TYPE_MXFP4; block += each) {
+        block[half + 1] &= 0xbf;
         if (has_minimum)
-            block[3] &= 0xbf;
+            block[half + 3] &= 0xbf;
     }
     return N_BLOCKS * ot_type_block(type);
 }
@@ -335,7 +346,8 @@ static void knows_its_types(void)
         {0, "F32", 1, 4, true},      {1, "F16", 1, 2, true},      {30, "BF16", 1, 2, true},    {2, "Q4_0", 32, 18, true},
         {3, "Q4_1", 32, 20, true},   {6, "Q5_0", 32, 22, true},   {7, "Q5_1", 32, 24, true},   {8, "Q8_0", 32, 34, true},
         {12, "Q4_K", 256, 144, true}, {13, "Q5_K", 256, 176, true}, {14, "Q6_K", 256, 210, true},
-        {10, "Q2_K", 256, 84, false}, {23, "IQ4_XS", 256, 136, false},
+        {10, "Q2_K", 256, 84, true}, {11, "Q3_K", 256, 110, true}, {20, "IQ4_NL", 32, 18, true}, {23, "IQ4_XS", 256, 136, true},
+        {39, "MXFP4", 32, 17, true}, {16, "IQ2_XXS", 256, 66, false}, {29, "IQ1_M", 256, 56, false},
         {4, "?", 0, 0, false},       {31, "?", 0, 0, false},      {99, "?", 0, 0, false},      {0xffffffff, "?", 0, 0, false}};
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         const ot_type type = (ot_type)cases[i].type;
@@ -352,7 +364,7 @@ static void dequantises_unknown_types_to_nan(void)
 {
     uint8_t block[84] = {0};
     float values[256] = {0};
-    ot_dequantize((ot_type)10, block, values, 256);
+    ot_dequantize((ot_type)16, block, values, 256);
     CHECK(isnan(values[0]) && isnan(values[255]));
 }
 

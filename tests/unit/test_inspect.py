@@ -69,7 +69,7 @@ KEYS = {
 TENSORS = {
     "otter.output_norm.weight": (0, [32], bytes(range(128))),
     "otter.head.0.weight": (8, [32, 1], bytes(34)),
-    "odd": (10, [256], bytes(84)),  # Q2_K: a size that is known, a type that is not computed with
+    "odd": (16, [256], bytes(66)),  # IQ2_XXS: a size that is known, a type that is not computed with
 }
 
 
@@ -104,7 +104,7 @@ def listing_as_json(path, data):
     check("a string", listing["keys"]["otter.head.kind"], {"type": "string", "value": "scalar"})
     check("an array", listing["keys"]["otter.head.labels"]["value"], {"element_type": "string", "count": 1, "first": ["toxic"]})
     check("a tensor", listing["tensors"][1], {"name": "otter.head.0.weight", "type": "Q8_0", "shape": [32, 1], "bytes": 34})
-    check("totals", listing["totals"]["all"], {"tensors": 3, "elements": 32 + 32 + 256, "bytes": 128 + 34 + 84})
+    check("totals", listing["totals"]["all"], {"tensors": 3, "elements": 32 + 32 + 256, "bytes": 128 + 34 + 66})
     digest = hashlib.sha256()
     for name, (kind, dims, content) in sorted(TENSORS.items()):
         digest.update(name.encode() + b"\0" + struct.pack(f"<II{len(dims)}Q", kind, len(dims), *dims) + content)
