@@ -111,14 +111,17 @@ static ot_status load_models(const ot_config *config, ot_heads *heads, ot_error 
     return OT_OK;
 }
 
-static void print_start(const ot_config *config, const ot_server *server)
+static void print_start(const ot_config *config, const ot_model *model, const ot_server *server)
 {
     const ot_scheduler_options *o = ot_server_scheduler_options(server);
+    const size_t page_bytes = ot_model_get_info(model)->n_kv_heads * ot_model_kv_unit_bytes(model, o->kv_type);
     const char *problem = ot_server_chat_problem(server);
     if (problem)
         fprintf(stderr, "otter: /v1/chat/completions is off: %s\n", problem);
-    fprintf(stderr, "otter: context %" PRIu32 ", %" PRIu32 " threads, %.0f MiB for keys and values, %" PRIu32 " rows in a step\n",
-            o->ctx_size, o->n_threads, mib(o->kv_memory_bytes), o->max_batch_tokens);
+    fprintf(stderr,
+            "otter: context %" PRIu32 ", %" PRIu32 " threads, %.0f MiB for keys and values (%zu tokens without heads), %" PRIu32
+            " rows in a step\n",
+            o->ctx_size, o->n_threads, mib(o->kv_memory_bytes), o->kv_memory_bytes / page_bytes * OT_PAGE_TOKENS, o->max_batch_tokens);
     fprintf(stderr, "otter: listening on http://%s%s%s:%u\n", strchr(config->server.host, ':') ? "[" : "", config->server.host,
             strchr(config->server.host, ':') ? "]" : "", ot_server_port(server));
 }
@@ -165,7 +168,7 @@ static ot_status serve_model(ot_serve *serve, ot_model *model, ot_error *err)
     if (!status)
         status = ot_server_open(&server, model, serve->heads, &config->scheduler, &config->server, err);
     if (!status) {
-        print_start(config, server);
+        print_start(config, model, server);
         status = ot_server_run(server, err);
     }
     ot_server_close(&server);

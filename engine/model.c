@@ -42,10 +42,18 @@ static ot_status find_slot(void *arg, const ot_slot *slot, ot_error *err)
     return ot_fail(err, OT_ERR_FORMAT, "%s: tensor '%s' is missing", ot_gguf_path(m->gguf), slot->name);
 }
 
+/* A tied output matrix, the largest of all, is packed where the embedding is met, before the layers: its pages of the file are in memory
+ * then, too, and little else is yet. */
 static ot_status load_slot(void *arg, const ot_slot *slot, ot_error *err)
 {
-    const ot_model *m = arg;
-    return ot_slot_load(m->gguf, slot, err);
+    ot_model *m = arg;
+    ot_weights *w = &m->weights;
+    ot_status st = ot_slot_load(m->gguf, slot, err);
+    if (st != OT_OK || slot->kind != OT_TENSOR_TABLE || slot->table != &w->token_embd || ot_gguf_tensor(m->gguf, "output.weight") != NULL)
+        return st;
+    st = ot_matrix_pack(&w->output, w->token_embd.type, w->token_embd.rows, m->info.n_embd, m->info.n_vocab, err);
+    ot_gguf_drop_tensor(m->gguf, ot_gguf_tensor(m->gguf, "token_embd.weight"));
+    return st;
 }
 
 static ot_status load_tensors(ot_model *m, ot_error *err)
@@ -57,10 +65,9 @@ static ot_status load_tensors(ot_model *m, ot_error *err)
     if (w->layers == NULL)
         return ot_fail(err, OT_ERR_NOMEM, "out of memory for %u layers", i->n_layers);
     if ((st = ot_weights_walk_base(w, m->arch, &m->widths, find_slot, m, err)) != OT_OK ||
-        (st = ot_weights_refuse_strangers(m->gguf, m->arch, i->n_layers, err)) != OT_OK ||
-        (st = ot_weights_walk_base(w, m->arch, &m->widths, load_slot, m, err)) != OT_OK || w->output.data != NULL)
+        (st = ot_weights_refuse_strangers(m->gguf, m->arch, i->n_layers, err)) != OT_OK)
         return st;
-    return ot_matrix_pack(&w->output, w->token_embd.type, w->token_embd.rows, i->n_embd, i->n_vocab, err);
+    return ot_weights_walk_base(w, m->arch, &m->widths, load_slot, m, err);
 }
 
 static ot_status sum_slot(void *arg, const ot_slot *slot, ot_error *err)

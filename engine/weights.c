@@ -138,7 +138,7 @@ ot_status ot_slot_load(const ot_gguf *gguf, const ot_slot *slot, ot_error *err)
     const bool cut = slot->whole > 0, matrix = slot->kind == OT_TENSOR_MATRIX;
     const uint32_t n_in = cut && !matrix ? slot->whole : slot->n_in, n_out = cut && matrix ? slot->whole : slot->n_out;
     const bool flat = slot->kind == OT_TENSOR_VECTOR || slot->kind == OT_TENSOR_GAMMA;
-    const ot_status st = ot_tensor_require(gguf, slot->name, n_in, flat ? 0 : n_out, &t, err);
+    ot_status st = ot_tensor_require(gguf, slot->name, n_in, flat ? 0 : n_out, &t, err);
     if (st != OT_OK)
         return st;
     switch (slot->kind) {
@@ -146,7 +146,9 @@ ot_status ot_slot_load(const ot_gguf *gguf, const ot_slot *slot, ot_error *err)
         *slot->table = (ot_table){t->type, slot->n_in, t->data};
         return OT_OK;
     case OT_TENSOR_MATRIX:
-        return ot_matrix_pack(slot->matrix, t->type, ot_tensor_row_data(t, slot->first), slot->n_in, slot->n_out, err);
+        st = ot_matrix_pack(slot->matrix, t->type, ot_tensor_row_data(t, slot->first), slot->n_in, slot->n_out, err);
+        ot_gguf_drop_tensor(gguf, t);
+        return st;
     case OT_TENSOR_VECTOR:
     case OT_TENSOR_GAMMA:
         return ot_tensor_load_floats(gguf, t, slot->first, slot->n_in, slot->vector, err);

@@ -6,6 +6,8 @@
 
 #include "gguf/gguf-internal.h"
 
+enum { PIECE = 4 << 20 }; /* bytes that are read before their pages may go */
+
 static void update_u32(struct sha256_ctx *hash, uint32_t value)
 {
     uint8_t bytes[4];
@@ -34,7 +36,11 @@ void ot_gguf_fingerprint(const ot_gguf *gguf, char digits[65])
         update_u32(&hash, tensor->n_dims);
         for (uint32_t d = 0; d < tensor->n_dims; d++)
             update_u64(&hash, tensor->dims[d]);
-        sha256_update(&hash, tensor->bytes, tensor->data);
+        for (size_t at = 0; at < tensor->bytes; at += PIECE) {
+            const size_t bytes = tensor->bytes - at < PIECE ? tensor->bytes - at : PIECE;
+            sha256_update(&hash, bytes, tensor->data + at);
+            ot_gguf_drop_bytes(gguf, tensor->data + at, bytes);
+        }
     }
     sha256_digest(&hash, sizeof digest, digest);
     for (size_t i = 0; i < sizeof digest; i++) {

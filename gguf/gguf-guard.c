@@ -97,9 +97,17 @@ void ot_gguf_unguard(ot_gguf *g)
     g->guard = 0;
 }
 
-bool ot_gguf_is_damaged(const ot_gguf *g)
+static bool part_is_damaged(const ot_gguf *g)
 {
     return g->guard > 0 && atomic_load_explicit(&mappings[g->guard - 1].damaged, memory_order_acquire);
+}
+
+bool ot_gguf_is_damaged(const ot_gguf *g)
+{
+    bool damaged = part_is_damaged(g);
+    for (uint32_t i = 0; i < g->n_parts; i++)
+        damaged |= part_is_damaged(g->parts[i]);
+    return damaged;
 }
 
 /* Other bytes of as many in the place of the old ones raise no signal, but move the time of the last change. Asking for it takes a fraction
@@ -113,7 +121,12 @@ static bool was_written_to(const ot_gguf *g)
 
 ot_status ot_gguf_check(const ot_gguf *g, ot_error *err)
 {
-    if (!ot_gguf_is_damaged(g) && !was_written_to(g))
+    for (uint32_t i = 0; i < g->n_parts; i++) {
+        const ot_status status = ot_gguf_check(g->parts[i], err);
+        if (status != OT_OK)
+            return status;
+    }
+    if (!part_is_damaged(g) && !was_written_to(g))
         return OT_OK;
     return ot_fail(err, OT_ERR_IO, "%s: the file was cut short, overwritten or became unreadable while it was in use; load it again", g->label);
 }

@@ -41,6 +41,8 @@ struct ot_gguf {
     ot_tensor *tensors;       /* file order */
     const ot_str **key_index; /* the names in keys / tensors, sorted */
     const ot_str **tensor_index;
+    struct ot_gguf **parts;   /* the other files of a model in several; `tensors` has theirs too */
+    uint32_t n_parts;
 };
 
 /* The member `name` of the item of this name, which is also the item's address; NULL if there is none. */
@@ -58,6 +60,14 @@ const char *ot_gguf_type_name(ot_gguf_type type);
 /* Reads keys and tensor headers of an opened file, whose bytes, size and label are set. err names the key or tensor, and the offset. What was
  * made before a failure is freed by ot_gguf_close. */
 ot_status ot_gguf_read_directory(ot_gguf *gguf, ot_error *err);
+/* Indexes g's tensors by name again; two of one name are refused. */
+ot_status ot_gguf_index_tensors(ot_gguf *gguf, ot_error *err);
+/* Opens a file by itself, whatever it says of others. */
+ot_status ot_gguf_open_part(ot_gguf **out, const char *path, ot_error *err);
+/* Opens the other files of a model whose first file has been read, if there are any, and takes in their tensors. */
+ot_status ot_gguf_open_parts(ot_gguf *gguf, ot_error *err);
+/* ot_gguf_drop_tensor of a part of one. */
+void ot_gguf_drop_bytes(const ot_gguf *gguf, const uint8_t *data, size_t bytes);
 /* Registers a mapping, whose bytes and size are set, for the handler of SIGBUS, and takes it out again before it is unmapped. */
 ot_status ot_gguf_guard(ot_gguf *gguf, const char *path, ot_error *err);
 void ot_gguf_unguard(ot_gguf *gguf);

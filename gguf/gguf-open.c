@@ -82,7 +82,7 @@ static ot_status map_file(ot_gguf *g, const char *path, ot_error *err)
     return status;
 }
 
-ot_status ot_gguf_open(ot_gguf **out, const char *path, ot_error *err)
+ot_status ot_gguf_open_part(ot_gguf **out, const char *path, ot_error *err)
 {
     *out = NULL;
     ot_gguf *g = calloc(1, sizeof *g);
@@ -96,11 +96,28 @@ ot_status ot_gguf_open(ot_gguf **out, const char *path, ot_error *err)
     return read_all(out, g, path, err);
 }
 
+ot_status ot_gguf_open(ot_gguf **out, const char *path, ot_error *err)
+{
+    ot_gguf *g;
+    *out = NULL;
+    ot_status status = ot_gguf_open_part(&g, path, err);
+    if (status == OT_OK)
+        status = ot_gguf_open_parts(g, err);
+    if (status == OT_OK)
+        *out = g;
+    else
+        ot_gguf_close(&g);
+    return status;
+}
+
 void ot_gguf_close(ot_gguf **gguf)
 {
     ot_gguf *g = *gguf;
     if (g == NULL)
         return;
+    for (uint32_t i = 0; i < g->n_parts; i++)
+        ot_gguf_close(&g->parts[i]);
+    free(g->parts);
     for (uint64_t i = 0; g->keys != NULL && i < g->n_keys; i++)
         free(g->keys[i].string_at);
     free(g->keys);
@@ -129,7 +146,10 @@ uint32_t ot_gguf_version(const ot_gguf *gguf)
 
 size_t ot_gguf_file_bytes(const ot_gguf *gguf)
 {
-    return gguf->size;
+    size_t bytes = gguf->size;
+    for (uint32_t i = 0; i < gguf->n_parts; i++)
+        bytes += gguf->parts[i]->size;
+    return bytes;
 }
 
 uint64_t ot_gguf_tensor_count(const ot_gguf *gguf)
@@ -147,8 +167,28 @@ const ot_tensor *ot_gguf_tensor(const ot_gguf *gguf, const char *name)
     return (const ot_tensor *)(const void *)ot_gguf_find_name(gguf->tensor_index, gguf->n_tensors, name, strlen(name));
 }
 
-void ot_gguf_drop_pages(const ot_gguf *g)
+static void drop_all_pages(const ot_gguf *g)
 {
     if (g->mapped)
         madvise((void *)(uintptr_t)g->bytes, g->size, MADV_DONTNEED);
+}
+
+void ot_gguf_drop_pages(const ot_gguf *g)
+{
+    drop_all_pages(g);
+    for (uint32_t i = 0; i < g->n_parts; i++)
+        drop_all_pages(g->parts[i]);
+}
+
+/* Pages that the bytes share with their neighbours go too, and come back with them. */
+void ot_gguf_drop_bytes(const ot_gguf *g, const uint8_t *data, size_t bytes)
+{
+    const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), begin = (uintptr_t)data / page * page;
+    if (g->mapped && bytes >= 16 * page) /* a call costs more than a few pages are worth */
+        madvise((void *)begin, (uintptr_t)data + bytes - begin, MADV_DONTNEED);
+}
+
+void ot_gguf_drop_tensor(const ot_gguf *g, const ot_tensor *tensor)
+{
+    ot_gguf_drop_bytes(g, tensor->data, tensor->bytes);
 }

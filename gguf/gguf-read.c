@@ -440,6 +440,22 @@ static ot_status read_tensors(reader *r)
     return status;
 }
 
+ot_status ot_gguf_index_tensors(ot_gguf *g, ot_error *err)
+{
+    const ot_str **index = calloc(g->n_tensors > 0 ? g->n_tensors : 1, sizeof *index);
+    char name[80];
+    if (index == NULL)
+        return ot_fail(err, OT_ERR_NOMEM, "%s: no memory for the index of names", g->label);
+    g->tensor_index = index;
+    for (uint64_t i = 0; i < g->n_tensors; i++)
+        index[i] = &g->tensors[i].name;
+    qsort(index, g->n_tensors, sizeof *index, compare_index);
+    for (uint64_t i = 1; i < g->n_tensors; i++)
+        if (ot_gguf_compare_names(*index[i - 1], *index[i]) == 0)
+            return ot_fail(err, OT_ERR_FORMAT, "%s: tensor '%s' appears in two of its parts", g->label, ot_gguf_printable(name, *index[i]));
+    return OT_OK;
+}
+
 ot_status ot_gguf_read_directory(ot_gguf *g, ot_error *err)
 {
     reader r = {.gguf = g, .what = "header", .err = err};

@@ -47,7 +47,8 @@ typedef struct ot_tensor {
 
 typedef struct ot_gguf ot_gguf;
 
-/* Maps and checks a file. On failure *out is NULL and err names the file, the key or tensor, and the offset. */
+/* Maps and checks a file, and with the first part of a model in several (NAME-00001-of-0000N.gguf) the others. On failure *out is NULL
+ * and err names the file, the key or tensor, and the offset. */
 ot_status ot_gguf_open(ot_gguf **out, const char *path, ot_error *err);
 /* The same from memory that outlives the object (fuzzing, tests); name stands in messages. */
 ot_status ot_gguf_open_memory(ot_gguf **out, const void *data, size_t bytes, const char *name, ot_error *err);
@@ -56,6 +57,8 @@ void ot_gguf_close(ot_gguf **gguf);
 /* Lets the kernel drop the pages of the mapping that were read so far: after loading they are needed no more, or rarely. They come
  * back from the file when they are read again. */
 void ot_gguf_drop_pages(const ot_gguf *gguf);
+/* The same of one tensor of the file, once it has been read: so no more than the largest is ever in memory while a model is loaded. */
+void ot_gguf_drop_tensor(const ot_gguf *gguf, const ot_tensor *tensor);
 
 /* Whether a part of the mapping could not be read from the file any more, since someone cut it short. It reads as zeros then, and
  * nothing that came from the file can be relied on. */
