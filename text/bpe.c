@@ -40,7 +40,7 @@ static ot_merge *find_merge(const ot_tokenizer *t, int32_t left, int32_t right)
 /* The symbol of a part of a merge, as the file writes it. */
 static int32_t part_symbol(ot_tokenizer *t, const char *text, size_t size, char *buffer)
 {
-    size_t bytes = ot_byte_alphabet_decode(text, size, buffer);
+    size_t bytes = ot_byte_alphabet_decode(text, size, buffer, NULL);
     int32_t symbol = ot_vocab_match(t, buffer, bytes);
     return symbol >= 0 ? symbol : ot_vocab_add_symbol(t, buffer, bytes);
 }
@@ -55,8 +55,8 @@ static ot_status load_merge(ot_tokenizer *t, uint32_t rank, const ot_gguf_array 
     size_t left_size = (size_t)(space - line.data);
     int32_t left = part_symbol(t, line.data, left_size, buffer);
     int32_t right = part_symbol(t, space + 1, line.size - left_size - 1, buffer);
-    size_t bytes = ot_byte_alphabet_decode(line.data, left_size, buffer);
-    bytes += ot_byte_alphabet_decode(space + 1, line.size - left_size - 1, buffer + bytes);
+    size_t bytes = ot_byte_alphabet_decode(line.data, left_size, buffer, NULL);
+    bytes += ot_byte_alphabet_decode(space + 1, line.size - left_size - 1, buffer + bytes, NULL);
     int32_t result = ot_vocab_match(t, buffer, bytes);
     if (result < 0)
         result = ot_vocab_add_symbol(t, buffer, bytes);

@@ -1,7 +1,6 @@
 /* SentencePiece (the kind that Llama 2 uses). A text starts as one symbol a character; the pair of neighbours whose
  * joined text is the token of the highest score, the leftmost of equals, is merged until no pair is a token. What is no
- * token in the end comes out as bytes, <0xXX>. Texts are kept with plain spaces (the file's U+2581 is undone at
- * load), so a real U+2581 in a text comes out as bytes and survives.
+ * token in the end comes out as bytes, <0xXX>. Texts are kept with plain spaces: the file's U+2581 is undone at load.
  *
  * Pairs are kept in a binary heap over a linked list of symbols: O(n log n), as a look-up never hashes more than
  * the longest token has bytes. Where no piece of the vocabulary has a space behind another character, no merge crosses

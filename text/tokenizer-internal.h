@@ -21,6 +21,8 @@ typedef struct ot_symbol {
     float score;   /* SentencePiece */
     uint8_t type;  /* ot_token_type */
     bool eog;
+    bool guarded;  /* found in a text only where control tokens are, whatever its type */
+    bool unspelt;  /* no text becomes it by merging: its text in the file is no spelling in the byte alphabet */
 } ot_symbol;
 
 typedef struct ot_merge {
@@ -90,15 +92,16 @@ ot_status ot_vocab_load(ot_tokenizer *t, const ot_gguf *gguf, ot_error *err);
 int32_t ot_vocab_match(const ot_tokenizer *t, const char *text, size_t size);
 /* Adds a symbol that is no token; returns its number, or -1 if out of memory. */
 int32_t ot_vocab_add_symbol(ot_tokenizer *t, const char *text, size_t size);
-/* Undoes the byte alphabet of GPT-2 in text; dst has room for size bytes. Returns the bytes written. */
-size_t ot_byte_alphabet_decode(const char *text, size_t size, char *dst);
+/* Undoes the byte alphabet of GPT-2 in text; dst has room for size bytes. Returns the bytes written; *all (if not NULL) tells whether
+ * every character was of the alphabet. Others stay as they are. */
+size_t ot_byte_alphabet_decode(const char *text, size_t size, char *dst, bool *all);
 
 /* ---- tokenizer-specials.c ---- */
 /* Collects and sorts the specials of a loaded vocabulary. */
 ot_status ot_specials_load(ot_tokenizer *t, ot_error *err);
 /* Whether a token is found before anything else. */
 bool ot_specials_hold(const ot_tokenizer *t, uint32_t id);
-/* The longest special at the start of text, or -1. Control and unknown tokens must end within the first
+/* The longest special at the start of text, or -1. Control, unknown and guarded tokens must end within the first
  * `control_size` bytes, user-defined ones within size. */
 int32_t ot_specials_match(const ot_tokenizer *t, const char *text, size_t size, size_t control_size);
 /* The special whose text is exactly this, or -1. */

@@ -28,12 +28,7 @@ bool ot_specials_hold(const ot_tokenizer *t, uint32_t id)
     const ot_symbol *s = &t->symbols[id];
     if (s->size == 0)
         return false;
-    if (s->type == OT_TOKEN_CONTROL || s->type == OT_TOKEN_UNKNOWN)
-        return true;
-    if (s->type != OT_TOKEN_USER_DEFINED)
-        return false;
-    /* SentencePiece merges its runs of spaces like other pieces; finding them first would break words apart. */
-    return t->kind == OT_MODEL_BPE || memchr(ot_symbol_text(t, id).data, ' ', s->size) == NULL;
+    return s->type == OT_TOKEN_CONTROL || s->type == OT_TOKEN_UNKNOWN || s->type == OT_TOKEN_USER_DEFINED || s->guarded;
 }
 
 ot_status ot_specials_load(ot_tokenizer *t, ot_error *err)
@@ -93,7 +88,7 @@ int32_t ot_specials_match(const ot_tokenizer *t, const char *text, size_t size, 
             break;
         /* Those that end here sort first; of several with one text the lowest id. */
         const ot_symbol *s = &t->symbols[t->specials[low]];
-        if (s->size == depth + 1 && (s->type == OT_TOKEN_USER_DEFINED || depth + 1 <= control_size))
+        if (s->size == depth + 1 && ((s->type == OT_TOKEN_USER_DEFINED && !s->guarded) || depth + 1 <= control_size))
             found = t->specials[low];
     }
     return found;

@@ -129,9 +129,11 @@ static int byte_of_alphabet(uint32_t code_point)
     return i <= 0x41 ? (int)(i - 0x21 + 0x7F) : i == 0x42 ? 0xA0 : 0xAD; /* 7F to A0, and AD */
 }
 
-size_t ot_byte_alphabet_decode(const char *text, size_t size, char *dst)
+size_t ot_byte_alphabet_decode(const char *text, size_t size, char *dst, bool *all)
 {
     size_t written = 0, length;
+    if (all != NULL)
+        *all = true;
     for (size_t at = 0; at < size; at += length) {
         int byte = byte_of_alphabet(ot_utf8_decode(text + at, size - at, &length));
         if (byte >= 0) {
@@ -139,6 +141,8 @@ size_t ot_byte_alphabet_decode(const char *text, size_t size, char *dst)
         } else {
             memcpy(dst + written, text + at, length);
             written += length;
+            if (all != NULL)
+                *all = false;
         }
     }
     return written;
@@ -256,7 +260,10 @@ static ot_status load_token(ot_tokenizer *t, uint32_t id, ot_str text, ot_error 
                                            s->type == OT_TOKEN_USER_DEFINED)) {
         size = decode_space_marks(text.data, text.size, dst);
     } else if (t->kind == OT_MODEL_BPE && (s->type == OT_TOKEN_NORMAL || s->type == OT_TOKEN_UNUSED)) {
-        size = ot_byte_alphabet_decode(text.data, text.size, dst);
+        /* Some vocabularies (Command R) have a character beside its spelling in the byte alphabet; only the latter is ever made. */
+        bool all;
+        size = ot_byte_alphabet_decode(text.data, text.size, dst, &all);
+        s->unspelt = !all;
     } else if (size > 0) {
         memcpy(dst, text.data, size);
     }
@@ -290,8 +297,10 @@ static ot_status load_tokens(ot_tokenizer *t, const ot_gguf *gguf, ot_error *err
         ot_symbol *s = &t->symbols[i];
         s->type = settle_type(t, text, has_types ? ot_gguf_array_int(&types, i) : OT_TOKEN_NORMAL);
         s->score = has_scores ? (float)ot_gguf_array_num(&scores, i) : 0.0f;
-        bool old_end = text.size == 4 && memcmp(text.data, "</s>", 4) == 0; /* elsewhere a mark of HTML */
+        /* The end of a text of old; elsewhere a mark of HTML, which ends nothing and shows, but is not taken from typed text. */
+        bool old_end = text.size == 4 && memcmp(text.data, "</s>", 4) == 0;
         s->eog = s->type == OT_TOKEN_CONTROL && (old_end || ends_generation(text));
+        s->guarded = old_end;
         if ((status = load_token(t, i, text, err)) != OT_OK)
             return status;
     }
@@ -352,9 +361,8 @@ ot_status ot_vocab_load(ot_tokenizer *t, const ot_gguf *gguf, ot_error *err)
         return status;
     for (uint32_t i = 0; i < t->n_tokens; i++) {
         const ot_symbol *s = &t->symbols[i];
-        bool ordinary = s->type == OT_TOKEN_NORMAL || s->type == OT_TOKEN_UNUSED ||
-                        (s->type == OT_TOKEN_USER_DEFINED && t->kind == OT_MODEL_SPM);
-        if (ordinary && s->size > 0)
+        bool ordinary = s->type == OT_TOKEN_NORMAL || s->type == OT_TOKEN_UNUSED;
+        if (ordinary && s->size > 0 && !s->guarded && !s->unspelt)
             hash_symbol(t, i);
     }
     return OT_OK;

@@ -160,23 +160,31 @@ typedef struct encode_state {
     char *spaced; /* SentencePiece: a copy of a stretch with the space in front */
 } encode_state;
 
+#define SPACE_MARK "\xE2\x96\x81" /* U+2581 */
+
 /* A stretch without specials. SentencePiece files may ask for a space in front of each of them: at the start of a
- * text and after a special. */
+ * text and after a special. SentencePiece writes spaces as U+2581, so to it one that was typed is a space. */
 static bool encode_plain(encode_state *s, const char *text, size_t size)
 {
     if (size == 0)
         return true;
     if (s->t->kind == OT_MODEL_BPE)
         return ot_bpe_encode(s->t, text, size, &s->scratch, s->out);
-    if (!s->t->adds_space_prefix)
+    bool prefix = s->t->adds_space_prefix;
+    if (!prefix && memmem(text, size, SPACE_MARK, 3) == NULL)
         return ot_spm_encode(s->t, text, size, &s->scratch, s->out);
     char *spaced = realloc(s->spaced, size + 1);
     if (spaced == NULL)
         return false;
     s->spaced = spaced;
     spaced[0] = ' ';
-    memcpy(spaced + 1, text, size);
-    return ot_spm_encode(s->t, spaced, size + 1, &s->scratch, s->out);
+    size_t written = prefix;
+    for (size_t at = 0; at < size; written++) {
+        bool mark = size - at >= 3 && memcmp(text + at, SPACE_MARK, 3) == 0;
+        spaced[written] = mark ? ' ' : text[at];
+        at += mark ? 3 : 1;
+    }
+    return ot_spm_encode(s->t, spaced, written, &s->scratch, s->out);
 }
 
 static bool encode_ranges(encode_state *s, const char *text, size_t size, const ot_text_range *ranges, size_t n_ranges)

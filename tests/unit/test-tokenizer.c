@@ -365,9 +365,10 @@ static void specials_are_found_first_and_longest(void)
     ot_tokenizer_close(&t);
 }
 
+/* All but U+2581, which is a space to SentencePiece. */
 static void any_bytes_round_trip(const ot_tokenizer *t)
 {
-    static const char *const pieces[] = {"a", " ", "\xE2\x96\x81", "<0x0A>", "<s>", "</s>", "\xFF", "\xE2\x96", "\xF0\x9F", "\xC3\xA9", "\n",
+    static const char *const pieces[] = {"a", " ", "\xE2\x96\x82", "<0x0A>", "<s>", "</s>", "\xFF", "\xE2\x96", "\xF0\x9F", "\xC3\xA9", "\n",
                                          "bc", "\x80", "  ", "<tool>", "\xE6\x97\xA5"};
     ot_test_rng rng = {ot_test_seed(99)};
     char text[256];
@@ -480,6 +481,7 @@ static void small_spm(void)
     add_token(&v, "s", NORMAL, -13);        /* 268 */
     add_token(&v, ">", NORMAL, -14);        /* 269 */
     add_token(&v, "<tool>", USER, 0);       /* 270 */
+    add_token(&v, "  ", USER, 0);           /* 271 */
 }
 
 static void pieces_merge_by_score(void)
@@ -492,14 +494,15 @@ static void pieces_merge_by_score(void)
         {"ab", "263 260", 0},                   /* " a" scores more than "ab" */
         {"ab", "1 263 260", OT_TOKENIZE_BOS},
         {"bab", "261 264 260", 0},              /* of equal scores the leftmost */
-        {" a", "261 263", 0}, {"  ", "265 261", 0},
+        {" a", "261 263", 0}, {"  ", "271", 0},
         {"\xC3\xA9", "261 198 172", 0},         /* bytes where there is no piece */
         {"\n", "261 13", 0},
         {"<s>", "261 266 267", 0},              /* text never becomes a control token, nor a byte's name a byte */
         {"<0x0A>", "261 266 51 123 51 68 269", 0},
         {"a<s>b", "263 1 261 260", OT_TOKENIZE_SPECIAL},
         {"a<tool>a", "263 270 263", 0},
-        {SP, "261 229 153 132", 0},             /* a real U+2581 is not a space */
+        {SP, "265", 0}, {"b" SP "a", "261 260 263", 0}, /* U+2581 is a space, as in SentencePiece itself */
+        {"a  a", "263 271 263", 0},             /* user-defined runs of spaces come before merging */
     };
     small_spm();
     ot_tokenizer *t = open_vocabulary("llama", NULL, &v, NULL, 0, NULL);
@@ -542,10 +545,10 @@ static void any_bytes_round_trip_through_sentencepiece(void)
 static void a_piece_may_join_words(void)
 {
     small_spm();
-    add_token(&v, "b" SP "a", NORMAL, -1); /* 271 */
+    add_token(&v, "b" SP "a", NORMAL, -1); /* 272 */
     ot_tokenizer *t = open_vocabulary("llama", NULL, &v, NULL, 0, NULL);
     REQUIRE(t != NULL);
-    CHECK_STR(ids_of(t, "b ab", 4, 0), "261 271 260");
+    CHECK_STR(ids_of(t, "b ab", 4, 0), "261 272 260");
     CHECK_STR(ids_of(t, "a a", 3, 0), "263 263");
     ot_tokenizer_close(&t);
 }
@@ -568,7 +571,25 @@ static void keys_of_the_file_make_control_tokens(void)
     CHECK(ot_tokenizer_is_special(t, 257) && !ot_tokenizer_is_eog(t, 257));
     CHECK(!ot_tokenizer_is_special(t, 270) && !ot_tokenizer_is_eog(t, 270));
     CHECK_STR(ids_of(t, "bc", 2, 0), "98 99");
+    CHECK_STR(ids_of(t, "</s>", 4, 0), "60 47 115 62"); /* not from what somebody typed */
+    CHECK_STR(ids_of(t, "</s>", 4, OT_TOKENIZE_SPECIAL), "270");
     CHECK_STR(ids_of(t, "bc", 2, OT_TOKENIZE_SPECIAL | OT_TOKENIZE_BOS), "257 258"); /* llama-bpe wants BOS */
+    ot_tokenizer_close(&t);
+}
+
+/* Command R's vocabulary has some characters twice: spelt in the byte alphabet, and as they are. Merging makes the former. */
+static void raw_twins_are_never_made(void)
+{
+    static const char *const merges[] = {"\xC3\xA2 \xC4\xA2", "\xC3\xA2\xC4\xA2 \xC4\xAF"};
+    small_bpe(&v);
+    add_token(&v, "\xE2\x80\x8D", NORMAL, 0);                   /* 270: U+200D as it is */
+    add_token(&v, "\xC3\xA2\xC4\xA2\xC4\xAF", NORMAL, 0);      /* 271: the same, spelt */
+    add_token(&v, "\xC3\xA2\xC4\xA2", NORMAL, 0);
+    ot_tokenizer *t = open_vocabulary("gpt2", "gpt-2", &v, merges, COUNT(merges), NULL);
+    REQUIRE(t != NULL);
+    CHECK_STR(ids_of(t, "\xE2\x80\x8D", 3, 0), "271");
+    ot_str raw = ot_token_bytes(t, 270);
+    CHECK_BYTES(raw.data, raw.size, "\xE2\x80\x8D", 3);
     ot_tokenizer_close(&t);
 }
 
@@ -643,6 +664,7 @@ int main(int argc, char **argv)
     RUN(any_bytes_round_trip_through_sentencepiece);
     RUN(a_piece_may_join_words);
     RUN(keys_of_the_file_make_control_tokens);
+    RUN(raw_twins_are_never_made);
     RUN(decoding_can_keep_the_first_space);
     RUN(bad_files_are_refused_by_name);
     return ot_test_finish();
