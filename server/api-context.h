@@ -66,6 +66,7 @@ typedef struct ot_prompt {
     size_t text_bytes;
     bool from_ids;
     uint32_t n_added;  /* tokens at the beginning that no text of the client's stands for */
+    bool opens_thought; /* ends within an open <think> */
 } ot_prompt;
 
 typedef struct ot_prompts {

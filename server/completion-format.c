@@ -285,6 +285,9 @@ void ot_completion_put_intervention_usage(const ot_completion *c, ot_text *out)
 static void put_usage(const ot_completion *c, ot_text *out)
 {
     ot_request_usage sum = ot_completion_usage(c);
+    uint64_t reasoning_tokens = 0;
+    for (uint32_t i = 0; i < c->n_choices; i++)
+        reasoning_tokens += c->choices[i].thoughts.n_tokens;
     ot_json_begin_object(out, "usage");
     ot_json_uint(out, "prompt_tokens", sum.prompt_tokens);
     ot_json_uint(out, "completion_tokens", sum.completion_tokens);
@@ -295,12 +298,25 @@ static void put_usage(const ot_completion *c, ot_text *out)
     ot_json_begin_object(out, "completion_tokens_details");
     ot_json_uint(out, "accepted_prediction_tokens", sum.accepted_prediction_tokens);
     ot_json_uint(out, "rejected_prediction_tokens", sum.rejected_prediction_tokens);
+    if (c->thinks)
+        ot_json_uint(out, "reasoning_tokens", reasoning_tokens);
     ot_json_end_object(out);
     ot_completion_put_intervention_usage(c, out);
     ot_json_end_object(out);
 }
 
 /* ---- Answers --------------------------------------------------------------------------------------------- */
+
+/* null where there was none. */
+static void put_thought(const ot_completion *c, const ot_answer_choice *choice, ot_text *out)
+{
+    if (!c->thinks)
+        return;
+    if (choice->thought.size)
+        ot_json_bytes(out, "reasoning_content", choice->thought.data, choice->thought.size);
+    else
+        ot_json_null(out, "reasoning_content");
+}
 
 /* Echoed prompt and text as one string, written in two parts. */
 static void put_text(const ot_completion *c, uint32_t index, bool with_prompt, ot_text *out)
@@ -332,6 +348,7 @@ static void put_choice(const ot_completion *c, uint32_t index, ot_text *out)
     if (c->chat) {
         ot_json_begin_object(out, "message");
         ot_json_string(out, "role", "assistant");
+        put_thought(c, choice, out);
         if (choice->calls.n_calls > 0 && choice->text.size == 0)
             ot_json_null(out, "content");
         else
@@ -383,6 +400,8 @@ void ot_completion_format_chunk(ot_completion *c, uint32_t index, bool first, ot
         ot_json_begin_object(out, "delta");
         if (first)
             ot_json_string(out, "role", "assistant");
+        if (choice->thought.size)
+            put_thought(c, choice, out);
         if (first || choice->text.size)
             ot_json_bytes(out, "content", choice->text.data ? choice->text.data : "", choice->text.size);
         ot_tool_calls_write_news(&choice->calls, out);

@@ -67,7 +67,12 @@ static ot_status parse_chat_prompt(ot_completion *c, ot_fields f, ot_error *err)
     if (!c->prompts.items)
         return ot_fail(err, OT_ERR_NOMEM, "out of memory while reading the request");
     c->prompts.n = 1;
-    return ot_parse_messages(c->api, &c->arena, f, false, &c->prompts.items[0], err);
+    c->thinks = true;
+    ot_status status = ot_fields_bool(f, "separate_reasoning", &c->thinks, err);
+    if (!status)
+        status = ot_parse_messages(c->api, &c->arena, f, false, &c->prompts.items[0], err);
+    c->thinks = !status && c->thinks && !c->dialect && ot_chat_template_traits(c->api->chat)->thinks; /* dialects have no place for them */
+    return status;
 }
 
 static ot_status parse_text_prompts(ot_completion *c, ot_fields f, ot_error *err)

@@ -15,13 +15,15 @@ static void forget_tokens(ot_answer_choice *choice)
 {
     choice->n_tokens = 0;
     ot_text_clear(&choice->text);
+    ot_text_clear(&choice->thought);
 }
 
 /* Something to tell: text, numbers for a token without text (a part of a character), the end, or the opening chunk. */
 static bool has_news(const ot_completion *c, const ot_answer_choice *choice)
 {
     bool numbers = choice->n_tokens && (c->params.logprobs || c->n_signals || c->return_token_ids);
-    return choice->text.size || numbers || ot_call_reader_has_news(&choice->calls) || choice->finish != OT_FINISH_NONE || !choice->opened;
+    return choice->text.size || choice->thought.size || numbers || ot_call_reader_has_news(&choice->calls) ||
+           choice->finish != OT_FINISH_NONE || !choice->opened;
 }
 
 /* The chat role goes out ahead of the first token. An echo waits for it, as the prompt's log-probabilities do. */

@@ -46,6 +46,33 @@ static bool grow(ot_completion *c, ot_answer_choice *choice)
     return true;
 }
 
+/* Hands on what thoughts have left of a text: to the calls, which leave the rest to the answer. */
+static void pass_said(ot_answer_choice *choice)
+{
+    if (choice->said.size)
+        ot_call_reader_add(&choice->calls, choice->said.data, choice->said.size, &choice->text);
+    ot_text_clear(&choice->said);
+}
+
+static void add_text(const ot_completion *c, ot_answer_choice *choice, const ot_token_out *t)
+{
+    bool mark = t->token == c->api->tool_mark && t->token >= 0, thinks = ot_thoughts_inside(&choice->thoughts);
+    if (mark && !thinks) { /* what was held back is none of a thought */
+        ot_thoughts_end(&choice->thoughts, &choice->thought, &choice->said);
+        pass_said(choice);
+        ot_call_reader_mark(&choice->calls);
+    }
+    ot_thoughts_add(&choice->thoughts, t->token >= 0, t->text, t->text_size, &choice->thought, &choice->said);
+    pass_said(choice);
+}
+
+static void end_text(ot_answer_choice *choice)
+{
+    ot_thoughts_end(&choice->thoughts, &choice->thought, &choice->said);
+    pass_said(choice);
+    ot_call_reader_end(&choice->calls, &choice->text);
+}
+
 static bool add_token(ot_completion *c, ot_answer_choice *choice, const ot_token_out *t)
 {
     if (t->token >= 0) { /* else a continuation of the last one's text */
@@ -63,10 +90,8 @@ static bool add_token(ot_completion *c, ot_answer_choice *choice, const ot_token
             memcpy(choice->signals + (size_t)i * c->n_signals, t->signals, c->n_signals * sizeof *t->signals);
     }
     choice->n_characters += (uint32_t)ot_text_utf8_count(t->text, t->text_size);
-    if (t->token == c->api->tool_mark && t->token >= 0)
-        ot_call_reader_mark(&choice->calls);
-    ot_call_reader_add(&choice->calls, t->text, t->text_size, &choice->text);
-    return !choice->text.failed && !choice->calls.failed;
+    add_text(c, choice, t);
+    return !choice->text.failed && !choice->thought.failed && !choice->said.failed && !choice->calls.failed;
 }
 
 bool ot_completion_read(ot_completion *c, uint32_t index, size_t *n)
@@ -83,8 +108,8 @@ bool ot_completion_read(ot_completion *c, uint32_t index, size_t *n)
     choice->finish = ot_request_finish(request, index % c->n);
     choice->refused = ot_request_refusal(request, index % c->n);
     if (choice->finish != OT_FINISH_NONE)
-        ot_call_reader_end(&choice->calls, &choice->text);
-    return true;
+        end_text(choice);
+    return !choice->text.failed && !choice->thought.failed && !choice->said.failed && !choice->calls.failed;
 }
 
 const ot_error *ot_completion_failure(const ot_completion *c)
@@ -120,6 +145,8 @@ static void release(void *job)
         ot_answer_choice *choice = &c->choices[i];
         ot_text_free(&choice->text);
         ot_call_reader_close(&choice->calls);
+        ot_text_free(&choice->thought);
+        ot_text_free(&choice->said);
         free(choice->tokens);
         free(choice->logprobs);
         free(choice->n_top);
@@ -235,6 +262,10 @@ static ot_status submit(ot_completion *c)
     for (uint32_t i = 0; i < c->n_choices; i++) {
         ot_text_init(&c->choices[i].text, MAX_CHOICE_TEXT_BYTES);
         ot_call_reader_open(&c->choices[i].calls, c->tools.format);
+        ot_text_init(&c->choices[i].thought, MAX_CHOICE_TEXT_BYTES);
+        ot_text_init(&c->choices[i].said, MAX_CHOICE_TEXT_BYTES);
+        if (c->thinks)
+            c->choices[i].thoughts.state = c->prompts.items[i / c->n].opens_thought ? OT_THOUGHTS_BEGIN : OT_THOUGHTS_UNDECIDED;
     }
     for (uint32_t i = 0; i < c->prompts.n; i++) {
         const ot_prompt *prompt = &c->prompts.items[i];

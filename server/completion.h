@@ -12,12 +12,16 @@
 #define OTTER_SERVER_COMPLETION_H
 
 #include "server/exchange.h"
+#include "server/thoughts.h"
 
 typedef struct ot_dialect ot_dialect;
 
 /* Tokens of one choice: all of them, or in a stream those of the chunk being written. */
 typedef struct ot_answer_choice {
     ot_text text;
+    ot_text thought;         /* told apart from the text, where the model thinks */
+    ot_text said;            /* on its way from the thoughts to the calls */
+    ot_thoughts thoughts;
     uint32_t n_tokens, capacity;
     int32_t *tokens;         /* (n_tokens) */
     float *logprobs;         /* (n_tokens) */
@@ -45,6 +49,7 @@ typedef struct ot_completion {
     json_t *asked;           /* a dialect's body as it was sent; kept to the end, since answers repeat parts of it */
     /* What answers instead of running the prompts, or NULL (render-routes.c). */
     void (*render)(const struct ot_completion *c, ot_text *out);
+    bool thinks;             /* thoughts are told apart: reasoning_content */
     ot_error error;          /* of parsing or submission */
 
     /* Asked for */

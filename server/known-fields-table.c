@@ -21,6 +21,7 @@ static const ot_known_field rows[] = {
     DONE("chat_template_kwargs", TEXTS),
     DONE("reasoning_effort", OT_ON_CHAT), /* variables of templates that know them */
     DONE("enable_thinking", OT_ON_CHAT),
+    DONE("separate_reasoning", OT_ON_CHAT),
     DONE("tools", TEXTS),
     DONE("tool_choice", OT_ON_CHAT),
     DONE("parallel_tool_calls", OT_ON_CHAT),
@@ -98,7 +99,7 @@ static const ot_known_field rows[] = {
     HINT("reasoning_effort", OT_ON_COMPLETIONS, STRING), /* from here to thinking_budget: of models that think */
     HINT("reasoning", BOTH, OBJECT),
     HINT("include_reasoning", BOTH, BOOLEAN),
-    HINT("separate_reasoning", BOTH, BOOLEAN),
+    HINT("separate_reasoning", OT_ON_COMPLETIONS, BOOLEAN),
     HINT("stream_reasoning", BOTH, BOOLEAN),
     HINT("reasoning_format", BOTH, STRING),
     HINT("enable_thinking", OT_ON_COMPLETIONS, BOOLEAN),

@@ -265,6 +265,22 @@ ot_status ot_parse_chat_input(const ot_api_context *api, ot_fields f, bool conti
     return status;
 }
 
+/* Whether the prompt's text ends with <think>, white space aside. The last few tokens tell. */
+static bool opens_thought(const ot_tokenizer *tokenizer, const int32_t *tokens, size_t n)
+{
+    static const char open[] = "<think>";
+    enum { TAIL = 16 };
+    char *text = NULL;
+    size_t size = 0, from = n > TAIL ? n - TAIL : 0;
+    if (ot_detokenize(tokenizer, tokens + from, n - from, true, false, &text, &size, NULL) != OT_OK)
+        return false;
+    while (size > 0 && (text[size - 1] == '\n' || text[size - 1] == ' '))
+        size--;
+    bool opens = size >= sizeof open - 1 && memcmp(text + size - (sizeof open - 1), open, sizeof open - 1) == 0;
+    free(text);
+    return opens;
+}
+
 ot_status ot_parse_messages(const ot_api_context *api, ot_arena *arena, ot_fields f, bool continues, ot_prompt *out, ot_error *err)
 {
     ot_chat_input input;
@@ -283,5 +299,6 @@ ot_status ot_parse_messages(const ot_api_context *api, ot_arena *arena, ot_field
         return ot_fail_param(err, OT_ERR_INVALID, "messages", "'messages' render to no tokens at all");
     out->tokens = tokens;
     out->n_tokens = (uint32_t)n_tokens;
+    out->opens_thought = opens_thought(api->tokenizer, tokens, n_tokens);
     return OT_OK;
 }

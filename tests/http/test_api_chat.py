@@ -4,7 +4,9 @@
 test-timeout: 200
 """
 
+import pathlib
 import sys
+import tempfile
 
 from api_support import expect_error
 from server_process import ROOT, Failed, Server, expect, expect_true, require_model, run_cases
@@ -178,10 +180,35 @@ def takes_a_template_from_a_file(server):
         raise Failed("a server started with a template that is not there")
 
 
+def tells_thoughts_apart(server):
+    template = "{% for m in messages %}{{ m.content.split('</think>')[-1] }}\n{% endfor %}{{ '<think>\n' if think is not false else '\n' }}"
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder, "thinks.jinja")
+        path.write_text(template)
+        with Server("--chat-template", str(path)) as other:
+            inside = chat(other)
+            message, usage = inside["choices"][0]["message"], inside["usage"]
+            expect_true(message["content"] == "" and message["reasoning_content"], message)
+            expect(usage["completion_tokens_details"]["reasoning_tokens"], usage["completion_tokens"])
+            whole = chat(other, separate_reasoning=False)
+            expect(text_of(whole).lstrip("\n"), message["reasoning_content"], "the same text, not told apart")
+            expect_true("reasoning_content" not in whole["choices"][0]["message"], whole)
+            thought, content = "", ""
+            for event in other.stream("/v1/chat/completions", {"messages": QUESTION, "temperature": 0, "max_tokens": 12}):
+                for choice in event["choices"]:
+                    thought += choice["delta"].get("reasoning_content", "")
+                    content += choice["delta"].get("content", "")
+            expect((thought, content), (message["reasoning_content"], ""), "streamed")
+            plain = chat(other, chat_template_kwargs={"think": False})
+            expect(plain["choices"][0]["message"]["reasoning_content"], None)
+            expect(plain["usage"]["completion_tokens_details"]["reasoning_tokens"], 0)
+
+
 def main():
     require_model()
     cases = [has_openais_shape, reads_messages_like_the_template, joins_parts, continues_a_message, streams_what_a_whole_answer_says,
-             reports_logprobs, limits_the_answer, refuses_by_name, takes_templates_by_name, takes_a_template_from_a_file]
+             reports_logprobs, limits_the_answer, refuses_by_name, takes_templates_by_name, takes_a_template_from_a_file,
+             tells_thoughts_apart]
     with Server() as server:
         return run_cases(cases, server)
 
