@@ -102,7 +102,7 @@ static bool fn_range(jinja_run *r, jvalue self, const jvalue *a, jvalue *out)
     jinja_range *range = jinja_alloc(r->m, 1, sizeof *range);
     if (range == NULL)
         return jinja_tick(r, 0);
-    *range = (jinja_range){start, step, (size_t)n};
+    *range = (jinja_range){start, stop, step, (size_t)n};
     uint8_t origin = a[0].origin == OT_JINJA_TEMPLATE && (a[1].kind == JINJA_ABSENT || a[1].origin == OT_JINJA_TEMPLATE) ? OT_JINJA_TEMPLATE
                                                                                                                         : OT_JINJA_CONTENT;
     *out = (jvalue){.kind = OT_JINJA_RANGE, .origin = origin, .as.object = range};

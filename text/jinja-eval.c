@@ -182,16 +182,35 @@ static bool slice_end(jinja_run *r, jvalue v, int64_t fallback, int64_t low, int
     return true;
 }
 
+/* Wraps where an end lies beyond 64 bits; no item does. */
+static int64_t range_at(const jinja_range *range, int64_t i)
+{
+    return (int64_t)((uint64_t)range->start + (uint64_t)i * (uint64_t)range->step);
+}
+
+/* A part of a range is a range. */
+static bool slice_range(jinja_run *r, jvalue object, int64_t from, int64_t to, int64_t by, jvalue *out)
+{
+    const jinja_range *range = object.as.object;
+    jinja_range *part = jinja_alloc(r->m, 1, sizeof *part);
+    int64_t span = by > 0 ? to - from : from - to, step = by > 0 ? by : -by;
+    if (part == NULL)
+        return jinja_tick(r, 0);
+    if (step > (int64_t)range->n + 1)
+        return jinja_fail(r, OT_ERR_UNSUPPORTED, "a range cannot be sliced in such steps");
+    *part = (jinja_range){range_at(range, from), range_at(range, to), (int64_t)((uint64_t)range->step * (uint64_t)by), span > 0 ? (size_t)((span - 1) / step + 1) : 0};
+    *out = (jvalue){.kind = OT_JINJA_RANGE, .origin = object.origin, .as.object = part};
+    return jinja_tick(r, 0);
+}
+
 bool jinja_slice(jinja_run *r, jvalue object, jvalue start, jvalue stop, jvalue step, jvalue *out)
 {
     int64_t n, from, to, by = 1;
     jlist items = {0};
     if (object.kind == OT_JINJA_UNDEFINED)
         return jinja_undefined_error(r, object);
-    if (object.kind != OT_JINJA_STRING && !jinja_is_sequence(object) && object.kind != OT_JINJA_RANGE) {
-        *out = jinja_undefined(r->m, "'%s' cannot be sliced", jinja_type_name(object));
-        return true;
-    }
+    if (object.kind != OT_JINJA_STRING && !jinja_is_sequence(object) && object.kind != OT_JINJA_RANGE)
+        return jinja_fail(r, OT_ERR_INVALID, "'%s' object cannot be sliced", jinja_type_name(object));
     if (step.kind != OT_JINJA_NONE && !jinja_arg_int(r, step, 1, "step", &by))
         return false;
     if (by == 0)
@@ -205,6 +224,8 @@ bool jinja_slice(jinja_run *r, jvalue object, jvalue start, jvalue stop, jvalue 
         *out = jinja_cut(r->m, s, begin, end);
         return jinja_tick(r, s->size);
     }
+    if (object.kind == OT_JINJA_RANGE)
+        return slice_range(r, object, from, to, by, out);
     if (!jinja_items(r, object, &items))
         return false;
     jinja_buffer b = {0};

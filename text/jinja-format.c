@@ -222,6 +222,8 @@ static bool convert(jinja_run *r, jinja_buffer *b, const jstring *f, size_t *at,
         return jinja_fail(r, OT_ERR_INVALID, "%%%c format: a number is required, not %s", s.type, jinja_type_name(v));
     if (strchr("diu", s.type) != NULL) {
         s.type = 'd';
+        if (v.kind == OT_JINJA_FLOAT && !(v.as.number > -9.2e18 && v.as.number < 9.2e18))
+            return jinja_fail(r, OT_ERR_UNSUPPORTED, "an integer beyond 64 bits");
         if (v.kind == OT_JINJA_FLOAT)
             v = ot_jinja_int((int64_t)v.as.number, v.origin);
     }
@@ -248,7 +250,8 @@ bool jinja_format_percent(jinja_run *r, const jstring *format, jvalue values, jv
             return false;
     }
     bool all = values.kind == OT_JINJA_TUPLE ? p.next == values.as.list->n || p.used
-               : p.used || values.kind == OT_JINJA_DICT || values.kind == OT_JINJA_LIST;
+               : p.used || values.kind == OT_JINJA_DICT || values.kind == OT_JINJA_LIST || values.kind == OT_JINJA_RANGE ||
+                     values.kind == OT_JINJA_UNDEFINED; /* what has items in Python may be left unused */
     if (!all)
         return jinja_fail(r, OT_ERR_INVALID, "not all arguments converted during string formatting");
     *out = jinja_buffer_value(r->m, &b, false);
@@ -306,6 +309,8 @@ static bool write_by_spec(jinja_run *r, jinja_buffer *b, jvalue v, const jstring
         return false;
     if (v.kind == OT_JINJA_STRING)
         return s.type == '\0' || s.type == 's' ? add_string(r, b, &s, v.as.string, '<') : unsupported(r, text);
+    if (v.kind == OT_JINJA_BOOL)
+        v = ot_jinja_int(v.as.truth, v.origin);
     if ((v.kind == OT_JINJA_INT || v.kind == OT_JINJA_FLOAT) && (s.type == '\0' || strchr("dxXobfFeEgG%", s.type) != NULL))
         return add_number(r, b, &s, v, text);
     return unsupported(r, text);

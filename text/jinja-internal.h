@@ -47,7 +47,7 @@ typedef struct ot_jinja_dict {
 } jdict;
 
 typedef struct jinja_range {
-    int64_t start, step;
+    int64_t start, stop, step;
     size_t n;
 } jinja_range;
 

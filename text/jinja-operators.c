@@ -89,6 +89,12 @@ static bool equal_dicts(const jdict *a, const jdict *b, unsigned depth)
     return true;
 }
 
+/* By what they go through. */
+static bool equal_ranges(const jinja_range *a, const jinja_range *b)
+{
+    return a->n == b->n && (a->n == 0 || (a->start == b->start && (a->n == 1 || a->step == b->step)));
+}
+
 static bool equal_at(jvalue a, jvalue b, unsigned depth)
 {
     if (is_number(a) && is_number(b))
@@ -106,6 +112,8 @@ static bool equal_at(jvalue a, jvalue b, unsigned depth)
         return a.as.list == b.as.list || equal_lists(a.as.list, b.as.list, depth + 1);
     case OT_JINJA_DICT:
         return a.as.dict == b.as.dict || equal_dicts(a.as.dict, b.as.dict, depth + 1);
+    case OT_JINJA_RANGE:
+        return equal_ranges(a.as.object, b.as.object);
     default:
         return a.as.object == b.as.object;
     }
@@ -242,6 +250,8 @@ static bool binary_floats(jinja_run *r, jinja_op op, double a, double b, uint8_t
     double n;
     if ((op == JINJA_DIV || op == JINJA_FLOORDIV || op == JINJA_MOD) && b == 0.0)
         return jinja_fail(r, OT_ERR_INVALID, "division by zero");
+    if (op == JINJA_POW && a == 0.0 && b < 0.0)
+        return jinja_fail(r, OT_ERR_INVALID, "zero to a negative power");
     switch (op) {
     case JINJA_ADD: n = a + b; break;
     case JINJA_SUB: n = a - b; break;
@@ -305,6 +315,8 @@ bool jinja_binary(jinja_run *r, jinja_op op, jvalue a, jvalue b, jvalue *out)
 {
     static const char *const signs[] = {"+", "-", "*", "/", "//", "%", "**"};
     uint8_t origin = jinja_origin_of(a, b);
+    if (op == JINJA_MOD && a.kind == OT_JINJA_STRING)
+        return jinja_format_percent(r, a.as.string, b, out);
     if (a.kind == OT_JINJA_UNDEFINED || b.kind == OT_JINJA_UNDEFINED)
         return jinja_undefined_error(r, a.kind == OT_JINJA_UNDEFINED ? a : b);
     if (is_number(a) && is_number(b))
@@ -324,8 +336,6 @@ bool jinja_binary(jinja_run *r, jinja_op op, jvalue a, jvalue b, jvalue *out)
         return repeat(r, a, jinja_integer(b), out);
     if (op == JINJA_MUL && jinja_is_integer(a) && (b.kind == OT_JINJA_STRING || jinja_is_sequence(b)))
         return repeat(r, b, jinja_integer(a), out);
-    if (op == JINJA_MOD && a.kind == OT_JINJA_STRING)
-        return jinja_format_percent(r, a.as.string, b, out);
     return jinja_fail(r, OT_ERR_INVALID, "unsupported operand types for %s: '%s' and '%s'", signs[op], jinja_type_name(a), jinja_type_name(b));
 }
 
@@ -390,7 +400,10 @@ static void characters_of(jinja_run *r, const jstring *s, jvalue list)
 {
     for (size_t at = 0, length; at < s->size && !r->m->failed; at += length) {
         ot_utf8_decode(s->data + at, s->size - at, &length);
-        ot_jinja_append(r->m, list, jinja_cut(r->m, s, at, at + length));
+        jvalue one = jinja_cut(r->m, s, at, at + length);
+        if (one.kind == OT_JINJA_STRING)
+            one.as.string->safe = false; /* going through Markup gives plain strings */
+        ot_jinja_append(r->m, list, one);
     }
 }
 

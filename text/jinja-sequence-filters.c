@@ -254,7 +254,7 @@ static bool f_last(jinja_run *r, jvalue self, const jvalue *a, jvalue *out)
 {
     jlist items;
     (void)a;
-    if (self.kind == OT_JINJA_ITERATOR || self.kind == OT_JINJA_UNDEFINED)
+    if (self.kind == OT_JINJA_ITERATOR)
         return jinja_fail(r, OT_ERR_INVALID, "'%s' object is not reversible", jinja_type_name(self));
     if (!jinja_items(r, self, &items))
         return false;

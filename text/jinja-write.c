@@ -108,7 +108,7 @@ static bool write_simple(jinja_run *r, jinja_buffer *b, jvalue v)
     case OT_JINJA_INT: snprintf(text, sizeof text, "%lld", (long long)v.as.integer); break;
     case OT_JINJA_FLOAT: jinja_float_text(v.as.number, text); break;
     case OT_JINJA_RANGE: {
-        long long start = range->start, stop = range->start + (int64_t)range->n * range->step;
+        long long start = range->start, stop = range->stop;
         snprintf(text, sizeof text, range->step == 1 ? "range(%lld, %lld)" : "range(%lld, %lld, %lld)", start, stop, (long long)range->step);
         break;
     }
