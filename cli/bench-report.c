@@ -4,6 +4,7 @@
  * and values; engine.h, ot_stage_time) takes so long at least on this machine (machine-limits.h). The cores that the process really had
  * meanwhile tell how much of a low share is a neighbour's doing. */
 #include "cli/bench.h"
+#include "engine/kernels.h"
 
 #include <jansson.h>
 #include <stdio.h>

@@ -8,7 +8,7 @@
 
 /* ---- Keys, values and queries of a row ---------------------------------------------------------------------------- */
 
-/* Where K and V of a layer lie in a KV unit (kernels.h draws it). */
+/* Where K and V of a layer lie in a KV unit (kv-layout.h draws it). */
 static size_t k_offset(const ot_stage *s)
 {
     const size_t element = s->e->options.kv_type == OT_KV_F16 ? 2 : 4;

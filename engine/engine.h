@@ -19,9 +19,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "gguf/gguf.h"
-#include "engine/kernels.h"
 #include "base/status.h"
+#include "engine/kv-layout.h"
+#include "engine/threads.h"
+#include "gguf/gguf.h"
 #include "text/tokenizer.h"
 
 /* ---- Base model ------------------------------------------------------------------------------------------ */
@@ -250,7 +251,9 @@ void ot_engine_options_default(ot_engine_options *options);
 ot_status ot_engine_open(ot_engine **out, const ot_model *model, const ot_engine_options *options, ot_error *err);
 void ot_engine_close(ot_engine **engine);
 ot_pool *ot_engine_pool(ot_engine *engine);
-const ot_kernels *ot_engine_kernels(const ot_engine *engine);
+/* The arithmetic that it runs (kernels.h), for rooms that compute beside it. */
+struct ot_kernels;
+const struct ot_kernels *ot_engine_kernels(const ot_engine *engine);
 const ot_model *ot_engine_model(const ot_engine *engine);
 
 /* Computes all rows of the batch: stores K and V, and keeps H_o (and H') of rows with OT_ROW_OUTPUT until the next forward.

@@ -19,12 +19,13 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "gguf/gguf.h"
 #include "base/status.h"
+#include "engine/kv-layout.h"
+#include "engine/threads.h"
+#include "gguf/gguf.h"
 
 #define OT_PANEL 16       /* output features interleaved in a panel of a packed matrix */
 #define OT_QBLOCK 32      /* inputs that share a scale, in weights and activations */
-#define OT_PAGE_TOKENS 32 /* positions in a KV page */
 #define OT_ATTN_CHUNK 256 /* keys of one query whose softmax is taken together */
 #define OT_EXP_CHUNK 4096 /* terms of a sum of exponentials that are summed together */
 
@@ -103,13 +104,6 @@ typedef struct ot_acts {
 enum { OT_ACTS_NARROW = 1, OT_ACTS_WIDE = 2 };
 
 /* ---- Attention ------------------------------------------------------------------------------------------- */
-
-typedef enum ot_kv_type { OT_KV_F16, OT_KV_F32 } ot_kv_type;
-
-/* A KV unit holds one KV head of all layers for OT_PAGE_TOKENS slots:
- *     [layer]{ K: [head_dim][OT_PAGE_TOKENS], V: [OT_PAGE_TOKENS][head_dim] }    of half or float
- * K is transposed so that the scores of 16 slots come from one vector, in a fixed order of summation over head_dim.
- * Slot s of a sequence lies in units[s / OT_PAGE_TOKENS] at s % OT_PAGE_TOKENS. */
 
 /* One group of queries against one KV head of one sequence. Query i attends to slots [0, n_prefix[i]) and then to
  * slots tail[i][0 .. n_tail[i]), in this order; the softmax and the weighted sum run over that logical order,
@@ -246,22 +240,5 @@ float ot_expf(float x);
 float ot_sigmoid(float x); /* 1 / (1 + ot_expf(-x)) */
 /* cap * tanh(x / cap), as cap - 2 cap / (1 + ot_expf(2 / cap * x)). */
 float ot_soft_cap(float x, float cap);
-
-/* ---- Threads --------------------------------------------------------------------------------------------- */
-
-/* A pool of n_threads - 1 workers and the calling thread. A job is cut in `n_tasks` tasks, handed out by an atomic counter:
- * which thread runs a task cannot change a result. Workers spin shortly, then sleep; an idle pool uses no CPU. */
-typedef struct ot_pool ot_pool;
-typedef void ot_task(void *arg, uint32_t task, uint32_t thread);
-ot_status ot_pool_open(ot_pool **out, uint32_t n_threads, ot_error *err);
-void ot_pool_close(ot_pool **pool);
-uint32_t ot_pool_threads(const ot_pool *pool);
-/* Seconds that callers of ot_pool_run have waited, with no task left to take, for those that other threads had. */
-double ot_pool_waited_s(const ot_pool *pool);
-/* Runs task(arg, i, thread) for i in [0, n_tasks) and returns when all are done. One caller at a time. */
-void ot_pool_run(ot_pool *pool, ot_task *task, void *arg, uint32_t n_tasks);
-/* The same, and thread t begins with tasks [t * n_tasks / n_threads, (t + 1) * n_tasks / n_threads): where successive jobs work on the
- * same data in the same order, most of it is still in the cache of the thread's core. Who is done helps the others. */
-void ot_pool_run_shares(ot_pool *pool, ot_task *task, void *arg, uint32_t n_tasks);
 
 #endif

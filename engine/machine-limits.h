@@ -6,7 +6,7 @@
 #ifndef OTTER_ENGINE_MACHINE_LIMITS_H
 #define OTTER_ENGINE_MACHINE_LIMITS_H
 
-#include "engine/kernels.h"
+#include "engine/threads.h"
 
 typedef struct ot_machine_limits {
     double read_gb_s;     /* 1e9 bytes a second */

@@ -212,7 +212,7 @@ size_t ot_model_kv_unit_bytes(const ot_model *model, ot_kv_type type)
     return (size_t)model->info.n_layers * 2 * OT_PAGE_TOKENS * model->info.head_dim * element;
 }
 
-/* K is stored [head_dim][slot], V [slot][head_dim] (kernels.h). */
+/* K is stored [head_dim][slot], V [slot][head_dim] (kv-layout.h). */
 static void copy_slot(const ot_model *model, size_t element, uint8_t *dst_unit, uint32_t dst_slot, const uint8_t *src_unit,
                       uint32_t src_slot)
 {

@@ -1,6 +1,6 @@
 /* The KV cache: one pool of equal units, pages of sequences, and a prefix cache over full pages.
  *
- * A *unit* holds one KV head of all layers for OT_PAGE_TOKENS slots (engine/kernels.h draws it). A *page* of a sequence is
+ * A *unit* holds one KV head of all layers for OT_PAGE_TOKENS slots (engine/kv-layout.h draws it). A *page* of a sequence is
  * the n_kv_heads units of one component for the same OT_PAGE_TOKENS slots. The *components* of a sequence are the base
  * model and each insertion that runs for it: an insertion's pages are taken only for sequences that use it, and a
  * page of each is counted, shared, cached and evicted on its own.

@@ -15,6 +15,7 @@
 
 #include "train/loss/output-floats.h"
 #include "train/train-internal.h"
+#include "engine/kernels.h"
 
 #define KAPPA 0.25     /* scores before the activation reach about 6: that dimension keeps near the scale of the others */
 #define ITERATIONS 60

@@ -1,6 +1,7 @@
 /* Measuring what machine-limits.h promises: short runs of all threads at once, the best of them. A run is a millisecond or two, so
  * that some fall between the time slices of a neighbour; threads wait for each other before it, so that none works alone. */
 #include "engine/machine-limits.h"
+#include "engine/kernels.h"
 
 #include <stdlib.h>
 #include <sys/mman.h>

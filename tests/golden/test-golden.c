@@ -13,6 +13,7 @@
 #include <sys/wait.h>
 
 #include "engine/engine.h"
+#include "engine/kernels.h"
 #include "tests/support/golden-file.h"
 #include "tests/support/kv-units.h"
 #include "tests/support/test-support.h"

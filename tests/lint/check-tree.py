@@ -149,6 +149,19 @@ def rule_the_pass_has_no_circle():
                 yield path, number, f"includes {name}, which does not lie below it"
 
 
+# Who sees the kernels: the engine, the trainer, whose arithmetic stands beside it, and what still walks whole rows of logits itself.
+KERNEL_USERS = ("engine/", "train/", "tests/", "scheduler/policies/sampling.h", "scheduler/drafts/draft-best.c", "cli/bench-report.c")
+
+
+def rule_kernels_are_known_to_few():
+    """engine/kernels.h is included where tensors are computed, and by no header of another room but the sampler's."""
+    for path in C_FILES:
+        if not str(path).startswith(KERNEL_USERS):
+            for number, _, name in includes_of(path):
+                if name == "engine/kernels.h" or name.startswith("engine/cpu/"):
+                    yield path, number, f"may not include {name}"
+
+
 def rule_libraries_stay_in_their_rooms():
     """libuv and libmicrohttpd are known to server/ alone, libyaml to base/ alone."""
     for path in C_FILES:

@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "engine/engine.h"
+#include "engine/kernels.h"
 #include "tests/support/kv-units.h"
 #include "tests/support/test-support.h"
 #include "tests/support/tiny-insertion.h"

@@ -6,6 +6,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "engine/kernels.h"
 #include "engine/engine.h"
 #include "tests/support/kv-units.h"
 #include "tests/support/test-support.h"

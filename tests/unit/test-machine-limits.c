@@ -1,4 +1,5 @@
 /* The machine's limits: what a piece of work needs at the least, and that measuring finds something and only ever raises it. */
+#include "engine/kernels.h"
 #include "engine/machine-limits.h"
 #include "tests/support/test-support.h"
 

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/kernels.h"
 #include "tests/support/test-support.h"
 #include "train/backward/attention-backward.h"
 

@@ -1,6 +1,7 @@
 /* AUC and its interval, accuracy, Brier score, calibration, and when a score passes a limit, on cases that can be worked out by hand. */
 #include <math.h>
 
+#include "engine/kernels.h"
 #include "tests/support/test-support.h"
 #include "train/data/block-exp.h"
 #include "train/run/evaluate.h"

@@ -4,6 +4,7 @@
 
 #include "train/backward/attention-backward.h"
 #include "train/backward/gradients.h"
+#include "engine/kernels.h"
 
 /* Values of which one task adds up the squares, for the norm of all gradients. */
 #define OT_NORM_CHUNK 65536

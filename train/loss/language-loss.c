@@ -28,6 +28,7 @@
 #include "train/data/block-exp.h"
 #include "train/loss/output-floats.h"
 #include "train/train-internal.h"
+#include "engine/kernels.h"
 
 #define CHUNK 32          /* positions at once */
 #define BLOCK 32          /* tokens whose exponentials are added up together */

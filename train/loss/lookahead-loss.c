@@ -20,6 +20,7 @@
 
 #include "train/loss/output-floats.h"
 #include "train/train-internal.h"
+#include "engine/kernels.h"
 
 #define CHUNK 256 /* targets at once */
 #define ROWS_PER_TASK 16

@@ -3,6 +3,7 @@
 #define OTTER_TRAIN_LOSS_OUTPUT_FLOATS_H
 
 #include "engine/engine.h"
+#include "engine/kernels.h"
 
 /* *out (n_vocab, n_embd), row-major: the weights that the engine computes logits with, dequantised. The caller frees it. */
 ot_status ot_output_floats(float **out, const ot_model *model, ot_error *err);

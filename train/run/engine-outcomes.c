@@ -5,6 +5,7 @@
 
 #include "train/run/evaluate-language.h"
 #include "train/loss/output-floats.h"
+#include "engine/kernels.h"
 
 #define ROWS 16 /* at once */
 

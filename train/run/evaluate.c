@@ -1,6 +1,7 @@
 /* Rows are scored in order of length, many in one batch. A text is run once: the score at its last token is the whole
  * text's, the one after half of its tokens the half text's, since a score never sees what comes later. */
 #include "train/run/evaluate.h"
+#include "engine/kernels.h"
 
 #include <math.h>
 #include <stdlib.h>
