@@ -127,7 +127,7 @@ install: $(BUILD)/otter
 	$(INSTALL) -d $(addprefix $(DESTDIR),$(BINDIR) $(DATADIR)/otter/heads $(DATADIR)/otter/models $(DATADIR)/man/man1 $(DATADIR)/bash-completion/completions \
 	    $(DATADIR)/zsh/vendor-completions $(SYSCONFDIR)/otter $(UNITDIR) $(SYSUSERSDIR) $(TMPFILESDIR))
 	$(INSTALL) -m 755 $(BUILD)/otter $(DESTDIR)$(BINDIR)/otter
-	$(INSTALL) -m 644 heads/*.gguf $(DESTDIR)$(DATADIR)/otter/heads
+	$(INSTALL) -m 644 $(addprefix heads/,$(addsuffix .gguf,$(shell grep -v "^\#" heads/shipped))) $(DESTDIR)$(DATADIR)/otter/heads
 	[ ! -e $(MODEL) ] || $(INSTALL) -m 644 $(MODEL) $(DESTDIR)$(DATADIR)/otter/models
 	$(with_folders) packaging/otter.service.in >$(DESTDIR)$(UNITDIR)/otter.service
 	$(INSTALL) -m 644 packaging/otter.sysusers $(DESTDIR)$(SYSUSERSDIR)/otter.conf

@@ -10,6 +10,7 @@
 static const ot_api_context *context(void)
 {
     static ot_api_context api;
+    static const ot_api_defaults none;
     static ot_chat_template *chat;
     ot_error err;
     if (api.model)
@@ -20,7 +21,8 @@ static const ot_api_context *context(void)
     ot_str text = ot_model_chat_template(f->model);
     ot_chat_template_parse(&chat, text.data, text.size, &err);
     api = (ot_api_context){.model = f->model, .tokenizer = ot_model_tokenizer(f->model), .heads = f->heads, .chat = chat, .model_id = "tiny",
-                           .n_vocab = ot_model_get_info(f->model)->n_vocab, .ctx_size = 512, .max_prompts = 8, .max_choices = 8};
+                           .n_vocab = ot_model_get_info(f->model)->n_vocab, .ctx_size = 512, .max_prompts = 8, .max_choices = 8,
+                           .defaults = &none, .tool_mark = -1};
     ot_json_limits_default(&api.json);
     return &api;
 }
