@@ -291,7 +291,7 @@ bool ot_body_may_constrain(const char *body, size_t size)
 {
     static const char *const words[] = {"response_format", "structured_outputs", "guided_", "json_schema", "\"grammar\"", "\"regex\"", "\"ebnf\"",
                                         "\"tools\""};
-    for (size_t i = 0; i < sizeof words / sizeof words[0]; i++)
+    for (size_t i = 0; size > 0 && i < sizeof words / sizeof words[0]; i++)
         if (memmem(body, size, words[i], strlen(words[i])) != NULL)
             return true;
     return false;
