@@ -358,7 +358,8 @@ bool ot_cli_steering_resolve(const ot_cli_steering *s, const ot_cli_session *ses
         put(&b, "", "signals", names);
     }
     ot_error err;
-    const ot_api_context api = {.heads = session->heads};
+    static const ot_api_defaults none; /* flags say everything: there is no server that drafts by default */
+    const ot_api_context api = {.heads = session->heads, .defaults = &none};
     if (good && ot_parse_intervention(&api, NULL, b.object, out, &err) != OT_OK) {
         fprintf(stderr, "otter %s: %s\n", command, err.message);
         good = false;
