@@ -156,7 +156,7 @@ def mistakes_are_named():
 
 def a_bad_row_costs_its_own_line_alone():
     """Rows of no text, of another type, of no messages: a line that says so each, and the rows after them run, also when resumed."""
-    bad = [({"text": ""}, "tokens"), ({"prompt": 5}, "no text"), ({"messages": []}, "messages"),
+    bad = [({"text": ""}, "tokens"), ({"prompt": 5}, "'prompt' must be a text"), ({"messages": []}, "messages"),
            ({"messages": [{"role": "user"}]}, "content")]
     source = write_rows([*(row for row, _ in bad), {"text": "Hello"}], "bad-rows.jsonl")
     lines, done = run(source, "bad-rows-out.jsonl", "--max-tokens", "4")

@@ -284,15 +284,15 @@ def carries_signals(api):
 def steers(api):
     if not HEAD.exists():
         raise SkipCase(f"no head at {HEAD}")
-    prompt = "You are such a"
+    prompts = ["You are such a", "He called me a", "My neighbour is a complete"]
     means = {}
     for weight in (-8.0, 8.0):
-        answer = api.complete(prompt, max_tokens=24, extra_body={
+        answer = api.complete(prompts, max_tokens=24, extra_body={
             "intervention": {"reward": {"heads": {"toxicity": weight}, "candidates": 10}}})
-        signals = answer.choices[0].model_extra["signals"]["toxicity"]
+        signals = [score for choice in answer.choices for score in choice.model_extra["signals"]["toxicity"]]
         means[weight] = sum(signals) / len(signals)
         expect_true(answer.usage.model_extra["intervention"], "usage.intervention")
-    expect_true(means[8.0] > means[-8.0], f"mean toxicity by weight: {means}")
+    expect_true(means[8.0] > 2 * means[-8.0], f"mean toxicity by weight: {means}")
 
 
 def serves_many_at_once(api):
